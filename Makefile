@@ -157,6 +157,10 @@ bench-data: deps ## Create data for bench-size, once: a million users, ten milli
 bench-size: deps ## Measure with the data of bench-data and with little data (BENCH='--only reads,audit')
 	cargo bench --locked --bench size -- $(BENCH)
 
+.PHONY: bench-prices
+bench-prices: deps ## Measure the load of a hundred thousand price versions
+	cargo bench --locked --bench prices
+
 .PHONY: bench-tokens
 bench-tokens: ## Measure token counting
 	cargo bench --locked --bench tokens

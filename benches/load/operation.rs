@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use billing_service::service::proto::{
     BatchDeductQuotaRequest, CheckQuotaRequest, CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest,
-    billing_internal_service_client::BillingInternalServiceClient,
+    Usage, billing_internal_service_client::BillingInternalServiceClient,
 };
 use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -23,6 +23,10 @@ pub enum Operation {
     /// An rpc that does nothing: the upper bound of transport and machine.
     Empty,
     Deduct,
+    /// A charge of a model: one with three prices, or one with ten and three tiers.
+    Model {
+        is_tiered: bool,
+    },
     /// Several charges in one call.
     Batch {
         items: u32,
@@ -64,6 +68,7 @@ impl Operation {
         let result = match self {
             Operation::Empty => empty(channel).await,
             Operation::Deduct => deduct(channel, users).await,
+            Operation::Model { is_tiered } => model(channel, users, is_tiered).await,
             Operation::Batch { items } => batch(channel, users, items).await,
             Operation::Check { count } => check(channel, users, count).await,
             Operation::Pair => pair(channel, users).await,
@@ -90,6 +95,30 @@ async fn empty(channel: &Channel) -> Result<Outcome, Status> {
 async fn deduct(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
     let request = timed(charge(users.next()));
     let reply = BillingInternalServiceClient::new(channel.clone()).deduct_quota(request).await?.into_inner();
+    Ok(one(reply.success && !reply.replayed))
+}
+
+/// A call with a part in every class, above the first two tiers of `tiered`.
+async fn model(channel: &Channel, users: &mut Users, is_tiered: bool) -> Result<Outcome, Status> {
+    let usage = Usage {
+        input_tokens: 250_000,
+        output_tokens: 4_000,
+        cached_input_tokens: 100_000,
+        cache_write_tokens: 50_000,
+        cache_write_1h_tokens: 20_000,
+        reasoning_tokens: 2_000,
+        audio_input_tokens: 1_000,
+        audio_output_tokens: 500,
+        images: 2,
+        input_excludes_cached: false,
+    };
+    let charge = DeductQuotaRequest {
+        service_name: "rag".into(),
+        model: if is_tiered { "tiered" } else { "flat" }.into(),
+        usage: Some(usage),
+        ..charge(users.next())
+    };
+    let reply = BillingInternalServiceClient::new(channel.clone()).deduct_quota(timed(charge)).await?.into_inner();
     Ok(one(reply.success && !reply.replayed))
 }
 

@@ -57,6 +57,9 @@ const SHAPES: &[Shape] = &[
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
     shape("deduct-50-spread", Operation::Deduct, 50, 220, false),
     shape(LOCKED, Operation::Deduct, 50, 220, false),
+    // The second one is to reach nine tenths of the first.
+    shape("deduct-model-flat", Operation::Model { is_tiered: false }, 100, 1_000, false),
+    shape("deduct-model-tiered", Operation::Model { is_tiered: true }, 100, 1_000, false),
     shape("batch-500", Operation::Batch { items: 500 }, 8, 1_000, false),
     shape(BUSIEST, Operation::Batch { items: 50 }, 64, 10_000, false),
     also_secured(shape("check", Operation::Check { count: 1 }, 100, 1_000, false)),

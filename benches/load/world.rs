@@ -167,8 +167,25 @@ fn configuration(server: &str, driver: &str, source: &str, redis: Option<&Redis>
 {redis}billing:
   prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}
   free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}
-  model_services: {{chat: tokens}}
-  models: {{gpt-4.1: {{input: 15, output: 60}}}}
+  model_services: {{chat: tokens, rag: calls}}
+  models:
+    gpt-4.1: {{input: 15, output: 60}}
+    flat: {{input: 0.02, cached_input: 0.01, output: 0.1}}
+    tiered:
+      input: 0.02
+      cached_input: 0.01
+      cache_write: 0.03
+      cache_write_1h: 0.04
+      audio_input: 0.05
+      output: 0.1
+      reasoning: 0.11
+      audio_output: 0.12
+      request: 0.00001
+      image: 0.00002
+      tiers:
+        - {{above_input_tokens: 128000, input: 0.03, cached_input: 0.02, cache_write: 0.04, output: 0.2, reasoning: 0.21}}
+        - {{above_input_tokens: 200000, input: 0.04, cached_input: 0.03, cache_write: 0.05, output: 0.3, reasoning: 0.31}}
+        - {{above_input_tokens: 500000, input: 0.05, cached_input: 0.04, cache_write: 0.06, output: 0.4, reasoning: 0.41}}
 log: {{level: info, format: json}}
 "#
     )

@@ -68,7 +68,7 @@ impl Core {
         let reader = prices::PriceReader { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
         let prices = prices::start(config, reader, stop.clone()).await?;
         Ok(Self {
-            observer: ChargeObserver::new(metrics.clone(), catalog.clone()),
+            observer: ChargeObserver::new(metrics.clone(), catalog.clone(), config.billing.usage_sanity),
             model: Arc::new(ReadModel::new(caches.clone(), accounts.clone(), store.clone())),
             quoter: Arc::new(Quoter::new(prices, calendar.clone())),
             rates: rates::guard(config, redis.clone(), clock.clone()),

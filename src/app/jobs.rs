@@ -128,7 +128,8 @@ pub(super) async fn sweep_counting(
     let calendar = Arc::new(config.calendar(clock));
     let caches = caches::of_job(config, &database::identity(config, &*store).await?)?;
     let catalog = Arc::new(config.catalog());
-    let observer = metrics.map(|metrics| ChargeObserver::new(metrics.clone(), catalog.clone()));
+    let sanity = config.billing.usage_sanity;
+    let observer = metrics.map(|metrics| ChargeObserver::new(metrics.clone(), catalog.clone(), sanity));
     let engine = Engine::start(store.clone().ledger(), caches.clone(), catalog, calendar.clone(), limits(config));
     let on_ended =
         |ended: Transaction, effect| observer.iter().for_each(|observer| observer.count_ended(&ended, effect));

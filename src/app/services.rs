@@ -18,8 +18,8 @@ use crate::{
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, Hints,
-        LimitService, RechargeService, RefundService, ReportService, ReservationService, StatementService,
-        StatementTerms, StreamService, TokenService,
+        LimitService, PriceService, RechargeService, RefundService, ReportService, ReservationService,
+        StatementService, StatementTerms, StreamService, TokenService,
         exports::{ExportLimits, Exports},
     },
 };
@@ -39,6 +39,14 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
         reservations: Arc::new(reservations(core, calls.clone())),
         limits: limits(core),
         streams: Arc::new(streams(config, core, calls, ttl)),
+        prices: PriceService::new(
+            core.catalog.clone(),
+            core.quoter.clone(),
+            core.accounts.clone(),
+            core.store.clone(),
+            core.store.clone(),
+            core.calendar.clone(),
+        ),
         tokens: TokenService::new(core.tokens.clone()),
         recharges: recharges(config, core, payments),
         reports: reports(core, exports.clone()),
@@ -48,8 +56,8 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
 
 fn accounts(config: &Config, core: &Core) -> AccountService {
     let currency = config.billing.currency;
-    let (engine, adjustments) = (core.engine.clone(), core.store.clone());
-    AccountService::new(core.accounts.clone(), engine, adjustments, core.observer.clone(), currency)
+    let (engine, adjustments, catalog) = (core.engine.clone(), core.store.clone(), core.catalog.clone());
+    AccountService::new((core.accounts.clone(), catalog), engine, adjustments, core.observer.clone(), currency)
 }
 
 fn checks(core: &Core) -> CheckService {

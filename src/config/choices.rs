@@ -155,7 +155,7 @@ words!(FrontEndAuth: "jwt" = Self::Jwt, "gateway" = Self::Gateway, "none" = Self
 words!(JwtAlgorithm: "RS256" = Self::Rs256, "ES256" = Self::Es256, "EdDSA" = Self::EdDsa, "HS256" = Self::Hs256);
 words!(OnExpiry: "commit" = Self::Commit, "release" = Self::Release);
 words!(AboveHold: "charge" = Self::Charge, "cap" = Self::Cap, "spill" = Self::Spill);
-words!(QuotaUnit: "calls" = Self::Calls, "tokens" = Self::Tokens);
+words!(QuotaUnit: "calls" = Self::Calls, "tokens" = Self::TOKENS);
 words!(Level: "error" = Self::ERROR, "warn" = Self::WARN, "info" = Self::INFO, "debug" = Self::DEBUG,
     "trace" = Self::TRACE);
 

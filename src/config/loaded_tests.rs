@@ -46,12 +46,17 @@ data:
 billing:
   prices: {passport: 0.01, payment: 0.100001, asset: 999999999.999999}
   model_services: {llm: tokens}
+  quota_weights: {llm: {cached_input: 0.1, output: 4, image: 100}}
   models:
     m: {input: 3, cached_input: 0.5, output: 12}
+    full: {input: 3, cached_input: 0.5, cache_write: 4, output: 12, image: 0.1, tiers: [{above_input_tokens: 9, input: 6}], service_tiers: {batch: 0.5}, aliases: ['full-*'], max_tokens: 99}
     gpt-4.1:
       - {input: 3, cached_input: 1, output: 12}
       - {input: 2.5, cached_input: 1, output: 10, effective_from: '2026-12-01T00:00:00+08:00'}
   free_quotas: {passport: 100000000000000}
+  plans:
+    reseller: {multiplier: 1.2, prices: {passport: 0.02}, free_quotas: {passport: 7}, models: {own: {input: 1, cached_input: 1, output: 1}}}
+  usage_sanity: 7
   balance_low_threshold: 10.0
   quota_low_percent_threshold: 2.29
   reservations: {llm: {on_expiry: release, above_hold: spill}}

@@ -11,6 +11,7 @@ mod metering;
 mod models;
 mod outgoing_tls;
 mod payment;
+mod plans;
 mod rates;
 mod redis;
 mod secret;
@@ -43,7 +44,7 @@ pub use self::{
 use crate::{
     biz::{
         account::{
-            catalog::{Catalog, Plan, Price},
+            catalog::{Catalog, Price, QuotaUnit, ServiceTerms},
             policy::Policy,
         },
         charge::prices::PriceBook,
@@ -51,7 +52,7 @@ use crate::{
         values::{
             calendar::{Calendar, Clock, DEFAULT_CLOSE_AFTER},
             currency::Currency,
-            ids::ServiceName,
+            ids::{PlanName, ServiceName},
             money::Money,
         },
     },
@@ -130,8 +131,18 @@ pub struct Billing {
     /// The services that are priced by model, with the unit of their free quotas.
     #[serde(default, deserialize_with = "models::model_services")]
     pub model_services: BTreeMap<String, models::Counts>,
+    /// The weights of the classes of tokens in the free quotas of services that count tokens.
+    #[serde(default)]
+    pub quota_weights: BTreeMap<String, models::Weights>,
     #[serde(default, deserialize_with = "models::models")]
     pub models: BTreeMap<String, models::Versions>,
+    /// Prices and free quotas that differ by the plan of the user. The plan `default` is that of a user
+    /// without another one.
+    #[serde(default, deserialize_with = "plans::plans")]
+    pub plans: BTreeMap<String, plans::UserPlan>,
+    /// A usage of more than this many times the expected one is counted and logged.
+    #[serde(default = "default_usage_sanity", deserialize_with = "values::usage_sanity")]
+    pub usage_sanity: u32,
     #[serde(default = "default_price_refresh", deserialize_with = "values::duration", serialize_with = "shown")]
     pub price_refresh: Duration,
     #[serde(default)]
@@ -221,6 +232,25 @@ impl Config {
                 bail!("config key billing.free_quotas.{name}: the service has no price in billing.prices");
             }
         }
+        for name in self.billing.quota_weights.keys() {
+            if !model_services.get(name).is_some_and(|counts| matches!(counts.0, QuotaUnit::Tokens(_))) {
+                bail!("config key billing.quota_weights.{name}: billing.model_services.{name} is not tokens");
+            }
+        }
+        for (plan, of_plan) in &self.billing.plans {
+            for name in of_plan.prices.keys() {
+                if !prices.contains_key(name) {
+                    bail!("config key billing.plans.{plan}.prices.{name}: the service has no price in billing.prices");
+                }
+            }
+            for name in of_plan.free_quotas.keys() {
+                if !prices.contains_key(name) && !model_services.contains_key(name) {
+                    bail!(
+                        "config key billing.plans.{plan}.free_quotas.{name}: the service has no price in billing.prices"
+                    );
+                }
+            }
+        }
         for name in self.billing.reservations.keys() {
             if !prices.contains_key(name) && !model_services.contains_key(name) {
                 bail!("config key billing.reservations.{name}: the service has no price in billing.prices");
@@ -286,12 +316,36 @@ impl Config {
     /// The billable services.
     pub fn catalog(&self) -> Catalog {
         let by_unit = self.billing.prices.iter().map(|(name, price)| (name, Price::Unit(*price)));
-        let by_model = self.billing.model_services.iter().map(|(name, counts)| (name, Price::Model(counts.0)));
-        Catalog::new(by_unit.chain(by_model).map(|(name, price)| {
-            let free_quota = self.billing.free_quotas.get(name).map_or(0, |quota| quota.units());
-            let policy = self.billing.reservations.get(name).copied().map(Policy::from).unwrap_or_default();
-            (ServiceName::from_stored(name.as_str()), Plan { price, free_quota, policy })
-        }))
+        let by_model = self.billing.model_services.iter().map(|(name, counts)| {
+            let quota_unit = match (counts.0, self.billing.quota_weights.get(name)) {
+                (QuotaUnit::Tokens(_), Some(weights)) => QuotaUnit::Tokens(weights.0),
+                (unit, _) => unit,
+            };
+            (name, Price::Model(quota_unit))
+        });
+        let services: Vec<_> = by_unit
+            .chain(by_model)
+            .map(|(name, price)| {
+                let free_quota = self.billing.free_quotas.get(name).map_or(0, |quota| quota.units());
+                let policy = self.billing.reservations.get(name).copied().map(Policy::from).unwrap_or_default();
+                (ServiceName::from_stored(name.as_str()), ServiceTerms { price, free_quota, policy })
+            })
+            .collect();
+        let of_plan = |plan: &plans::UserPlan| -> Vec<(ServiceName, ServiceTerms)> {
+            let in_plan = |(service, terms): &(ServiceName, ServiceTerms)| {
+                let price = plan.prices.get(service.as_str()).map_or(terms.price, |price| Price::Unit(*price));
+                let free_quota = plan.free_quotas.get(service.as_str()).map_or(terms.free_quota, |quota| quota.units());
+                (service.clone(), ServiceTerms { price, free_quota, ..*terms })
+            };
+            services.iter().map(in_plan).collect()
+        };
+        let (default, others): (Vec<_>, Vec<_>) =
+            self.billing.plans.iter().partition(|(name, _)| *name == PlanName::DEFAULT);
+        let mut catalog = Catalog::new(default.first().map_or_else(|| services.clone(), |(_, plan)| of_plan(plan)));
+        for (name, plan) in others {
+            catalog.add_plan(PlanName::from_stored(name), of_plan(plan));
+        }
+        catalog
     }
 
     /// The calendar of the billing zone.
@@ -302,7 +356,11 @@ impl Config {
 
     /// The configured token prices.
     pub fn price_book(&self) -> PriceBook {
-        models::book(&self.billing.models)
+        let mut book = models::book(&self.billing.models);
+        for (name, plan) in &self.billing.plans {
+            book.add_plan(PlanName::from_stored(name), plan.model_prices());
+        }
+        book
     }
 }
 
@@ -363,6 +421,10 @@ fn default_quota_low() -> Percent {
 
 fn default_timezone() -> chrono_tz::Tz {
     chrono_tz::Asia::Shanghai
+}
+
+fn default_usage_sanity() -> u32 {
+    1_000
 }
 
 fn default_price_refresh() -> Duration {

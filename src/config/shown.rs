@@ -13,6 +13,7 @@ use serde_json::{Number, Value};
 use super::choices::Word;
 use crate::{
     biz::{
+        charge::prices::Factor,
         jobs::low_balance::Percent,
         values::{currency::Currency, money::Money},
     },
@@ -90,6 +91,12 @@ impl Shown for Money {
     }
 }
 
+impl Shown for Factor {
+    fn shown(&self) -> Value {
+        number(self.to_string())
+    }
+}
+
 impl Shown for Percent {
     fn shown(&self) -> Value {
         number(format!("{}.{:02}", self.hundredths() / 100, self.hundredths() % 100))
@@ -116,7 +123,7 @@ impl Shown for Duration {
 }
 
 /// A decimal number; a text if a float would not keep its digits.
-fn number(text: String) -> Value {
+pub(super) fn number(text: String) -> Value {
     const EXACT_DIGITS: usize = 15;
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
     match text.parse::<Number>() {

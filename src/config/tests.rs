@@ -60,8 +60,8 @@ fn an_existing_file_works_unchanged() {
     let low = config.low_thresholds();
     assert_eq!((low.balance.to_string().as_str(), low.quota.hundredths()), ("10", 2_000));
     let catalog = config.catalog();
-    let (_, plan) = catalog.find("payment").unwrap();
-    assert_eq!((plan.price, plan.free_quota), (Price::Unit("0.1".parse().unwrap()), 1000));
+    let (_, terms) = catalog.find("payment").unwrap();
+    assert_eq!((terms.price, terms.free_quota), (Price::Unit("0.1".parse().unwrap()), 1000));
 }
 
 #[test]
@@ -158,6 +158,41 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, effective_from: now}}", "effective_from"),
         ("balance_low_threshold: 10.0", "models: {m: []}", "billing.models.m"),
         ("balance_low_threshold: 10.0", "models: {m: 5}", "billing.models.m"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, image: -1}}", "billing.models.m.image"),
+        (
+            "balance_low_threshold: 10.0",
+            "models: {m: {input: 1, output: 1, tiers: [{above_input_tokens: 0}]}}",
+            "billing.models.m.tiers[0].above_input_tokens",
+        ),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, tiers: [{input: 1}]}}", "models.m.tiers[0]"),
+        (
+            "balance_low_threshold: 10.0",
+            "models: {m: {input: 1, output: 1, service_tiers: {batch: -1}}}",
+            "billing.models.m.service_tiers.batch",
+        ),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, aliases: ['*']}}", "billing.models.m"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, max_tokens: 0}}", "models.m.max_tokens"),
+        ("balance_low_threshold: 10.0", "plans: {p: {multiplier: 1001}}", "billing.plans.p.multiplier"),
+        ("balance_low_threshold: 10.0", "plans: {'a b': {}}", "a b"),
+        ("balance_low_threshold: 10.0", "plans: {p: {prices: {nothing: 1}}}", "billing.plans.p.prices.nothing"),
+        (
+            "balance_low_threshold: 10.0",
+            "plans: {p: {free_quotas: {nothing: 1}}}",
+            "billing.plans.p.free_quotas.nothing",
+        ),
+        ("balance_low_threshold: 10.0", "plans: {p: {models: {m: {input: 1}}}}", "billing.plans.p.models.m"),
+        ("balance_low_threshold: 10.0", "usage_sanity: 0", "billing.usage_sanity"),
+        ("balance_low_threshold: 10.0", "quota_weights: {passport: {input: 2}}", "billing.quota_weights.passport"),
+        (
+            "balance_low_threshold: 10.0",
+            "model_services: {llm: calls}\n  quota_weights: {llm: {input: 2}}",
+            "billing.quota_weights.llm",
+        ),
+        (
+            "balance_low_threshold: 10.0",
+            "model_services: {llm: tokens}\n  quota_weights: {llm: {inputs: 2}}",
+            "billing.quota_weights.llm",
+        ),
         (
             "balance_low_threshold: 10.0",
             "models: {m: [{input: 1, output: 1}, {input: 2, output: 1}]}",
@@ -316,7 +351,7 @@ fn models_have_a_version_or_a_list_of_them() {
     let book = config.price_book();
     let at = |model: &str, time: &str| {
         let found = book.at(&crate::biz::values::ids::ModelName::from_stored(model), time.parse().unwrap());
-        found.map(|version| format!("{} {}", version.id, version.prices))
+        found.map(|found| format!("{} {}", found.version.id, found.version.prices))
     };
     assert_eq!(at("gpt-4.1", "1970-01-01T00:00:00Z").unwrap(), "config:2/0.5/8 2/0.5/8");
     assert_eq!(at("env", "2026-01-01T00:00:00Z").unwrap(), "config:1/1/2 1/1/2");
@@ -327,7 +362,7 @@ fn models_have_a_version_or_a_list_of_them() {
     let catalog = config.catalog();
     let price = |service: &str| catalog.find(service).unwrap().1.price;
     let by_model = |unit| Price::Model(unit);
-    assert_eq!((price("llm"), price("chat")), (by_model(QuotaUnit::Tokens), by_model(QuotaUnit::Calls)));
+    assert_eq!((price("llm"), price("chat")), (by_model(QuotaUnit::TOKENS), by_model(QuotaUnit::Calls)));
 }
 
 /// The paths of all keys of the configuration. The error for an unknown key lists the known ones.

@@ -128,6 +128,20 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D, min: usize, max: usize) -> 
         .ok_or_else(|| de::Error::custom(format!("{text:?} is not a whole number from {min} to {max}")))
 }
 
+/// Input tokens of one call.
+pub(super) fn input_tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    whole(deserializer, 1, i32::MAX as usize).map(|tokens| tokens as u32)
+}
+
+pub(super) fn optional_input_tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    input_tokens(deserializer).map(Some)
+}
+
+/// How many times the expected usage is no defect.
+pub(super) fn usage_sanity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    whole(deserializer, 1, 1_000_000_000).map(|times| times as u32)
+}
+
 pub(super) fn up_to_a_thousand<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     whole(deserializer, 1, 1_000)
 }
@@ -216,7 +230,7 @@ pub(super) fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
 }
 
 /// Units a month.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct FreeQuota(u64);
 
 impl FreeQuota {

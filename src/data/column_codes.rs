@@ -1,11 +1,18 @@
-//! The codes of columns, in both databases: `quota_unit` and `charged_by` of a transaction, and
-//! `status` of an account.
+//! The codes of columns, in both databases: `quota_unit`, `charged_by`, the parts of the usage and the
+//! details of the price of a transaction, and `status` of an account.
 
 use super::error::corrupt;
 use crate::biz::{
-    account::catalog::QuotaUnit,
+    account::{catalog::QuotaUnit, quota_weights::QuotaWeights},
+    charge::{
+        prices::{
+            Factor, Work,
+            json::{self, OfTransaction},
+        },
+        quote::calls,
+    },
     settlement::transaction::{ChargedBy, Transaction},
-    values::{account_status::AccountStatus, error::StoreError},
+    values::{account_status::AccountStatus, error::StoreError, usage::Usage},
 };
 
 const TOKENS: &str = "tokens";
@@ -14,14 +21,14 @@ const TOKENS: &str = "tokens";
 pub(super) fn quota_unit_name(transaction: &Transaction) -> Option<&'static str> {
     match transaction.quota_unit {
         QuotaUnit::Calls => None,
-        QuotaUnit::Tokens => Some(TOKENS),
+        QuotaUnit::Tokens(_) => Some(TOKENS),
     }
 }
 
-pub(super) fn quota_unit_of(stored: Option<&str>) -> Result<QuotaUnit, StoreError> {
+pub(super) fn quota_unit_of(stored: Option<&str>, weights: QuotaWeights) -> Result<QuotaUnit, StoreError> {
     match stored {
         None => Ok(QuotaUnit::Calls),
-        Some(TOKENS) => Ok(QuotaUnit::Tokens),
+        Some(TOKENS) => Ok(QuotaUnit::Tokens(weights)),
         Some(_) => Err(corrupt("quota_unit")),
     }
 }
@@ -41,6 +48,52 @@ pub(super) fn charged_by_of(stored: Option<i64>) -> Result<ChargedBy, StoreError
         Some(1) => Ok(ChargedBy::Report),
         Some(2) => Ok(ChargedBy::Both),
         Some(_) => Err(corrupt("charged_by")),
+    }
+}
+
+/// The parts of a usage beside input, output and cached input; `None` where there is none.
+pub(super) fn usage_parts(usage: Option<Usage>) -> [Option<u32>; 6] {
+    let usage = usage.unwrap_or_default();
+    [
+        usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
+        usage.audio_input_tokens,
+        usage.reasoning_tokens,
+        usage.audio_output_tokens,
+        usage.images,
+    ]
+    .map(|part| Some(part).filter(|part| *part > 0))
+}
+
+/// The prices of a transaction that have no columns, and the weights of its quota; NULL if there are
+/// none. A charge keeps only those prices that explain its amount. A reservation keeps all that could
+/// price its commit.
+pub(super) fn price_details(transaction: &Transaction) -> Option<String> {
+    let weights = weights(transaction);
+    let Some(version) = transaction.price_version.as_ref().filter(|version| !version.is_flat()) else {
+        return json::beside_columns(None, OfTransaction { multiplier: Factor::ONE, weights });
+    };
+    let prices = match (&transaction.reservation, transaction.content.usage) {
+        (None, Some(usage)) => version.prices.narrowed(Work {
+            usage,
+            calls: calls(transaction.quota_unit, transaction.units()),
+            service_tier: transaction.content.service_tier.as_ref(),
+        }),
+        _ => version.prices.without_aliases(),
+    };
+    json::beside_columns(Some(&prices), OfTransaction { multiplier: version.multiplier, weights })
+}
+
+/// Whether [`price_details`] is not NULL.
+pub(super) fn has_price_details(transaction: &Transaction) -> bool {
+    let has_more = transaction.price_version.as_ref().is_some_and(|version| !version.is_flat());
+    has_more || !weights(transaction).counts_all_tokens()
+}
+
+fn weights(transaction: &Transaction) -> QuotaWeights {
+    match transaction.quota_unit {
+        QuotaUnit::Tokens(weights) => weights,
+        QuotaUnit::Calls => QuotaWeights::ALL_TOKENS,
     }
 }
 

@@ -49,7 +49,8 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0018_account_status_and_audit_events"),
     pair!("0019_refunds"),
     pair!("0020_refunds_of_top_ups"),
-    pair!("0021_statements"),
+    pair!("0021_model_prices_and_plans"),
+    pair!("0022_statements"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.
@@ -61,7 +62,12 @@ pub(super) const FIRST_OWN: &str = "0002_exact_amounts_clustered_keys";
 
 /// The versions of all migrations, in order.
 pub(super) fn versions() -> impl Iterator<Item = i64> {
-    PAIRS.iter().zip(1..).map(|(_, version)| version)
+    PAIRS.iter().map(|(name, ..)| version_of(name))
+}
+
+/// The number before the name. A number that is left out may belong to a branch.
+fn version_of(name: &str) -> i64 {
+    name.split('_').next().and_then(|number| number.parse().ok()).unwrap_or(i64::MAX)
 }
 
 /// Runs the numbered migrations up to `version` that a MySQL schema lacks; the caller holds the
@@ -149,7 +155,7 @@ pub(super) async fn pending_sqlite(connection: &mut SqliteConnection) -> Result<
 
 /// As [`pending`], for a schema that an older or the same release left.
 fn pending_after(done: &[i64]) -> Result<Vec<&'static str>, StoreError> {
-    let newest = i64::try_from(PAIRS.len()).unwrap_or(i64::MAX);
+    let newest = versions().max().unwrap_or(0);
     match done.iter().max() {
         Some(version) if *version > newest => Err(StoreError::Failed(format!(
             "the database is of a newer release: it has migration {version}, and this release knows {newest}; \
@@ -162,11 +168,11 @@ fn pending_after(done: &[i64]) -> Result<Vec<&'static str>, StoreError> {
 /// The names of the migrations after those in `done`.
 pub(super) fn pending(done: &[i64]) -> Vec<&'static str> {
     let newest = done.iter().max().copied().unwrap_or(0);
-    PAIRS.iter().zip(1..).filter(|(_, version)| *version > newest).map(|(pair, _)| pair.0).collect()
+    PAIRS.iter().map(|pair| pair.0).filter(|name| version_of(name) > newest).collect()
 }
 
 fn numbered(pick: fn(&(&'static str, &'static str, &'static str)) -> &'static str) -> Vec<Migration> {
-    PAIRS.iter().zip(1..).map(|(pair, version)| migration(version, pair.0, pick(pair))).collect()
+    PAIRS.iter().map(|pair| migration(version_of(pair.0), pair.0, pick(pair))).collect()
 }
 
 fn migration(version: i64, name: &'static str, sql: &'static str) -> Migration {

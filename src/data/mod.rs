@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use crate::biz::{
     account::{AccountStore, users::Users},
     audit_trail::AuditTrail,
-    charge::prices::PriceStore,
+    charge::prices::{PriceStore, VersionStore},
     database::clock_skew::DatabaseClock,
     database::identity::IdentityStore,
     jobs::{
@@ -54,6 +54,7 @@ pub trait Store:
     + OpsStatsStore
     + KeyQuotaStore
     + PriceStore
+    + VersionStore
     + RechargeStore
     + SettlementStore
     + AdjustmentStore

@@ -41,6 +41,7 @@ pub struct ChargeMetrics {
     /// As [`Self::deduct_failure`], for reserves and openings of streams.
     pub(super) reserve_failure: IntCounterVec,
     pub(super) idempotent_hit: IntCounter,
+    pub(super) usage_suspicious: IntCounter,
     pub(super) idempotent_conflict: IntCounter,
     pub(super) reserved: IntCounter,
     pub(super) committed: IntCounter,
@@ -71,6 +72,11 @@ impl ChargeMetrics {
             deduct_failure,
             reserve_failure,
             idempotent_hit: counter(registry, "billing_idempotent_hit", "Retries answered with their first outcome")?,
+            usage_suspicious: counter(
+                registry,
+                "billing_usage_suspicious",
+                "Charges of a usage far beyond the estimate or the largest call of the model",
+            )?,
             idempotent_conflict: counter(registry, "billing_idempotent_conflict", "Ids used again with other content")?,
             reserved: counter(registry, "billing_stream_pending_created", "Reservations made")?,
             committed: counter(registry, "billing_stream_committed", "Reservations committed")?,

@@ -13,7 +13,7 @@ use crate::biz::{
     charge::Split,
     metering::Comparison,
     settlement::{posting::Effect, transaction::Transaction},
-    values::{error::Error, money::Money},
+    values::{error::Error, ids::ModelName, money::Money},
 };
 
 /// Counts the outcomes of charges, reservations, streams and adjustments.
@@ -21,14 +21,16 @@ use crate::biz::{
 pub struct ChargeObserver {
     metrics: Arc<Metrics>,
     catalog: Arc<Catalog>,
+    /// `billing.usage_sanity`.
+    usage_sanity: u32,
 }
 
 /// The outcome of a charge or a commit, as [`ChargeObserver`] counts it.
 pub type Outcome<'s> = Result<(&'s Transaction, Effect), Failure<'s>>;
 
 impl ChargeObserver {
-    pub fn new(metrics: Arc<Metrics>, catalog: Arc<Catalog>) -> Self {
-        Self { metrics, catalog }
+    pub fn new(metrics: Arc<Metrics>, catalog: Arc<Catalog>, usage_sanity: u32) -> Self {
+        Self { metrics, catalog, usage_sanity }
     }
 
     /// Times an operation, and counts it as a failure if it is dropped before its outcome.
@@ -61,6 +63,11 @@ impl ChargeObserver {
     }
 
     fn count_charge(&self, transaction: &Transaction, split: Split) {
+        if transaction.is_suspicious(self.usage_sanity) {
+            self.metrics.charges.usage_suspicious.inc();
+            let model = transaction.content.model.as_ref().map(ModelName::as_str).unwrap_or_default();
+            tracing::warn!(model, trace_id = %transaction.trace, "usage far beyond the expected one charged");
+        }
         let kind = match (split.free, split.is_paid()) {
             // All of the addition fell short.
             (0, false) => return,

@@ -7,27 +7,29 @@ use uuid::Uuid;
 use super::{
     convert::{int32, int64},
     limits::limits,
+    prices::plan_name,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, BalanceAdjustment, FreeQuota, GetAccountReply, GetAccountRequest,
         InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest,
-        SetAccountStatusReply, SetAccountStatusRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetUserPlanReply, SetUserPlanRequest,
     },
     reports::paging::Page,
 };
 use crate::{
     biz::{
-        audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS},
+        account::catalog::Catalog,
+        audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS, SET_USER_PLAN},
         settlement::{
             accounts::Accounts,
             adjustments::AdjustmentStore,
             engine::Engine,
-            posting::{Adjusted, Adjustment, AdjustmentContent, StatusChange},
+            posting::{Adjusted, Adjustment, AdjustmentContent, PlanChange, StatusChange},
         },
         values::{
             account_status::AccountStatus,
             currency::Currency,
             error::Result,
-            ids::{AdjustmentId, UserId},
+            ids::{AdjustmentId, PlanName, UserId},
             invalid::Invalid,
             money::Money,
             text,
@@ -42,6 +44,7 @@ pub struct AccountService {
     engine: Arc<Engine>,
     adjustments: Arc<dyn AdjustmentStore>,
     observer: ChargeObserver,
+    catalog: Arc<Catalog>,
     /// ISO 4217 code of every amount.
     currency: Currency,
 }
@@ -49,13 +52,13 @@ pub struct AccountService {
 impl AccountService {
     /// `currency` is the currency of every amount.
     pub fn new(
-        accounts: Arc<Accounts>,
+        (accounts, catalog): (Arc<Accounts>, Arc<Catalog>),
         engine: Arc<Engine>,
         adjustments: Arc<dyn AdjustmentStore>,
         observer: ChargeObserver,
         currency: Currency,
     ) -> Self {
-        Self { accounts, engine, adjustments, observer, currency }
+        Self { accounts, engine, adjustments, observer, catalog, currency }
     }
 
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
@@ -83,6 +86,7 @@ impl AccountService {
             currency: self.currency.to_string(),
             limits: account.requests.map(|requests| limits(requests, now)),
             status: account.balance.status.to_string(),
+            plan: plan_name(account.balance.plan),
         })
     }
 
@@ -104,6 +108,20 @@ impl AccountService {
         let call = AuditedCall::new(SET_ACCOUNT_STATUS, actor, reason);
         let changed = self.engine.set_status(StatusChange { user, status, call }).await?;
         Ok(SetAccountStatusReply { success: true, status: status.to_string(), changed })
+    }
+
+    pub async fn set_user_plan(&self, request: SetUserPlanRequest, actor: Actor) -> Result<SetUserPlanReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let plan = PlanName::parse("plan", &request.plan)?;
+        let plan = Some(plan).filter(|plan| plan.as_str() != PlanName::DEFAULT);
+        if let Some(plan) = plan.filter(|plan| !self.catalog.plans().any(|known| known == *plan)) {
+            let known: Vec<_> = self.catalog.plans().map(|plan| plan.to_string()).collect();
+            let why = format!("{plan:?} is not configured; these are: default {}", known.join(" "));
+            return Err(Invalid::new("plan", why.trim_end()).into());
+        }
+        let call = AuditedCall::new(SET_USER_PLAN, actor, free_text("reason", request.reason, 0, 255)?);
+        let changed = self.engine.set_plan(PlanChange { user, plan, call }).await?;
+        Ok(SetUserPlanReply { success: true, plan: plan_name(plan), changed })
     }
 
     pub async fn adjust_balance(&self, request: AdjustBalanceRequest, actor: Actor) -> Result<AdjustBalanceReply> {

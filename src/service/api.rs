@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{
     account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
-    limits::LimitService, metering::StreamService, recharge::RechargeService, refund::RefundService,
-    reports::ReportService, reservation::ReservationService, statements::StatementService, tokens::TokenService,
+    limits::LimitService, metering::StreamService, prices::PriceService, recharge::RechargeService,
+    refund::RefundService, reports::ReportService, reservation::ReservationService, statements::StatementService,
+    tokens::TokenService,
 };
 
 /// Every rpc of the contract, by feature. gRPC and REST both call it.
@@ -18,6 +19,7 @@ pub struct Api {
     pub reservations: Arc<ReservationService>,
     pub limits: LimitService,
     pub streams: Arc<StreamService>,
+    pub prices: PriceService,
     pub tokens: TokenService,
     pub recharges: RechargeService,
     pub reports: ReportService,

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 
 use super::{
-    convert::{cost, count, estimate, usage},
+    convert::{cost, count, estimate, service_tier, usage},
     proto::{DeductQuotaRequest, ReserveQuotaRequest},
 };
 use crate::biz::{
     account::catalog::Catalog,
     charge::quote::{Ask, ESTIMATE, Quoter},
     settlement::{
-        posting::{Charge, RecordIds, Reserve},
+        posting::{Charge, RecordIds, Reserve, Served},
         transaction::ChargeContent,
     },
     values::{
@@ -44,9 +44,16 @@ impl CallParser {
             trace_id: &request.trace_id,
             api_key_id: &request.api_key_id,
             model: &request.model,
+            service_tier: &request.service_tier,
             tokens: usage(request.usage).map(Tokens::Used),
         })?;
         Ok(Charge { is_delivered: request.delivered, ..charge })
+    }
+
+    /// The model that served a call, by the prices in use; `None` for an empty name.
+    pub(super) fn served(&self, model: &str) -> Result<Option<Served>> {
+        let model = ModelName::parse_optional("model", model)?;
+        Ok(model.map(|model| Served { model, book: self.quoter.prices().book() }))
     }
 
     pub(super) fn reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
@@ -58,6 +65,7 @@ impl CallParser {
             trace_id: &request.trace_id,
             api_key_id: &request.api_key_id,
             model: &request.model,
+            service_tier: &request.service_tier,
             tokens: estimate(request.estimated_input_tokens, request.estimated_output_tokens).map(Tokens::Estimated),
         })?;
         Ok(Reserve { call, ttl: self.reservation_ttl })
@@ -80,9 +88,19 @@ impl CallParser {
             Tokens::Used(usage) => (usage, None, "usage"),
             Tokens::Estimated(estimate) => (None, estimate, ESTIMATE),
         };
-        let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
-        let quote = found.and_then(|(_, plan)| self.quoter.quote(plan, ask));
-        if call.trace_id.is_empty() {
+        let service_tier = service_tier(call.service_tier)?;
+        let ask = Ask {
+            plan: None,
+            count,
+            cost,
+            model: model.as_ref(),
+            service_tier: service_tier.as_ref(),
+            usage: usage.or(estimate),
+            tokens_field,
+        };
+        let tariff = (found.is_ok() && self.catalog.has_plans()).then(|| self.quoter.tariff());
+        let quote = found.and_then(|(_, terms)| self.quoter.quote(terms, ask));
+        if call.trace_id.is_empty() && tariff.is_none() {
             // A call without an id repeats nothing, so there is no first outcome to find.
             quote.as_ref().map_err(Error::clone)?;
         }
@@ -91,7 +109,8 @@ impl CallParser {
             trace,
             is_delivered: false,
             quote,
-            content: ChargeContent { service, count, cost, api_key, model, usage, estimate },
+            tariff,
+            content: ChargeContent { service, count, cost, api_key, model, usage, estimate, service_tier },
             record_ids: RecordIds::fresh(),
         })
     }
@@ -106,6 +125,7 @@ struct Call<'r> {
     trace_id: &'r str,
     api_key_id: &'r str,
     model: &'r str,
+    service_tier: &'r str,
     tokens: Result<Tokens>,
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    convert::{cost, count, estimate, int32, int64},
+    convert::{cost, count, estimate, int32, int64, service_tier},
     errors,
     proto::{CheckQuotaReply, CheckQuotaRequest},
 };
@@ -50,7 +50,8 @@ impl CheckService {
         let usage = estimate(request.estimated_input_tokens, request.estimated_output_tokens)?;
         let cost = cost("estimated_cost", request.estimated_cost)?;
         let (service, count) = (request.service_name, count(request.count)?);
-        let check = Check { user, count, cost, service, api_key, model, usage };
+        let service_tier = service_tier(&request.service_tier)?;
+        let check = Check { user, count, cost, service, api_key, model, service_tier, usage };
         self.quotas.check(&check).await
     }
 }

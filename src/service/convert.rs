@@ -4,10 +4,11 @@ use chrono::{Days, NaiveDate};
 
 use super::proto;
 use crate::biz::{
-    charge::quote::MAX_UNITS,
+    charge::{prices::PriceLine, quote::MAX_UNITS},
     values::{
         calendar::{DaySpan, parse_day},
         error::Result,
+        ids::ServiceTier,
         invalid::Invalid,
         money::Money,
         usage::Usage,
@@ -33,24 +34,63 @@ pub fn cost(field: &str, value: f64) -> Result<Option<Money>> {
 
 pub fn usage(usage: Option<proto::Usage>) -> Result<Option<Usage>> {
     let Some(usage) = usage else { return Ok(None) };
-    let converted = Usage {
+    let mut converted = Usage {
         input_tokens: tokens("usage.input_tokens", usage.input_tokens)?,
         output_tokens: tokens("usage.output_tokens", usage.output_tokens)?,
         cached_input_tokens: tokens("usage.cached_input_tokens", usage.cached_input_tokens)?,
+        cache_write_tokens: tokens("usage.cache_write_tokens", usage.cache_write_tokens)?,
+        cache_write_1h_tokens: tokens("usage.cache_write_1h_tokens", usage.cache_write_1h_tokens)?,
+        audio_input_tokens: tokens("usage.audio_input_tokens", usage.audio_input_tokens)?,
+        reasoning_tokens: tokens("usage.reasoning_tokens", usage.reasoning_tokens)?,
+        audio_output_tokens: tokens("usage.audio_output_tokens", usage.audio_output_tokens)?,
+        images: tokens("usage.images", usage.images)?,
     };
-    if converted.cached_input_tokens > converted.input_tokens {
-        return Err(Invalid::new("usage.cached_input_tokens", "must be at most input_tokens").into());
+    if usage.input_excludes_cached {
+        let parts = [converted.cached_input_tokens, converted.cache_write_tokens, converted.cache_write_1h_tokens];
+        let whole = parts.into_iter().chain([converted.input_tokens]).map(u64::from).sum::<u64>();
+        converted.input_tokens =
+            i32::try_from(whole).ok().and_then(|whole| u32::try_from(whole).ok()).ok_or_else(|| {
+                Invalid::new("usage.input_tokens", format!("must be at most {} with its parts", i32::MAX))
+            })?;
     }
+    converted.plain_input().and(converted.plain_output())?;
     Ok(Some(converted))
+}
+
+/// The usage of a reply.
+pub fn wire_usage(usage: Usage) -> proto::Usage {
+    proto::Usage {
+        input_tokens: int32(usage.input_tokens),
+        output_tokens: int32(usage.output_tokens),
+        cached_input_tokens: int32(usage.cached_input_tokens),
+        cache_write_tokens: int32(usage.cache_write_tokens),
+        cache_write_1h_tokens: int32(usage.cache_write_1h_tokens),
+        reasoning_tokens: int32(usage.reasoning_tokens),
+        audio_input_tokens: int32(usage.audio_input_tokens),
+        audio_output_tokens: int32(usage.audio_output_tokens),
+        images: int32(usage.images),
+        input_excludes_cached: false,
+    }
+}
+
+pub fn service_tier(value: &str) -> Result<Option<ServiceTier>> {
+    Ok(ServiceTier::parse_optional("service_tier", value)?)
+}
+
+pub fn price_line(line: PriceLine) -> proto::PriceLine {
+    proto::PriceLine {
+        class: line.class.into(),
+        tokens: line.units.into(),
+        price: line.price.to_wire(),
+        // The text of a decimal is a number.
+        factor: line.factor.to_string().parse().unwrap_or_default(),
+        amount: line.amount.to_wire(),
+    }
 }
 
 /// Parses the expected usage of a call. Zero tokens mean no estimate.
 pub fn estimate(input: i32, output: i32) -> Result<Option<Usage>> {
-    let usage = Usage {
-        input_tokens: tokens("estimated_input_tokens", input)?,
-        output_tokens: tokens("estimated_output_tokens", output)?,
-        cached_input_tokens: 0,
-    };
+    let usage = Usage::of_text(tokens("estimated_input_tokens", input)?, tokens("estimated_output_tokens", output)?);
     Ok(Some(usage).filter(|usage| usage.tokens() > 0))
 }
 
@@ -121,6 +161,35 @@ mod tests {
         assert_eq!(cost("cost", 0.1).unwrap(), Some("0.1".parse().unwrap()));
         for bad in [-0.01, f64::NAN, f64::NEG_INFINITY, 0.0000001] {
             assert!(cost("cost", bad).unwrap_err().to_string().starts_with("cost:"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_input_without_its_parts_is_completed_and_parts_have_their_bounds() {
+        let request = proto::Usage {
+            input_tokens: 342,
+            cached_input_tokens: 86_272,
+            output_tokens: 44,
+            input_excludes_cached: true,
+            ..Default::default()
+        };
+        let converted = usage(Some(request)).unwrap().unwrap();
+        assert_eq!((converted.input_tokens, converted.cached_input_tokens), (86_614, 86_272));
+        assert_eq!(wire_usage(converted).input_tokens, 86_614);
+        let written =
+            proto::Usage { cache_write_tokens: 1, cache_write_1h_tokens: 2, audio_input_tokens: 3, ..request };
+        assert_eq!(usage(Some(written)).unwrap().unwrap().input_tokens, 86_617);
+        let refused = |request| usage(Some(request)).unwrap_err().to_string();
+        for (request, field) in [
+            (proto::Usage { input_excludes_cached: false, ..request }, "usage.cached_input_tokens: "),
+            (proto::Usage { input_tokens: i32::MAX, ..request }, "usage.input_tokens: "),
+            (proto::Usage { reasoning_tokens: 45, ..request }, "usage.reasoning_tokens: "),
+            (proto::Usage { audio_output_tokens: 45, ..request }, "usage.audio_output_tokens: "),
+            (proto::Usage { audio_input_tokens: 343, ..request }, "usage.audio_input_tokens: "),
+            (proto::Usage { images: -1, ..request }, "usage.images: "),
+            (proto::Usage { cache_write_tokens: -1, ..request }, "usage.cache_write_tokens: "),
+        ] {
+            assert!(refused(request).starts_with(field), "{field} {}", refused(request));
         }
     }
 

@@ -14,18 +14,21 @@ use super::{
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
-        CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetAccountReply, GetAccountRequest,
-        GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatementReply, GetStatementRequest, GetStatsMonthRequest,
-        GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply,
-        GetTransactionRequest, GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest,
-        ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply, ListAuditEventsRequest,
-        ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest,
-        ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamRequest, RechargeCallbackReply,
-        RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest,
-        RefundRechargeReply, RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest,
-        ReserveQuotaReply, ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
-        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
-        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
+        CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, DeletePriceVersionReply, DeletePriceVersionRequest,
+        GetAccountReply, GetAccountRequest, GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatementReply,
+        GetStatementRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest,
+        GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply, GetUsageRequest,
+        InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply,
+        ListAuditEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest, ListRechargeOrdersReply,
+        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, ListUnappliedPaymentsReply,
+        ListUnappliedPaymentsRequest, MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest,
+        QuotePriceReply, QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder,
+        RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply,
+        RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
+        ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
+        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply,
+        SetUserPlanRequest, billing_internal_service_server::BillingInternalService,
+        billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
 };
@@ -174,6 +177,11 @@ impl BillingInternalService for Grpc {
         call.reply(self.0.accounts.set_account_status(message, call.actor()).await)
     }
 
+    async fn set_user_plan(&self, request: Request<SetUserPlanRequest>) -> Reply<SetUserPlanReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.accounts.set_user_plan(message, call.actor()).await)
+    }
+
     async fn set_user_limits(&self, request: Request<SetUserLimitsRequest>) -> Reply<SetUserLimitsReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.limits.set_user_limits(message, call.actor()).await)
@@ -192,6 +200,29 @@ impl BillingInternalService for Grpc {
     async fn adjust_balance(&self, request: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
         let (call, message) = Call::with_id(request, IdSource::AdjustmentId, |message| &mut message.adjustment_id)?;
         call.reply(self.0.accounts.adjust_balance(message, call.actor()).await)
+    }
+
+    async fn quote_price(&self, request: Request<QuotePriceRequest>) -> Reply<QuotePriceReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.prices.quote_price(message).await)
+    }
+
+    async fn put_price_version(&self, request: Request<PutPriceVersionRequest>) -> Reply<PutPriceVersionReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.prices.put_price_version(message, call.actor()).await)
+    }
+
+    async fn list_price_versions(&self, request: Request<ListPriceVersionsRequest>) -> Reply<ListPriceVersionsReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.prices.list_price_versions(message).await)
+    }
+
+    async fn delete_price_version(
+        &self,
+        request: Request<DeletePriceVersionRequest>,
+    ) -> Reply<DeletePriceVersionReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.prices.delete_price_version(message, call.actor()).await)
     }
 
     async fn refund_charge(&self, request: Request<RefundChargeRequest>) -> Reply<RefundChargeReply> {

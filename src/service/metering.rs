@@ -14,7 +14,7 @@ use tracing::{Instrument, Span};
 use super::{
     call::CallParser,
     charge::outcome,
-    convert::{cost, count, int32, tokens, usage},
+    convert::{cost, count, int32, service_tier, tokens, usage},
     errors,
     proto::{
         self, MeterStreamReply, MeterStreamRequest, ReserveQuotaRequest, StreamFinish, StreamState,
@@ -83,7 +83,7 @@ impl StreamService {
             match service.open_stream(&mut messages, fill, &caller, &opening_id).await {
                 Ok((session, share)) => {
                     let open = service.observer.open_stream();
-                    let ended = session.run(events(messages), updates).await;
+                    let ended = session.run(events(messages, service.calls.clone()), updates).await;
                     service.count_stream(ended);
                     drop((open, share));
                 }
@@ -175,20 +175,20 @@ impl StreamService {
 }
 
 /// The events of the messages. Readers stop at the first error.
-fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<Event>> + Send {
-    stream::unfold(messages, async |mut messages| match messages.message().await {
-        Ok(Some(message)) => Some((event(message.event), messages)),
+fn events(messages: Streaming<MeterStreamRequest>, calls: Arc<CallParser>) -> impl Stream<Item = Result<Event>> + Send {
+    stream::unfold((messages, calls), async |(mut messages, calls)| match messages.message().await {
+        Ok(Some(message)) => Some((event(message.event, &calls), (messages, calls))),
         Ok(None) => None,
         // The message is too large or can't be decoded, or the connection broke.
-        Err(status) => Some((Err(Invalid::new("event", status.message()).into()), messages)),
+        Err(status) => Some((Err(Invalid::new("event", status.message()).into()), (messages, calls))),
     })
 }
 
-fn event(message: Option<Message>) -> Result<Event> {
+fn event(message: Option<Message>, calls: &CallParser) -> Result<Event> {
     match message {
         Some(Message::Output(output)) => Ok(Event::Output(output)),
         Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(vendor_usage(heartbeat.usage)?)),
-        Some(Message::Finish(finish)) => parse_finish(finish).map(Event::Finish),
+        Some(Message::Finish(finish)) => parse_finish(finish, calls).map(Event::Finish),
         Some(Message::Open(_)) => Err(Invalid::new("open", "must come once").into()),
         None => Err(Invalid::new("event", "is none that this server knows").into()),
     }
@@ -196,15 +196,17 @@ fn event(message: Option<Message>) -> Result<Event> {
 
 /// The usage that the vendor counted. Zero tokens count as no usage.
 fn vendor_usage(counted: Option<proto::Usage>) -> Result<Option<Usage>> {
-    Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
+    Ok(usage(counted)?.filter(|usage| !usage.is_empty()))
 }
 
-fn parse_finish(finish: StreamFinish) -> Result<Finish> {
+fn parse_finish(finish: StreamFinish, calls: &CallParser) -> Result<Finish> {
     Ok(Finish {
         usage: vendor_usage(finish.usage)?,
         cost: cost("cost", finish.cost)?,
         count: finish.count.map(count).transpose()?,
         hidden_output_tokens: tokens("hidden_output_tokens", finish.hidden_output_tokens)?,
+        service_tier: service_tier(&finish.service_tier)?,
+        served: calls.served(&finish.model)?,
     })
 }
 

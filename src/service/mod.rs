@@ -19,6 +19,7 @@ mod limits;
 mod message;
 mod metering;
 pub mod origin;
+mod prices;
 mod recharge;
 mod refund;
 pub mod reports;
@@ -40,6 +41,7 @@ pub use self::{
     check::CheckService,
     limits::LimitService,
     metering::StreamService,
+    prices::PriceService,
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,
     reports::ReportService,

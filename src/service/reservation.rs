@@ -13,11 +13,12 @@ use uuid::Uuid;
 use super::{
     call::CallParser,
     charge::outcome,
-    convert::{cost, count, int32, int64, tokens, usage},
+    convert::{cost, count, int32, int64, price_line, service_tier, tokens, usage, wire_usage},
     errors,
+    prices::plan_name,
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
-        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
+        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
     },
     request::RequestId,
 };
@@ -31,11 +32,11 @@ use crate::{
         settlement::{
             engine::{Engine, Settled},
             posting::{Commit, Effect, RecordIds, Release, Reserve},
-            transaction::{Status, Transaction, TransactionStore},
+            transaction::{Delivered, Status, Transaction, TransactionStore},
         },
         values::{
             error::{Error, Result},
-            ids::{ApiKeyId, ModelName, TraceId, UserId},
+            ids::{ApiKeyId, ModelName, ServiceTier, TraceId, UserId},
             money::Money,
             usage,
         },
@@ -95,9 +96,9 @@ impl ReservationService {
     }
 
     async fn commit(self: &Arc<Self>, request: CommitReservationRequest) -> Settled {
-        let settled = match parse_commit(request) {
+        let settled = match self.parse_commit(request) {
             Ok((commit, None)) => self.engine.commit(commit).await,
-            Ok((commit, Some(text))) => match commit.usage.filter(|usage| usage.tokens() > 0) {
+            Ok((commit, Some(text))) => match commit.usage.filter(|usage| !usage.is_empty()) {
                 Some(usage) => self.commit_and_compare(commit, text, usage).await,
                 // Zero tokens are no count of the vendor.
                 None => return self.commit_text(commit, text).await,
@@ -214,25 +215,33 @@ struct OutputText {
     hidden_tokens: u32,
 }
 
-fn parse_commit(request: CommitReservationRequest) -> Result<(Commit, Option<OutputText>)> {
-    let hidden_tokens = tokens("hidden_output_tokens", request.hidden_output_tokens)?;
-    let output = request.output_text.map(|output| Input::text("output_text", output)).transpose()?;
-    let commit = Commit {
-        user: UserId::parse("user_id", &request.user_id)?,
-        trace: TraceId::parse("trace_id", &request.trace_id)?,
-        count: request.count.map(count).transpose()?,
-        cost: cost("cost", request.cost)?,
-        usage: usage(request.usage)?,
-        counted_output: None,
-        stream: None,
-        record_ids: RecordIds::fresh(),
-    };
-    Ok((commit, output.map(|output| OutputText { output, hidden_tokens })))
+impl ReservationService {
+    fn parse_commit(&self, request: CommitReservationRequest) -> Result<(Commit, Option<OutputText>)> {
+        let hidden_tokens = tokens("hidden_output_tokens", request.hidden_output_tokens)?;
+        let output = request.output_text.map(|output| Input::text("output_text", output)).transpose()?;
+        let commit = Commit {
+            user: UserId::parse("user_id", &request.user_id)?,
+            trace: TraceId::parse("trace_id", &request.trace_id)?,
+            count: request.count.map(count).transpose()?,
+            cost: cost("cost", request.cost)?,
+            usage: usage(request.usage)?,
+            counted_output: None,
+            service_tier: service_tier(&request.service_tier)?,
+            served: self.calls.served(&request.model)?,
+            stream: None,
+            record_ids: RecordIds::fresh(),
+        };
+        Ok((commit, output.map(|output| OutputText { output, hidden_tokens })))
+    }
 }
 
 fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
     let reservation = transaction.reservation.as_ref();
     let usage = transaction.content.usage.or(reservation.and_then(|reservation| reservation.usage()));
+    let delivered: Option<&Delivered> = reservation.and_then(|reservation| reservation.delivered.as_ref());
+    let of_commit = delivered.and_then(|delivered| delivered.service_tier.as_ref());
+    let service_tier = of_commit.or(transaction.content.service_tier.as_ref());
+    let served_model = delivered.and_then(|delivered| delivered.model.as_ref());
     GetTransactionReply {
         user_id: transaction.user.to_string(),
         trace_id: transaction.trace.to_string(),
@@ -242,11 +251,7 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
         cost: transaction.content.cost.unwrap_or_default().to_wire(),
         api_key_id: transaction.content.api_key.as_ref().map(ApiKeyId::to_string).unwrap_or_default(),
         model: transaction.content.model.as_ref().map(ModelName::to_string).unwrap_or_default(),
-        usage: usage.map(|usage::Usage { input_tokens, output_tokens, cached_input_tokens }| Usage {
-            input_tokens: int32(input_tokens),
-            output_tokens: int32(output_tokens),
-            cached_input_tokens: int32(cached_input_tokens),
-        }),
+        usage: usage.map(wire_usage),
         free_count: int32(transaction.free),
         paid_count: int32(transaction.paid),
         amount: transaction.amount.to_wire(),
@@ -262,5 +267,9 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
         refunded_amount: transaction.refunded.amount.to_wire(),
         price_version: transaction.priced_by().map(|version| version.id.to_string()).unwrap_or_default(),
         shortfall: transaction.shortfall.to_wire(),
+        service_tier: service_tier.map(ServiceTier::to_string).unwrap_or_default(),
+        served_model: served_model.map(ModelName::to_string).unwrap_or_default(),
+        plan: plan_name(transaction.plan),
+        price_lines: transaction.price_lines().into_iter().map(price_line).collect(),
     }
 }

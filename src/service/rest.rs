@@ -158,6 +158,7 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
             "/internal/v1/billing/users/{user_id}/status",
             post(rpc!(audited accounts.set_account_status, IdSource::None)),
         )
+        .route("/internal/v1/billing/users/{user_id}/plan", post(rpc!(audited accounts.set_user_plan, IdSource::None)))
         .route(
             "/internal/v1/billing/users/{user_id}/limits",
             post(rpc!(audited limits.set_user_limits, IdSource::None)),
@@ -176,6 +177,13 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
             get(csv!(statements.export_recharge_refunds, "recharge-refunds.csv")),
         )
         .route("/internal/v1/billing/adjustments.csv", get(csv!(statements.export_adjustments, "adjustments.csv")))
+        .route("/internal/v1/billing/quote", post(rpc!(prices.quote_price)))
+        .route(
+            "/internal/v1/billing/prices",
+            get(rpc!(prices.list_price_versions))
+                .post(rpc!(audited prices.put_price_version, IdSource::None))
+                .delete(rpc!(audited prices.delete_price_version, IdSource::None)),
+        )
         .route("/internal/v1/billing/audit-events", get(rpc!(audit_trail.list_audit_events)))
         .layer(DefaultBodyLimit::max(MAX_BODY.min(limit)))
         .merge(large)
@@ -270,8 +278,8 @@ pub fn error_response(style: Style, status: StatusCode, body: ErrorBody) -> Resp
     }
 }
 
-/// Converts all object keys to lowerCamelCase. The messages of the contract have no maps, so every key
-/// is a field name.
+/// Converts all object keys to lowerCamelCase. The messages of the public contract have no maps, so every
+/// key is a field name.
 fn camel_case_names(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

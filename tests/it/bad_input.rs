@@ -35,7 +35,7 @@ async fn a_bad_charge_is_refused_by_field(#[values(MySql, Sqlite)] on: Backend) 
     let service = with_one_charge(on).await;
     let good = || charge("u", "asset", 1);
     let usage = |input_tokens, output_tokens, cached_input_tokens| {
-        Some(Usage { input_tokens, output_tokens, cached_input_tokens })
+        Some(Usage { input_tokens, output_tokens, cached_input_tokens, ..Default::default() })
     };
     let long = |length: usize| "x".repeat(length);
     let cases = [

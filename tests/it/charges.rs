@@ -40,7 +40,7 @@ async fn a_mixed_charge_makes_two_records_and_returns_the_paid_one(#[values(MySq
         api_key_id: "key-1".into(),
         model: "gpt-x".into(),
         cost: 2.0,
-        usage: Some(Usage { input_tokens: 30, output_tokens: 20, cached_input_tokens: 10 }),
+        usage: Some(Usage { input_tokens: 30, output_tokens: 20, cached_input_tokens: 10, ..Default::default() }),
         ..charge("u", "asset", 2000)
     };
     let reply = service.deduct(request).await;

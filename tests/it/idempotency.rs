@@ -27,7 +27,7 @@ async fn a_retry_gets_the_first_outcome(#[values(MySql, Sqlite)] on: Backend) {
 #[tokio::test]
 async fn an_id_with_other_content_is_a_conflict_that_names_the_fields(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
-    let usage = Usage { input_tokens: 1, output_tokens: 2, cached_input_tokens: 0 };
+    let usage = Usage { input_tokens: 1, output_tokens: 2, ..Default::default() };
     let first = DeductQuotaRequest {
         cost: 1.0,
         api_key_id: "key".into(),

@@ -161,7 +161,7 @@ async fn a_repeated_commit_charges_once_and_a_different_one_is_a_conflict(#[valu
     let service = Service::start(on).await;
     service.paying_user("u", 10.0).await;
     service.reserve(hold("u", "r", "asset", 10)).await;
-    let usage = Some(Usage { input_tokens: 7, output_tokens: 5, cached_input_tokens: 2 });
+    let usage = Some(Usage { input_tokens: 7, output_tokens: 5, cached_input_tokens: 2, ..Default::default() });
     let request = CommitReservationRequest { cost: 0.25, usage, ..delivered("u", "r", Some(10)) };
     let first = service.commit(request.clone()).await;
     // An absent count means the reserved count, so the content is the same.

@@ -17,13 +17,15 @@ use billing_service::{
     service::proto::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
-        CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetApiKeyQuotaRequest, GetTransactionReply,
-        GetTransactionRequest, InitializeUserReply, InitializeUserRequest, ListAuditEventsReply,
-        ListAuditEventsRequest, ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamReply,
-        MeterStreamRequest, RechargeCallbackReply, RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest,
-        RefundRechargeReply, RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest,
-        ReserveQuotaReply, ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
-        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
+        CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, DeletePriceVersionReply, DeletePriceVersionRequest,
+        GetApiKeyQuotaRequest, GetTransactionReply, GetTransactionRequest, InitializeUserReply, InitializeUserRequest,
+        ListAuditEventsReply, ListAuditEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
+        ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamReply, MeterStreamRequest,
+        PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply, RefundRechargeRequest,
+        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
+        ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply, SetAccountStatusRequest,
+        SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -193,6 +195,26 @@ impl BillingInternalService for Baseline {
     }
 
     async fn get_api_key_quota(&self, _: Request<GetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
+        not_measured()
+    }
+
+    async fn set_user_plan(&self, _: Request<SetUserPlanRequest>) -> Reply<SetUserPlanReply> {
+        not_measured()
+    }
+
+    async fn quote_price(&self, _: Request<QuotePriceRequest>) -> Reply<QuotePriceReply> {
+        not_measured()
+    }
+
+    async fn put_price_version(&self, _: Request<PutPriceVersionRequest>) -> Reply<PutPriceVersionReply> {
+        not_measured()
+    }
+
+    async fn list_price_versions(&self, _: Request<ListPriceVersionsRequest>) -> Reply<ListPriceVersionsReply> {
+        not_measured()
+    }
+
+    async fn delete_price_version(&self, _: Request<DeletePriceVersionRequest>) -> Reply<DeletePriceVersionReply> {
         not_measured()
     }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 
-use crate::biz::jobs::audit;
+use crate::biz::jobs::{audit, import_prices};
 
 /// A regular job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +27,12 @@ pub enum Job {
     ArchiveRecords,
     /// Rebuild the daily rollup from the records if it differs.
     RebuildRollup,
+    /// Write the price versions of a published list.
+    ImportPrices,
 }
 
 impl Job {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ResetQuotas,
         Self::ExpireReservations,
         Self::ReconcileRecharges,
@@ -38,6 +40,7 @@ impl Job {
         Self::Audit,
         Self::ArchiveRecords,
         Self::RebuildRollup,
+        Self::ImportPrices,
     ];
 
     pub fn name(self) -> &'static str {
@@ -49,6 +52,7 @@ impl Job {
             Self::Audit => audit::JOB,
             Self::ArchiveRecords => "archive-records",
             Self::RebuildRollup => "rebuild-rollup",
+            Self::ImportPrices => import_prices::JOB,
         }
     }
 
@@ -62,7 +66,7 @@ impl Job {
             Self::ReconcileCache => Some("30 */5 * * * *"),
             Self::Audit => Some("0 30 3 * * *"),
             Self::ArchiveRecords => Some("0 30 4 2 * *"),
-            Self::RebuildRollup => None,
+            Self::RebuildRollup | Self::ImportPrices => None,
         }
     }
 
@@ -75,6 +79,7 @@ impl Job {
             Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
             Self::ArchiveRecords => "move records older than billing.record_months to the archive",
             Self::RebuildRollup => "recreate the daily rollup from the records where it differs",
+            Self::ImportPrices => "write the price versions of a published list; needs --file",
         }
     }
 

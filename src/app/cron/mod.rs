@@ -10,6 +10,7 @@ mod settlement_file;
 
 use std::{
     num::NonZeroU32,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,7 +33,11 @@ use self::{
 use super::ensure_clock_agrees;
 use crate::{
     biz::{
-        jobs::runs::{Begun, LEASE, Run},
+        charge::prices::import::Conversion,
+        jobs::{
+            reset::FreeUnits,
+            runs::{Begun, LEASE, Run},
+        },
         values::calendar::{Calendar, Clock},
     },
     config::Config,
@@ -69,12 +74,21 @@ pub struct Runner {
     stop: CancellationToken,
     /// `None` if the metrics have no reader.
     metrics: Option<Arc<Metrics>>,
+    /// The file of an import of prices.
+    import: Option<ImportOptions>,
+}
+
+/// The options of [`Job::ImportPrices`].
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    pub file: PathBuf,
+    pub conversion: Conversion,
 }
 
 impl Runner {
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
         let calendar = config.calendar(clock.clone());
-        Self { config, store, clock, calendar, stop, metrics: None }
+        Self { config, store, clock, calendar, stop, metrics: None, import: None }
     }
 
     /// Counts the runs and their settlements in `metrics`.
@@ -83,6 +97,11 @@ impl Runner {
             metrics.jobs.show(self.scheduled().map(|(job, _)| job.name()));
         }
         Self { metrics, ..self }
+    }
+
+    /// Imports prices from a file.
+    pub fn importing(self, import: Option<ImportOptions>) -> Self {
+        Self { import, ..self }
     }
 
     /// The scheduled jobs that apply to the configuration, with their schedules.
@@ -127,8 +146,11 @@ impl Runner {
     /// A short hash of the configured free quotas.
     fn quotas_configured(&self) -> String {
         use sha2::{Digest, Sha256};
-        let quotas: Vec<String> =
-            self.config.catalog().iter().map(|(service, plan)| format!("{service}={}", plan.free_quota)).collect();
+        let of_service = |quota: FreeUnits| {
+            let in_plans = quota.in_plans.iter().map(|(plan, units)| format!(",{}@{plan}={units}", quota.service));
+            format!("{}={}{}", quota.service, quota.units, in_plans.collect::<String>())
+        };
+        let quotas: Vec<String> = FreeUnits::of(&self.config.catalog()).into_iter().map(of_service).collect();
         let hash = Sha256::digest(quotas.join(","));
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }

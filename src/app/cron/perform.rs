@@ -1,15 +1,16 @@
 //! Performs each job, in a run or as a dry run, and writes the lines of its report.
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use tokio_util::sync::CancellationToken;
 
 use super::{Job, JobReport, Runner};
 use crate::{
     app::jobs,
     biz::{
+        charge::prices::{Prices, import},
         jobs::{
             archive::{Archived, archive_records},
-            audit,
+            audit, import_prices,
             progress::Progress,
             reset::{self, reset_quotas},
             rollup::{Rebuilt, rebuild_rollup},
@@ -40,6 +41,7 @@ impl Runner {
             Job::Audit => unless(interrupt, self.audit(progress)).await,
             Job::ArchiveRecords => unless(interrupt, self.archive(false, progress)).await,
             Job::RebuildRollup => unless(interrupt, self.rebuild_rollup(false, progress)).await,
+            Job::ImportPrices => unless(interrupt, self.import_prices(false, progress)).await,
         }
     }
 
@@ -54,6 +56,7 @@ impl Runner {
             Job::Audit => self.audit(progress).await,
             Job::ArchiveRecords => self.archive(true, progress).await,
             Job::RebuildRollup => self.rebuild_rollup(true, progress).await,
+            Job::ImportPrices => self.import_prices(true, progress).await,
         }
     }
 
@@ -166,6 +169,43 @@ impl Runner {
         let verb = if is_dry_run { "would be rebuilt" } else { "rebuilt" };
         let line = format!("rebuild-rollup: {users} users, {differing} differing, {verb}");
         Ok(JobReport { lines: vec![line], is_good: true })
+    }
+
+    /// Reads the price list, and writes the versions that the book lacks unless this is a dry run.
+    async fn import_prices(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
+        let import = self.import.as_ref().context("import-prices needs --file")?;
+        let text = std::fs::read_to_string(&import.file);
+        let text = text.with_context(|| format!("{} can't be read", import.file.display()))?;
+        let file = import::read(&text, import.conversion)?;
+        let (prices, now) = (Prices::new(self.config.price_book()), self.calendar.now().utc);
+        prices.refresh(&*self.store, now).await?;
+        let imports = import_prices::plan(&file, &prices.book(), now);
+        let mut lines: Vec<String> = file.notes.iter().map(|note| format!("note: {note}")).collect();
+        lines.extend(file.skipped.iter().map(|(model, why)| format!("skipped: {model}: {why}")));
+        if !file.ignored.is_empty() {
+            let ignored = file.ignored.iter().map(|(member, entries)| format!("{member} ({entries})"));
+            lines.push(format!("ignored members: {}", ignored.collect::<Vec<_>>().join(", ")));
+        }
+        lines.extend(imports.iter().map(|import| {
+            let verb = if import.is_new { "new" } else { "changed" };
+            format!("{verb}: {}: {}", import.model, import.difference)
+        }));
+        let new = imports.iter().filter(|import| import.is_new).count();
+        let (changed, same) = (imports.len() - new, file.models.len() - imports.len());
+        let skipped = file.skipped.len();
+        let (verb, refused) = match is_dry_run {
+            true => ("would be written", Vec::new()),
+            false => {
+                let reason = format!("import of {}", import.file.file_name().unwrap_or_default().to_string_lossy());
+                let reason: String = reason.chars().take(255).collect();
+                ("written", import_prices::write(&*self.store, imports, &reason, now, progress).await?.refused)
+            }
+        };
+        lines.extend(refused.iter().map(|why| format!("refused: {why}")));
+        lines.push(format!(
+            "import-prices: {new} new and {changed} changed versions {verb}, {same} unchanged, {skipped} skipped"
+        ));
+        Ok(JobReport { lines, is_good: refused.is_empty() })
     }
 
     /// Reports the differences of [`Job::ReconcileCache`], and repairs them unless this is a dry

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::biz::{
-    account::catalog::{Plan, Price},
+    account::catalog::{Price, ServiceTerms},
     jobs::low_balance::{LowCounts, Percent},
     values::{
         calendar::{Month, SystemClock},
@@ -43,7 +43,7 @@ fn counting(mut answers: Vec<(u64, Option<u64>)>) -> (Arc<Script>, Arc<Metrics>,
         thresholds: Thresholds { balance: Money::ZERO, quota: Percent::from_hundredths(0) },
         catalog: Arc::new(Catalog::new([(
             ServiceName::from_stored("asset"),
-            Plan { price: Price::Unit(Money::ZERO), free_quota: 0, policy: Default::default() },
+            ServiceTerms { price: Price::Unit(Money::ZERO), free_quota: 0, policy: Default::default() },
         )])),
         calendar: Arc::new(Calendar::new(chrono_tz::UTC, SystemClock)),
         metrics: metrics.clone(),

@@ -9,12 +9,13 @@ use anyhow::{Context, bail};
 use billing_service::{
     app::{
         self,
-        cron::{Job, JobReport, MATCH_SETTLEMENTS, Runner, match_settlement_file, serve_metrics},
+        cron::{ImportOptions, Job, JobReport, MATCH_SETTLEMENTS, Runner, match_settlement_file, serve_metrics},
     },
-    biz::{jobs::runs::LEASE, values::calendar::SystemClock},
+    biz::{charge::prices::import::Conversion, jobs::runs::LEASE, values::calendar::SystemClock},
     command::{self, ConfigArguments, Hangup},
 };
 use clap::{Parser, builder::PossibleValuesParser};
+use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 
 use self::screen::{Begins, Screen};
@@ -31,8 +32,8 @@ struct Arguments {
     once: Option<String>,
     /// With --once match-settlements: the settlement file of payment-service, as CSV with order id,
     /// payment id, amount, fee and date. Prints the entries that are missing on either side, and writes
-    /// nothing.
-    #[arg(long, value_name = "FILE", requires = "once", conflicts_with_all = ["resume", "dry_run"])]
+    /// nothing. With --once import-prices: the price list, in the JSON form that LiteLLM publishes.
+    #[arg(long, value_name = "FILE", requires = "once", conflicts_with = "resume")]
     file: Option<PathBuf>,
     /// With --once: print the effects of the job, and change nothing.
     #[arg(long, requires = "once")]
@@ -41,9 +42,22 @@ struct Arguments {
     /// interrupted.
     #[arg(long, requires = "once", conflicts_with = "dry_run")]
     resume: bool,
+    /// With --once import-prices: units of billing.currency for a dollar.
+    #[arg(long, value_name = "RATE", requires = "file", default_value = "1", value_parser = factor)]
+    rate: Decimal,
+    /// With --once import-prices: the markup on the prices of the list, such as 1.2.
+    #[arg(long, value_name = "FACTOR", requires = "file", default_value = "1", value_parser = factor)]
+    factor: Decimal,
     /// Print each job with its schedule and its next run, and exit.
     #[arg(long, conflicts_with = "once")]
     list: bool,
+}
+
+/// A factor above zero.
+fn factor(text: &str) -> Result<Decimal, String> {
+    let factor =
+        text.parse::<Decimal>().ok().filter(|factor| *factor > Decimal::ZERO && *factor < Decimal::from(1_000_000));
+    factor.ok_or_else(|| "must be a number above 0 and below 1000000, such as 7.1".into())
 }
 
 /// The names for --once.
@@ -63,11 +77,11 @@ async fn run() -> anyhow::Result<ExitCode> {
     }
     let screen = Screen::default();
     let config = Arc::new(command::prepare_with(&arguments.config.conf, screen.clone())?);
-    let matches = arguments.once.as_deref() == Some(MATCH_SETTLEMENTS);
-    if matches || arguments.file.is_some() {
-        let (true, Some(file)) = (matches, &arguments.file) else {
-            bail!("--once {MATCH_SETTLEMENTS} and --file belong together")
-        };
+    if arguments.once.as_deref() == Some(MATCH_SETTLEMENTS) {
+        let Some(file) = &arguments.file else { bail!("{MATCH_SETTLEMENTS} needs --file FILE") };
+        if arguments.dry_run {
+            bail!("{MATCH_SETTLEMENTS} writes nothing; leave out --dry-run")
+        }
         let store = app::connect_unchanged(&config).await?;
         let report = match_settlement_file(&config, &*store, file).await;
         app::close(&*store).await;
@@ -76,6 +90,15 @@ async fn run() -> anyhow::Result<ExitCode> {
     let once = match &arguments.once {
         Some(name) => Some(Job::ALL.into_iter().find(|job| job.name() == name).context("unknown job")?),
         None => None,
+    };
+    let import = match (once, &arguments.file) {
+        (Some(Job::ImportPrices), None) => bail!("import-prices needs --file FILE"),
+        (Some(Job::ImportPrices), Some(file)) => {
+            let conversion = Conversion { rate: arguments.rate, factor: arguments.factor };
+            Some(ImportOptions { file: file.clone(), conversion })
+        }
+        (_, Some(_)) => bail!("--file is for --once import-prices and --once {MATCH_SETTLEMENTS}"),
+        (_, None) => None,
     };
     // Signals are caught before the log says that cron waits for them.
     let on_hangup = if once.is_some() { Hangup::Stops } else { Hangup::Ignored };
@@ -92,7 +115,8 @@ async fn run() -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let is_service = once.is_none() && !arguments.list;
     let metrics = if is_service { serve_metrics(&config, stop.clone()).await? } else { None };
-    let runner = Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()).counting(metrics);
+    let runner =
+        Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()).counting(metrics).importing(import);
     let runner = Arc::new(runner);
     tokio::spawn({
         let stop = stop.clone();

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod policy;
+pub mod quota_weights;
 pub mod users;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use super::{
         account_status::AccountStatus,
         calendar::Month,
         error::{Error, StoreError},
-        ids::{ServiceName, UserId},
+        ids::{PlanName, ServiceName, UserId},
         money::Money,
     },
 };
@@ -46,6 +47,8 @@ pub struct Balance {
     /// Increases with every change of the account.
     pub version: i64,
     pub status: AccountStatus,
+    /// `None` for the default plan.
+    pub plan: Option<PlanName>,
 }
 
 impl Balance {

@@ -15,18 +15,23 @@ use uuid::Uuid;
 use crate::biz::values::{error::StoreError, ids::UserId, paging::Cursor};
 
 /// The rpcs whose calls leave events.
-pub const AUDITED_RPCS: [&str; 8] = [
+pub const AUDITED_RPCS: [&str; 11] = [
     ADJUST_BALANCE,
+    DELETE_PRICE_VERSION,
     INITIALIZE_USER,
+    PUT_PRICE_VERSION,
     REFUND_CHARGE,
     REFUND_RECHARGE,
     RESOLVE_PAYMENT,
     SET_ACCOUNT_STATUS,
     SET_API_KEY_QUOTA,
     SET_USER_LIMITS,
+    SET_USER_PLAN,
 ];
 
 pub const ADJUST_BALANCE: &str = "AdjustBalance";
+pub const DELETE_PRICE_VERSION: &str = "DeletePriceVersion";
+pub const PUT_PRICE_VERSION: &str = "PutPriceVersion";
 pub const INITIALIZE_USER: &str = "InitializeUser";
 pub const REFUND_CHARGE: &str = "RefundCharge";
 pub const REFUND_RECHARGE: &str = "RefundRecharge";
@@ -34,6 +39,7 @@ pub const RESOLVE_PAYMENT: &str = "ResolvePayment";
 pub const SET_ACCOUNT_STATUS: &str = "SetAccountStatus";
 pub const SET_API_KEY_QUOTA: &str = "SetApiKeyQuota";
 pub const SET_USER_LIMITS: &str = "SetUserLimits";
+pub const SET_USER_PLAN: &str = "SetUserPlan";
 
 /// The caller of a call, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]

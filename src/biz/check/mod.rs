@@ -21,7 +21,7 @@ use super::{
     values::{
         calendar::{BillingTime, Calendar},
         error::{Error, Result},
-        ids::{ApiKeyId, ModelName, ServiceName, UserId},
+        ids::{ApiKeyId, ModelName, PlanName, ServiceName, ServiceTier, UserId},
         money::Money,
     },
 };
@@ -37,6 +37,7 @@ pub struct Check {
     pub cost: Option<Money>,
     pub api_key: Option<ApiKeyId>,
     pub model: Option<ModelName>,
+    pub service_tier: Option<ServiceTier>,
     /// Estimated tokens.
     pub usage: Option<Usage>,
 }
@@ -101,23 +102,15 @@ impl Quotas {
     /// [`Error::UnknownService`], [`Error::Invalid`], [`Error::Overloaded`],
     /// [`Error::Internal`]. A call that is not covered is a verdict, not an error.
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
-        let (service, plan) = self.catalog.find(&check.service)?;
-        let ask = Ask {
-            count: check.count,
-            cost: check.cost,
-            model: check.model.as_ref(),
-            usage: check.usage,
-            tokens_field: ESTIMATE,
-        };
-        let quote = self.quoter.quote(plan, ask)?;
-        let list_price = match plan.price {
-            Price::Unit(price) => price.times(check.count).unwrap_or(Money::MAX),
-            // The cost of a call to a model has no bound, so such an account is never far.
-            Price::Model(_) => Money::MAX,
+        let (service, _) = self.catalog.find(&check.service)?;
+        let priced = match self.priced(check, service, None) {
+            // The plan of the user may have a price where there is none.
+            Err(_) if self.catalog.has_plans() => None,
+            priced => Some(priced?),
         };
         // Concurrent, so that with Redis both take one round trip.
         let rates = self.rates.take(&check.user, check.api_key.as_ref());
-        let (within_rates, verdict) = join(rates, self.verdict(check, service, (quote, list_price))).await;
+        let (within_rates, verdict) = join(rates, self.verdict(check, service, priced)).await;
         let verdict = verdict?;
         Ok(match within_rates {
             Ok(()) => verdict,
@@ -125,40 +118,72 @@ impl Quotas {
         })
     }
 
-    async fn verdict(
-        &self,
-        check: &Check,
-        service: &ServiceName,
-        (Quote { units, cost, .. }, list_price): (Quote, Money),
-    ) -> Result<Verdict> {
+    /// Prices a check in a plan.
+    fn priced(&self, check: &Check, service: &ServiceName, plan: Option<PlanName>) -> Result<Priced> {
+        let terms = self.catalog.service_in(plan, service);
+        let terms = terms.ok_or_else(|| Error::UnknownService(check.service.clone()))?;
+        let ask = Ask {
+            plan,
+            count: check.count,
+            cost: check.cost,
+            model: check.model.as_ref(),
+            service_tier: check.service_tier.as_ref(),
+            usage: check.usage,
+            tokens_field: ESTIMATE,
+        };
+        let Quote { units, cost, .. } = self.quoter.quote(terms, ask)?;
+        let list_price = match terms.price {
+            Price::Unit(price) => price.times(check.count).unwrap_or(Money::MAX),
+            // The cost of a call to a model has no bound, so such an account is never far.
+            Price::Model(_) => Money::MAX,
+        };
+        Ok(Priced { units, cost, list_price })
+    }
+
+    /// `default` is the price without a plan, if there is one.
+    async fn verdict(&self, check: &Check, service: &ServiceName, default: Option<Priced>) -> Result<Verdict> {
+        // The plan is part of the state that the verdict is based on.
+        let call = |view: &View, now| {
+            let priced = match (view.account()?.balance.plan, default) {
+                (None, Some(default)) => default,
+                (plan, _) => self.priced(check, service, plan)?,
+            };
+            Ok::<_, Error>(Call { check, service, priced, now })
+        };
         for _ in 0..READS {
-            let call = Call { check, service, units, cost, list_price, now: self.calendar.now() };
-            let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: call.now.month };
+            let now = self.calendar.now();
+            let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: now.month };
             if let Some((view, trust)) = self.accounts.near(need).await
-                && let Some(verdict) = call.decide_near(&view, trust)?
+                && let Some(verdict) = call(&view, now)?.decide_near(&view, trust)?
             {
                 self.accounts.answered_near();
                 return Ok(verdict);
             }
             let view = self.accounts.read(need).await?;
             if need.is_met_by(&view) {
-                return call.decide(&view);
+                return call(&view, now)?.decide(&view);
             }
         }
         Err(Error::Internal(format!("account of {} has no quota of this month after it was opened", check.user)))
     }
 }
 
-/// A check with its quote and the time of the decision.
-struct Call<'c> {
-    check: &'c Check,
-    service: &'c ServiceName,
+/// The price of a check.
+#[derive(Debug, Clone, Copy)]
+struct Priced {
     units: u32,
     /// Cost of all units if none were free.
     cost: Money,
     /// Cost of the units at the price of the service. Other calls may cost this much, even if the
     /// caller gives a lower cost for this one.
     list_price: Money,
+}
+
+/// A check with its price and the time of the decision.
+struct Call<'c> {
+    check: &'c Check,
+    service: &'c ServiceName,
+    priced: Priced,
     now: BillingTime,
 }
 
@@ -179,7 +204,9 @@ impl Call<'_> {
         if counts.into_iter().flatten().any(|left| left < FAR) {
             return Ok(false);
         }
-        let (Some(count), Some(cost)) = (self.units.checked_mul(FAR), self.cost.max(self.list_price).times(FAR)) else {
+        let (Some(count), Some(cost)) =
+            (self.priced.units.checked_mul(FAR), self.priced.cost.max(self.priced.list_price).times(FAR))
+        else {
             return Ok(false);
         };
         let tokens = Take::call(self.check.usage, Money::ZERO).tokens.saturating_mul(FAR.into());
@@ -197,7 +224,7 @@ impl Call<'_> {
         let (daily_remaining, monthly_remaining) =
             account.requests.map_or((None, None), |requests| requests.left(self.now));
         let take = Take::call(self.check.usage, Money::ZERO);
-        let decision = match self.covered(view, (self.units, self.cost), take)? {
+        let decision = match self.covered(view, (self.priced.units, self.priced.cost), take)? {
             Ok(split) if split.paid == 0 => Decision::Free,
             Ok(_) => Decision::Balance,
             Err(refusal) => Decision::Refused(refusal),
@@ -206,7 +233,7 @@ impl Call<'_> {
             decision,
             free_remaining,
             balance: account.balance.amount,
-            amount: charge::split(self.units, self.cost, free_remaining).amount,
+            amount: charge::split(self.priced.units, self.priced.cost, free_remaining).amount,
             daily_remaining,
             monthly_remaining,
         })

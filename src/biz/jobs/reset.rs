@@ -7,14 +7,14 @@ use async_trait::async_trait;
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::{
-        catalog::{Catalog, Plan},
+        catalog::{Catalog, ServiceTerms},
         users::{UserSpan, Users},
     },
     jobs::retry::repeat,
     values::{
         calendar::{BillingTime, Calendar, Month},
         error::StoreError,
-        ids::ServiceName,
+        ids::{PlanName, ServiceName},
     },
 };
 
@@ -33,18 +33,34 @@ pub trait QuotaRows: Users {
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was written. [`StoreError::Unavailable`]: the outcome is
     /// unknown; a repeat is safe. [`StoreError::Failed`].
-    async fn open_months(
-        &self,
-        users: &UserSpan,
-        plans: &[(&ServiceName, Plan)],
-        at: BillingTime,
-    ) -> Result<(), StoreError>;
+    async fn open_months(&self, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> Result<(), StoreError>;
 
     /// Counts the rows of one month and service that a reset would write for the users of a span.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn lacking(&self, users: &UserSpan, month: Month, plan: (&ServiceName, Plan)) -> Result<Lacking, StoreError>;
+    async fn lacking(&self, users: &UserSpan, month: Month, quota: &FreeUnits) -> Result<Lacking, StoreError>;
+}
+
+/// The free units of one service in a month.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreeUnits {
+    pub service: ServiceName,
+    pub units: u64,
+    /// The units of the plans that differ.
+    pub in_plans: Vec<(PlanName, u64)>,
+}
+
+impl FreeUnits {
+    /// Those of all services.
+    pub fn of(catalog: &Catalog) -> Vec<Self> {
+        let of_service = |(service, terms): (&ServiceName, ServiceTerms)| {
+            let in_plan = |plan| Some((plan, catalog.service_in(Some(plan), service)?.free_quota));
+            let in_plans = catalog.plans().filter_map(in_plan).filter(|(_, units)| *units != terms.free_quota);
+            Self { service: service.clone(), units: terms.free_quota, in_plans: in_plans.collect() }
+        };
+        catalog.iter().map(of_service).collect()
+    }
 }
 
 /// The months that are opened: this one and the next.
@@ -75,7 +91,7 @@ pub async fn reset_quotas(
     progress: &dyn Progress,
 ) -> Result<Reset, StoreError> {
     let at = calendar.now();
-    let plans: Vec<(&ServiceName, Plan)> = catalog.iter().collect();
+    let quotas = FreeUnits::of(catalog);
     let ScanPosition { counts: [users, failed], last: mut after } = scan_position(progress, at.month);
     let mut reset = Reset { users, failed };
     progress.expect(rows.users_behind(after.as_ref()).await?);
@@ -84,12 +100,12 @@ pub async fn reset_quotas(
         if calendar.now().month != at.month {
             return Err(StoreError::Unavailable("the month has turned; another run opens the next ones".into()));
         }
-        match repeat(|| rows.open_months(&span, &plans, at)).await {
+        match repeat(|| rows.open_months(&span, &quotas, at)).await {
             Ok(()) => reset.users += users,
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "months of a chunk of users not opened; opening them user by user");
-                one_by_one(rows, &span, &plans, at, &mut reset, progress).await?;
+                one_by_one(rows, &span, &quotas, at, &mut reset, progress).await?;
             }
         }
         after = Some(span.last);
@@ -136,16 +152,17 @@ pub async fn preview(
     progress: &dyn Progress,
 ) -> Result<ResetPreview, StoreError> {
     let at = calendar.now();
-    let each = opened(at).into_iter().flat_map(|month| catalog.iter().map(move |plan| (month, plan)));
-    let each: Vec<(Month, (&ServiceName, Plan))> = each.collect();
-    let lacking = each.iter().map(|(month, (service, _))| (*month, (*service).clone(), Lacking::default()));
+    let quotas = FreeUnits::of(catalog);
+    let each = opened(at).into_iter().flat_map(|month| quotas.iter().map(move |quota| (month, quota)));
+    let each: Vec<(Month, &FreeUnits)> = each.collect();
+    let lacking = each.iter().map(|(month, quota)| (*month, quota.service.clone(), Lacking::default()));
     let mut preview = ResetPreview { users: 0, lacking: lacking.collect() };
     let mut after = None;
     progress.expect(rows.users_behind(None).await?);
     // Ends: each chunk begins behind the last.
     while let Some((span, users)) = repeat(|| rows.span(after.as_ref(), CHUNK)).await? {
-        for ((month, plan), (_, _, sum)) in each.iter().zip(&mut preview.lacking) {
-            let lacking = repeat(|| rows.lacking(&span, *month, *plan)).await?;
+        for ((month, quota), (_, _, sum)) in each.iter().zip(&mut preview.lacking) {
+            let lacking = repeat(|| rows.lacking(&span, *month, quota)).await?;
             sum.rows += lacking.rows;
             // The reset does not change totals of the current month.
             sum.totals += if *month > at.month { lacking.totals } else { 0 };
@@ -162,7 +179,7 @@ pub async fn preview(
 async fn one_by_one(
     rows: &dyn QuotaRows,
     span: &UserSpan,
-    plans: &[(&ServiceName, Plan)],
+    quotas: &[FreeUnits],
     at: BillingTime,
     reset: &mut Reset,
     progress: &dyn Progress,
@@ -173,8 +190,8 @@ async fn one_by_one(
             return Ok(());
         }
         let mut failed = None;
-        for plan in plans {
-            match repeat(|| rows.open_months(&alone, std::slice::from_ref(plan), at)).await {
+        for quota in quotas {
+            match repeat(|| rows.open_months(&alone, std::slice::from_ref(quota), at)).await {
                 Ok(()) => {}
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => failed = Some(error),

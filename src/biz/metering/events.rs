@@ -2,12 +2,21 @@
 
 use crate::biz::{
     metering::tokens::Encoding,
-    settlement::{engine::Settled, posting::Effect, transaction::Transaction},
-    values::{error::Error, ids::ModelName, money::Money, usage::Usage},
+    settlement::{
+        engine::Settled,
+        posting::{Effect, Served},
+        transaction::Transaction,
+    },
+    values::{
+        error::Error,
+        ids::{ModelName, ServiceTier},
+        money::Money,
+        usage::Usage,
+    },
 };
 
 /// A message of the gateway about its stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Event {
     /// Delivered output; may end inside a character.
     Output(Vec<u8>),
@@ -17,7 +26,7 @@ pub enum Event {
 }
 
 /// The gateway's request to finish its stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Finish {
     /// The vendor's usage; our own count when absent.
     pub usage: Option<Usage>,
@@ -26,6 +35,9 @@ pub struct Finish {
     pub count: Option<u32>,
     /// Output tokens of the vendor that are in no text, such as reasoning.
     pub hidden_output_tokens: u32,
+    /// As in a commit.
+    pub service_tier: Option<ServiceTier>,
+    pub served: Option<Served>,
 }
 
 /// A message to the gateway.

@@ -254,6 +254,7 @@ impl Session {
     /// once, and the same commit is retried, because the gateway sends no further message.
     async fn finish(self, finish: Finish, last: LastMessage) -> Ended {
         let engine = &self.meter.engine;
+        let vendors = finish.usage.map(|usage| (usage, finish.hidden_output_tokens));
         let commit = self.metered.commit(finish);
         let mut settled = engine.commit(commit.clone()).await;
         match &settled {
@@ -270,7 +271,7 @@ impl Session {
             }
         }
         match settled {
-            Ok(_) => Ended { finished: Some(settled), compared: self.compare(finish), settled: None },
+            Ok(_) => Ended { finished: Some(settled), compared: self.compare(vendors), settled: None },
             // The finish was refused, so the counted tokens are charged.
             Err(_) => self.end_broken(Some(settled)).await,
         }
@@ -283,9 +284,11 @@ impl Session {
         Ended { finished, settled: settle_broken(&meter, &metered).await, compared: None }
     }
 
-    fn compare(&self, finish: Finish) -> Option<Comparison> {
+    /// Compares our count with the usage of the vendor and its hidden output tokens.
+    fn compare(&self, vendors: Option<(Usage, u32)>) -> Option<Comparison> {
         let model = self.reservation().content.model.as_ref();
-        Comparison::new(model, self.metered.comparable()?, finish.usage?, finish.hidden_output_tokens)
+        let (usage, hidden_output_tokens) = vendors?;
+        Comparison::new(model, self.metered.comparable()?, usage, hidden_output_tokens)
     }
 }
 

@@ -60,7 +60,7 @@ impl Accounts {
     pub async fn peek(&self, user: &UserId) -> Result<(Account, BillingTime)> {
         let now = self.calendar.now();
         let mut account = self.store.account_to_show(user, now.month).await?.unwrap_or_default();
-        for (service, plan) in self.catalog.iter() {
+        for (service, plan) in self.catalog.services_in(account.balance.plan) {
             let quota = Quota { total: plan.free_quota, ..Quota::default() };
             account.quotas.entry(service.clone()).or_insert(quota);
         }

@@ -8,14 +8,18 @@ use serde_json::json;
 use super::{
     order::Order,
     order_refund::OrderRefund,
-    posting::{Adjusted, Adjustment, Batch, Opening, OrderRefundRequest, Posting, Refund, StatusChange},
+    posting::{Adjusted, Adjustment, Batch, Opening, OrderRefundRequest, PlanChange, Posting, Refund, StatusChange},
     refund::Refunded,
     unapplied::UnappliedPayment,
 };
 use crate::biz::{
     account::Balance,
     audit_trail::{AuditEvent, AuditedCall},
-    values::{account_status::AccountStatus, ids::UserId, money::Money},
+    values::{
+        account_status::AccountStatus,
+        ids::{PlanName, UserId},
+        money::Money,
+    },
 };
 
 /// The events of the calls that open some of these new accounts by name. Each is written with its
@@ -66,6 +70,13 @@ pub fn of_refund(request: &Refund, before: Money, refunded: &Refunded) -> AuditE
 pub fn of_status(request: &StatusChange, before: AccountStatus, at: DateTime<Utc>) -> AuditEvent {
     let state = |status: AccountStatus| Some(json!({"status": status.name()}));
     request.call.event(at, Some(&request.user), state(before), state(request.status))
+}
+
+/// The event of a change of the plan `before`.
+pub fn of_plan(request: &PlanChange, before: Option<PlanName>, at: DateTime<Utc>) -> AuditEvent {
+    let name = |plan: Option<PlanName>| plan.map_or_else(|| PlanName::DEFAULT.to_owned(), |plan| plan.to_string());
+    let state = |plan| Some(json!({"plan": name(plan)}));
+    request.call.event(at, Some(&request.user), state(before), state(request.plan))
 }
 
 /// The event of a refund that holds its amount on the balance `before`.

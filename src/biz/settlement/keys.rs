@@ -68,6 +68,10 @@ impl<'a> Keys<'a> {
                     keys.accounts.insert(user);
                     keys.audit_events.insert(change.call.id);
                 }
+                Posting::SetPlan(change) => {
+                    keys.accounts.insert(user);
+                    keys.audit_events.insert(change.call.id);
+                }
                 Posting::UpdateOrder(update) => {
                     keys.accounts.insert(user);
                     keys.orders.insert(&update.order);
@@ -95,10 +99,11 @@ impl<'a> Keys<'a> {
         keys
     }
 
-    /// Without a quote a call is refused unless it repeats another, and opens no account.
+    /// Without a quote a call is refused unless it repeats another, and opens no account. Where there are
+    /// plans, the plan of the user decides whether there is one.
     fn call(&mut self, call: &'a Charge) {
         self.transactions.insert((&call.user, &call.trace));
-        if call.quote.is_ok() {
+        if call.quote.is_ok() || call.tariff.is_some() {
             self.accounts.insert(&call.user);
             self.quotas.insert((&call.user, &call.content.service));
             self.api_keys.extend(&call.content.api_key);

@@ -19,6 +19,7 @@ pub mod posting;
 mod pricing;
 pub mod refund;
 pub mod rule;
+mod sanity;
 pub mod sweep;
 pub mod transaction;
 pub mod unapplied;

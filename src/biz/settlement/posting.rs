@@ -12,7 +12,11 @@ use super::{
 use crate::biz::{
     account::catalog::Catalog,
     audit_trail::AuditedCall,
-    charge::{Split, quote::Quote},
+    charge::{
+        Split,
+        prices::PriceBook,
+        quote::{Quote, Tariff},
+    },
     settlement::{
         order::Order,
         order_refund::{OrderRefund, OrderRefundContent},
@@ -23,7 +27,7 @@ use crate::biz::{
         account_status::AccountStatus,
         calendar::{BillingTime, Periods},
         error::Error,
-        ids::{AdjustmentId, OrderId, PaymentId, RefundId, TraceId, UserId},
+        ids::{AdjustmentId, ModelName, OrderId, PaymentId, PlanName, RefundId, ServiceTier, TraceId, UserId},
         money::Money,
         usage::Usage,
     },
@@ -47,6 +51,7 @@ pub enum Posting {
     UpdateOrderRefund(OrderRefundUpdate),
     CreditPayment(PaymentCredit),
     SetStatus(StatusChange),
+    SetPlan(PlanChange),
 }
 
 impl Posting {
@@ -66,6 +71,7 @@ impl Posting {
             Posting::UpdateOrderRefund(update) => &update.user,
             Posting::CreditPayment(credit) => &credit.user,
             Posting::SetStatus(change) => &change.user,
+            Posting::SetPlan(change) => &change.user,
         }
     }
 }
@@ -122,7 +128,10 @@ pub struct Charge {
     pub is_delivered: bool,
     /// The price, or the reason that there is none. Without a price, a repeat of a priced call still
     /// finds its outcome.
+    /// Without a plan of the user.
     pub quote: Result<Quote, Error>,
+    /// The prices for a user with a plan; `None` if no plan is configured, or if the service is unknown.
+    pub tariff: Option<Tariff>,
     /// Set before the first attempt. If an attempt committed with an unknown outcome, the next one
     /// recognises the charge as its own and not as an earlier request's.
     pub record_ids: RecordIds,
@@ -190,10 +199,21 @@ pub struct Commit {
     /// estimated one. If the stream has reported more output, the report counts, because not all
     /// output is text.
     pub counted_output: Option<u32>,
+    /// The tier of service, if it was not that of the reserve.
+    pub service_tier: Option<ServiceTier>,
+    /// The model that served the call, if it was not that of the reserve.
+    pub served: Option<Served>,
     /// The stream that commits, if any. It must be the current stream of the reservation.
     pub stream: Option<Uuid>,
     /// As [`Charge::record_ids`].
     pub record_ids: RecordIds,
+}
+
+/// The model that served a call. Its version in force at the reserve prices the call.
+#[derive(Debug, Clone)]
+pub struct Served {
+    pub model: ModelName,
+    pub book: Arc<PriceBook>,
 }
 
 /// The end of a reservation whose call delivered nothing.
@@ -278,6 +298,15 @@ pub struct Refund {
 pub struct StatusChange {
     pub user: UserId,
     pub status: AccountStatus,
+    pub call: AuditedCall,
+}
+
+/// A new plan of a user.
+#[derive(Debug, Clone)]
+pub struct PlanChange {
+    pub user: UserId,
+    /// `None` for the default.
+    pub plan: Option<PlanName>,
     pub call: AuditedCall,
 }
 
@@ -473,6 +502,10 @@ pub enum Outcome {
     },
     StatusSet {
         /// False if the account had the status already, and nothing changed.
+        changed: bool,
+    },
+    PlanSet {
+        /// False if the user had the plan already, and nothing changed.
         changed: bool,
     },
     Refused(Error),

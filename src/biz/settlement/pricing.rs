@@ -1,9 +1,16 @@
 //! Prices a reservation: the units and the cost of the delivered work.
 
-use super::transaction::{Delivered, Transaction};
+use super::{
+    posting::Served,
+    transaction::{Delivered, Transaction},
+};
 use crate::biz::{
     account::catalog::QuotaUnit,
-    charge::{self, Split, quote::token_units},
+    charge::{
+        self, Split,
+        prices::{PriceLine, Work, rounding},
+        quote::{UNIT, calls, token_units},
+    },
     values::{error::Error, invalid::Invalid, money::Money, usage::Usage},
 };
 
@@ -14,12 +21,12 @@ impl Transaction {
     /// # Errors
     /// [`Error::Invalid`] for required tokens that are missing, and above the largest amounts.
     pub fn priced(&self, delivered: &Delivered) -> Result<(u32, Money), Error> {
-        let usage = delivered.usage.filter(|usage| usage.tokens() > 0);
+        let usage = delivered.usage.filter(|usage| !usage.is_empty());
         let units = match (self.quota_unit, usage) {
             (QuotaUnit::Calls, _) => delivered.count,
-            (QuotaUnit::Tokens, Some(usage)) => token_units("usage", usage)?,
+            (QuotaUnit::Tokens(weights), Some(usage)) => token_units("usage", usage, weights)?,
             // Without usage the estimate gives the units. The cost does not depend on them.
-            (QuotaUnit::Tokens, None) => self.units(),
+            (QuotaUnit::Tokens(_), None) => self.units(),
         };
         if let Some(cost) = delivered.cost {
             return Ok((units, cost));
@@ -27,13 +34,65 @@ impl Transaction {
         if let Some(version) = &self.price_version {
             let usage =
                 usage.ok_or_else(|| Invalid::new("usage", "is required: the reservation is priced by model"))?;
-            return Ok((units, version.prices.cost(usage)?));
+            let service_tier = delivered.service_tier.as_ref().or(self.content.service_tier.as_ref());
+            let work = Work { usage, calls: calls(self.quota_unit, units), service_tier };
+            return Ok((units, version.cost(work)?));
         }
         let reserved = self.reservation.as_ref().map_or(Money::ZERO, |reservation| reservation.full_cost);
         let full_cost = reserved.scaled(units, self.units().max(1)).ok_or_else(|| {
             Invalid::new("count", format!("times the unit cost of the reserve is more than {}", Money::MAX))
         })?;
         Ok((units, full_cost))
+    }
+
+    /// This reservation, priced by the model that served it: by its version in force at the reserve, in the
+    /// plan of the reserve. A reservation that no model prices stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names `model` if the model has no price.
+    pub fn served_by(self, served: Option<&Served>) -> Result<Self, Error> {
+        let (Some(served), Some(_)) = (served, &self.price_version) else { return Ok(self) };
+        if self.content.model.as_ref() == Some(&served.model) {
+            return Ok(self);
+        }
+        let (_, version) = served.book.at_in(self.plan, &served.model, self.created_at)?;
+        Ok(Self { price_version: Some(version), ..self })
+    }
+
+    /// The summands of the amount; none if nothing is charged.
+    pub fn price_lines(&self) -> Vec<PriceLine> {
+        if !self.is_committed() {
+            return Vec::new();
+        }
+        let cost = self.amount.plus(self.shortfall);
+        let mut lines = self.lines_of_version().unwrap_or_else(|| self.lines_of_units(cost));
+        // Free units and earlier charges of a stream.
+        lines.extend(rounding(&lines, cost).map(|line| match self.free {
+            0 => line,
+            units => PriceLine { class: FREE_QUOTA, units, ..line },
+        }));
+        lines.extend(rounding(&lines, self.amount).map(|line| PriceLine { class: SHORTFALL, ..line }));
+        lines
+    }
+
+    fn lines_of_version(&self) -> Option<Vec<PriceLine>> {
+        let version = self.priced_by()?;
+        let delivered = self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
+        let usage = delivered.map_or(self.content.usage, |delivered| delivered.usage)?;
+        let of_commit = delivered.and_then(|delivered| delivered.service_tier.as_ref());
+        let service_tier = of_commit.or(self.content.service_tier.as_ref());
+        version.lines(Work { usage, calls: calls(self.quota_unit, self.free + self.paid), service_tier }).ok()
+    }
+
+    /// The line of a cost that no model gave.
+    fn lines_of_units(&self, cost: Money) -> Vec<PriceLine> {
+        if cost.is_zero() {
+            return Vec::new();
+        }
+        let unit = cost.share(1, self.paid.max(1));
+        let is_exact = unit.times(self.paid) == Some(cost);
+        let price = if is_exact { unit } else { Money::ZERO };
+        vec![PriceLine { class: UNIT, units: self.paid, price, factor: rust_decimal::Decimal::ONE, amount: cost }]
     }
 
     /// The split of a stream with the delivered `usage` between its held free units and the balance.
@@ -47,9 +106,14 @@ impl Transaction {
     }
 }
 
+/// Lines beside those of the classes: the free units, and delivered work that was not charged.
+const FREE_QUOTA: &str = "free_quota";
+const SHORTFALL: &str = "shortfall";
+
 impl Delivered {
     /// The delivery of a stream: the reserved units and its usage.
     pub fn stream(reserved: &Transaction, usage: Usage) -> Self {
-        Self { count: reserved.content.count, cost: None, usage: Some(usage) }
+        let count = reserved.content.count;
+        Self { count, cost: None, usage: Some(usage), service_tier: None, model: None }
     }
 }

@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use crate::biz::{
     account::catalog::QuotaUnit,
-    charge::{Split, prices::PriceVersion},
+    charge::{Split, prices::PriceVersion, quote::MAX_TOKENS},
     limits::key_quota::Take,
     settlement::refund::{RefundedPart, share},
     values::{
         calendar::{Month, Periods},
         error::StoreError,
-        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+        ids::{ApiKeyId, ModelName, PlanName, ServiceName, ServiceTier, TraceId, UserId},
         invalid::Invalid,
         money::Money,
         usage::Usage,
@@ -33,6 +33,8 @@ pub struct Transaction {
     /// The price version of its model, used if no cost was given. A reservation pins the version in
     /// force at the reserve.
     pub price_version: Option<PriceVersion>,
+    /// The plan of the user at the charge or the reserve; `None` for the default.
+    pub plan: Option<PlanName>,
     /// `None` for a charge made at once, without a hold.
     pub reservation: Option<Reservation>,
     /// Charged units and amount; zero until it is committed.
@@ -80,7 +82,7 @@ impl Transaction {
         let named = delivered.map_or(self.content.usage, |delivered| delivered.usage);
         let usage = named.filter(|usage| usage.tokens() > 0).or(self.content.estimate);
         let tokens = match (self.quota_unit, &self.reservation) {
-            (QuotaUnit::Tokens, Some(_)) => units.into(),
+            (QuotaUnit::Tokens(weights), Some(_)) if weights.counts_all_tokens() => units.into(),
             _ => usage.map_or(0, |usage| i64::try_from(usage.tokens()).unwrap_or(i64::MAX)),
         };
         Take {
@@ -93,7 +95,11 @@ impl Transaction {
     /// The requested units.
     pub fn units(&self) -> u32 {
         match (self.quota_unit, self.content.usage.or(self.content.estimate)) {
-            (QuotaUnit::Tokens, Some(usage)) => u32::try_from(usage.tokens()).unwrap_or(u32::MAX),
+            (QuotaUnit::Tokens(weights), Some(usage)) => {
+                // Parts above their whole are refused before a call is stored.
+                let units = weights.units(usage).unwrap_or_else(|_| usage.tokens());
+                u32::try_from(units).unwrap_or(u32::MAX).min(MAX_TOKENS)
+            }
             _ => self.content.count,
         }
     }
@@ -112,13 +118,13 @@ impl Transaction {
     }
 
     /// The tokens that a commit of `units` takes from the quotas of its API key. If the free quota
-    /// counts tokens, they are the units. Otherwise they are the delivered tokens or, if the commit
+    /// counts all tokens, they are the units. Otherwise they are the delivered tokens or, if the commit
     /// names none, the held ones.
     pub fn taken_tokens(&self, units: u32, usage: Option<Usage>) -> i64 {
-        match (self.quota_unit, usage.filter(|usage| usage.tokens() > 0)) {
-            (QuotaUnit::Tokens, _) => units.into(),
-            (QuotaUnit::Calls, Some(usage)) => i64::try_from(usage.tokens()).unwrap_or(i64::MAX),
-            (QuotaUnit::Calls, None) => self.held_tokens(),
+        match (self.quota_unit, usage.filter(|usage| !usage.is_empty())) {
+            (QuotaUnit::Tokens(weights), _) if weights.counts_all_tokens() => units.into(),
+            (_, Some(usage)) => i64::try_from(usage.tokens()).unwrap_or(i64::MAX),
+            (_, None) => self.held_tokens(),
         }
     }
 
@@ -220,8 +226,10 @@ impl Reservation {
     /// `usage`, but with at least the output that was reported before. A reopened stream may report
     /// less at first.
     pub fn with(&self, usage: Usage) -> Usage {
-        let before = self.usage().map_or(0, |reported| reported.output_tokens);
-        Usage { output_tokens: usage.output_tokens.max(before), ..usage }
+        match self.usage() {
+            Some(before) if before.output_tokens > usage.output_tokens => usage.with_output_of(before),
+            _ => usage,
+        }
     }
 
     /// The delivered usage; before the commit, the reported one.
@@ -273,6 +281,7 @@ pub struct ChargeContent {
     pub usage: Option<Usage>,
     /// The expected usage of a reserve.
     pub estimate: Option<Usage>,
+    pub service_tier: Option<ServiceTier>,
 }
 
 impl ChargeContent {
@@ -289,6 +298,7 @@ impl ChargeContent {
             ("usage", self.usage != other.usage),
             ("estimated_input_tokens", input(self) != input(other)),
             ("estimated_output_tokens", output(self) != output(other)),
+            ("service_tier", self.service_tier != other.service_tier),
         ])
     }
 }
@@ -301,6 +311,10 @@ pub struct Delivered {
     /// The requested cost.
     pub cost: Option<Money>,
     pub usage: Option<Usage>,
+    /// The tier of service in place of that of the reserve.
+    pub service_tier: Option<ServiceTier>,
+    /// The model that served the call in place of that of the reserve.
+    pub model: Option<ModelName>,
 }
 
 impl Delivered {
@@ -310,6 +324,8 @@ impl Delivered {
             ("count", self.count != other.count),
             ("cost", self.cost != other.cost),
             ("usage", self.usage != other.usage),
+            ("service_tier", self.service_tier != other.service_tier),
+            ("model", self.model != other.model),
         ])
     }
 }

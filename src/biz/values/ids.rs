@@ -95,6 +95,58 @@ identifier!(
 );
 
 identifier!(
+    /// A vendor's tier of service, such as `batch`.
+    ServiceTier, 32, is_service_name_byte, "letters, digits and -_."
+);
+
+/// A price plan of users. It is part of the state of an account, so it is copied with it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PlanName {
+    text: [u8; Self::MAX_LEN],
+    length: u8,
+}
+
+impl PlanName {
+    /// Longest accepted name, in bytes.
+    pub const MAX_LEN: usize = 32;
+    /// The name of the plan of a user without another one.
+    pub const DEFAULT: &str = "default";
+
+    /// Checks `value`. The error names `field`.
+    ///
+    /// # Errors
+    /// [`Invalid`] for an empty or too long text, and for other characters.
+    pub fn parse(field: &str, value: &str) -> Result<Self, Invalid> {
+        check(field, value, Self::MAX_LEN, is_service_name_byte, "letters, digits and -_.")?;
+        Ok(Self::from_stored(value))
+    }
+
+    /// A stored value, which was checked before it was stored. A longer one is cut.
+    pub fn from_stored(value: &str) -> Self {
+        let mut text = [0; Self::MAX_LEN];
+        let bytes = value.bytes().take(Self::MAX_LEN);
+        let length = text.iter_mut().zip(bytes).map(|(to, from)| *to = from).count();
+        Self { text, length: u8::try_from(length).unwrap_or_default() }
+    }
+
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.text[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for PlanName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for PlanName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+identifier!(
     /// A top-up order.
     OrderId, 64, is_graphic, "printable ASCII characters without spaces"
 );
@@ -148,6 +200,16 @@ mod tests {
         for bad in ["", " ", "a b", "a/b", "é", "a\n", "a'", "a{b}", &"x".repeat(37)] {
             let error = UserId::parse("user_id", bad).unwrap_err();
             assert_eq!(error.field, "user_id", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_plan_keeps_its_name() {
+        for good in ["p", "reseller-2.x_", &"x".repeat(32)] {
+            assert_eq!(PlanName::parse("plan", good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "é", &"x".repeat(33)] {
+            assert_eq!(PlanName::parse("plan", bad).unwrap_err().field, "plan", "{bad:?}");
         }
     }
 

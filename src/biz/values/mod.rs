@@ -4,8 +4,10 @@
 pub mod account_status;
 pub mod cache_key;
 pub mod calendar;
+pub mod class;
 pub mod currency;
 pub mod error;
+pub mod factor;
 pub mod ids;
 pub mod invalid;
 pub mod limit;

@@ -69,10 +69,19 @@ impl MySqlStore {
         read: Statement,
         change: impl Fn(Option<&MySqlRow>) -> Result<Option<Statement>, StoreError>,
     ) -> Result<(), StoreError> {
+        self.change_rows(read, |rows| change(rows.first())).await
+    }
+
+    /// As [`Self::change_row`], for a change that depends on several rows.
+    pub(super) async fn change_rows(
+        &self,
+        read: Statement,
+        change: impl Fn(&[MySqlRow]) -> Result<Option<Statement>, StoreError>,
+    ) -> Result<(), StoreError> {
         for _ in 0..ATTEMPTS {
             let begun = self.waiter.take_with(|connection| read.clone().fetch(connection).boxed());
             let (mut connection, sets) = begun.await?;
-            let packet = change(sets.get(BEGINNING).and_then(|rows| rows.first()))?;
+            let packet = change(sets.get(BEGINNING).map_or(&[], Vec::as_slice))?;
             let (is_change, is_committed) = match packet {
                 Some(packet) => (true, packet.execute_unless_taken(&mut connection).await?),
                 None => (false, false),

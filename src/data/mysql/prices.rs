@@ -1,45 +1,49 @@
 //! Token prices, in the table `price_version`.
 
+use std::sync::{Mutex, PoisonError};
+
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use sqlx::{Row, mysql::MySqlRow};
 
-use super::MySqlStore;
+use super::{
+    MySqlStore, audit_trail,
+    statement::{LockMode, Row as StatementRow, Statement},
+};
 use crate::{
     biz::{
-        charge::prices::{PAGE, PriceStore, StoredVersion},
+        audit_trail::AuditedCall,
+        charge::prices::{
+            Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, json,
+        },
         values::{error::StoreError, invalid::Invalid},
     },
     data::{error::store_error, rows::price::stored_version_of},
 };
 
-/// A page of the versions in force, after a model.
-const IN_FORCE: &str = "\
-    SELECT p.model, p.effective_from, p.version_id, p.input_price, p.cached_input_price, p.output_price \
-    FROM (SELECT model, MAX(effective_from) AS since FROM price_version WHERE model > ? AND effective_from <= ? \
-    GROUP BY model ORDER BY model LIMIT ?) f \
-    STRAIGHT_JOIN price_version p ON p.model = f.model AND p.effective_from = f.since ORDER BY p.model";
+/// A page of the versions, after a model and an instant, in the columns of [`stored_version_of`].
+const VERSIONS: &str = "\
+    SELECT model, effective_from, version_id, input_price, cached_input_price, output_price, price_details \
+    FROM price_version WHERE model > ? OR model = ? AND effective_from > ? ORDER BY model, effective_from LIMIT ?";
 
-/// A page of the future versions, after a model and an instant.
-const FUTURE: &str = "\
-    SELECT model, effective_from, version_id, input_price, cached_input_price, output_price FROM price_version \
-    WHERE (model > ? OR model = ? AND effective_from > ?) AND effective_from > ? \
-    ORDER BY model, effective_from LIMIT ?";
+/// Every change of a row sets its `changed_at`. The sum also shows a change that was committed behind a
+/// later one. An index has all of it.
+const STAMP: &str = "\
+    SELECT CONCAT_WS('/', COUNT(*), SUM(TIMESTAMPDIFF(MICROSECOND, '2000-01-01', changed_at))) FROM price_version";
 
 #[async_trait]
 impl PriceStore for MySqlStore {
-    async fn price_versions(&self, from: DateTime<Utc>) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
-        let from = from.naive_utc();
+    async fn price_stamp(&self) -> Result<Stamp, StoreError> {
+        let rows = self.reader.fetch_all(sqlx::query(STAMP)).await?;
+        rows.first().map_or(Ok(String::new()), |row| row.try_get(0).map_err(store_error))
+    }
+
+    async fn price_versions(&self) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
         let mut versions = Vec::new();
-        // Each page begins after the previous one, so both loops end with the table.
-        let mut after = Some((Vec::new(), from));
-        while let Some((model, _)) = after {
-            let query = sqlx::query(IN_FORCE).bind(model).bind(from).bind(PAGE);
-            after = add_page(&mut versions, &self.reader.fetch_all(query).await?)?;
-        }
-        after = Some((Vec::new(), from));
+        // Each page begins after the previous one, so the loop ends with the table.
+        let mut after = Some((Vec::new(), NaiveDateTime::default()));
         while let Some((model, instant)) = after {
-            let query = sqlx::query(FUTURE).bind(model.clone()).bind(model).bind(instant).bind(from).bind(PAGE);
+            let query = sqlx::query(VERSIONS).bind(model.clone()).bind(model).bind(instant).bind(PAGE);
             after = add_page(&mut versions, &self.reader.fetch_all(query).await?)?;
         }
         Ok(versions)
@@ -58,4 +62,103 @@ fn add_page(
 /// The stored key of a row. The model of an unusable row may not be text.
 fn key_of(row: &MySqlRow) -> Result<(Vec<u8>, NaiveDateTime), StoreError> {
     Ok((row.try_get(0).map_err(store_error)?, row.try_get(1).map_err(store_error)?))
+}
+
+/// The columns of [`stored_version_of`].
+const COLUMNS: &str = "model, effective_from, version_id, input_price, cached_input_price, output_price, price_details";
+
+#[async_trait]
+impl VersionStore for MySqlStore {
+    async fn put_price_version(
+        &self,
+        version: &NewVersion,
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
+        let mut read = reading();
+        read.texts([version.model.as_str()]).push(" AND (effective_from = ").instant(version.effective_from);
+        read.push(" OR version_id = ").texts([version.id.as_str()]).push(")").push(LockMode::Wait.suffix());
+        self.change_version(
+            read,
+            |stored| version.decide(stored, call, now),
+            |packet| {
+                packet.push("DELETE FROM price_version WHERE model = ").texts([version.model.as_str()]);
+                packet.push(" AND effective_from = ").instant(version.effective_from).push("; ");
+                packet.push("INSERT INTO price_version (").push(COLUMNS).push(") VALUES ");
+                packet.rows([version], insert).push("; ");
+            },
+        )
+        .await
+    }
+
+    async fn delete_price_version(
+        &self,
+        key: &VersionKey,
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
+        let mut read = reading();
+        read.texts([key.model.as_str()]).push(" AND version_id = ").texts([key.id.as_str()]);
+        read.push(LockMode::Wait.suffix());
+        self.change_version(
+            read,
+            |stored| key.decide(stored.first(), call, now),
+            |packet| {
+                packet.push("DELETE FROM price_version WHERE model = ").texts([key.model.as_str()]);
+                packet.push(" AND version_id = ").texts([key.id.as_str()]).push("; ");
+            },
+        )
+        .await
+    }
+}
+
+fn reading() -> Statement {
+    let mut read = Statement::beginning(LockMode::Wait);
+    read.push("SELECT ").push(COLUMNS).push(" FROM price_version WHERE model = ");
+    read
+}
+
+fn insert(row: &mut StatementRow<'_>, version: &NewVersion) {
+    let price = |class| version.prices.base().given(class);
+    row.text(version.model.as_str())
+        .instant(version.effective_from)
+        .text(version.id.as_str())
+        .optional(price(Class::Input), StatementRow::money)
+        .optional(price(Class::CachedInput), StatementRow::money)
+        .optional(price(Class::Output), StatementRow::money)
+        .optional(
+            json::beside_columns(Some(&version.prices), json::OfTransaction::NONE).as_deref(),
+            StatementRow::text,
+        );
+}
+
+impl MySqlStore {
+    /// Changes a version by the decision about the rows that `read` locks.
+    async fn change_version(
+        &self,
+        read: Statement,
+        decide: impl Fn(&[StoredVersion]) -> Change + Send + Sync,
+        write: impl Fn(&mut Statement) + Send + Sync,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
+        let outcome = Mutex::new(Ok(false));
+        self.change_rows(read, |rows| {
+            let stored: Result<Vec<_>, Invalid> = rows.iter().map(stored_version_of).collect();
+            let stored = stored.map_err(|error| StoreError::Failed(error.to_string()))?;
+            let (decided, packet) = match decide(&stored) {
+                Change::Unchanged => (Ok(false), None),
+                Change::Refused(why) => (Err(why), None),
+                Change::Write(event) => {
+                    let packet = Statement::committing(LockMode::Wait, |packet| {
+                        write(packet);
+                        audit_trail::insert(packet, &[*event]);
+                    });
+                    (Ok(true), Some(packet))
+                }
+            };
+            *outcome.lock().unwrap_or_else(PoisonError::into_inner) = decided;
+            Ok(packet)
+        })
+        .await?;
+        Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
 }

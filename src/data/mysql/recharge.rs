@@ -197,7 +197,7 @@ impl MySqlStore {
             let mut statement = Statement::beginning(LockMode::Skip);
             accounts::lock_or_insert(&mut statement, &order.user, lock, order.created_at);
             statement
-                .push("SELECT balance, held, version, status FROM user_balance WHERE user_id = ")
+                .push("SELECT balance, held, version, status, plan FROM user_balance WHERE user_id = ")
                 .texts([order.user.as_str()]);
             statement.push("; SELECT SUM(amount) FROM recharge_order WHERE status = 'pending' AND user_id = ");
             statement.texts([order.user.as_str()]);

@@ -210,7 +210,7 @@ struct Text<'v>(&'v str);
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@ ".contains(&byte);
+        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@ {}[],\"".contains(&byte);
         if self.0.bytes().all(harmless) {
             return write!(f, "'{}'", self.0);
         }
@@ -227,13 +227,13 @@ mod tests {
     #[test]
     fn no_value_ends_its_literal() {
         let mut statement = Statement::new("VALUES ");
-        statement.rows(["it's", "a\\", "plain-1.5:@ x", "é", ""], |row, text| {
+        statement.rows(["it's", "a\\", "plain-1.5:@ x", "é", "", r#"{"a":["b"],"c"}"#], |row, text| {
             row.text(text).number(7u32).optional(None::<u32>, Row::number);
         });
         assert_eq!(
             statement.sql,
             "VALUES (_utf8mb4 X'69742773',7,NULL),(_utf8mb4 X'615C',7,NULL),('plain-1.5:@ x',7,NULL),\
-             (_utf8mb4 X'C3A9',7,NULL),('',7,NULL)"
+             (_utf8mb4 X'C3A9',7,NULL),('',7,NULL),('{\"a\":[\"b\"],\"c\"}',7,NULL)"
         );
     }
 

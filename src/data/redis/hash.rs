@@ -6,6 +6,7 @@
 //! | `version` | the version of the row in `user_balance` |
 //! | `balance`, `held` | amounts |
 //! | `status` | the status of the account; an entry without it counts as absent, because an earlier release stored it |
+//! | `plan` | the plan of the user; as for `status` |
 //! | `requests` | since (microseconds), day, calls of that day, calls of its month, daily cap, monthly cap; absent without caps |
 //! | `quota:MONTH:SERVICE` | total, used, held |
 //!
@@ -32,7 +33,7 @@ use crate::{
             cache_key::CacheKey,
             calendar::Month,
             error::StoreError,
-            ids::{ApiKeyId, ServiceName},
+            ids::{ApiKeyId, PlanName, ServiceName},
         },
     },
     data::error::corrupt,
@@ -65,8 +66,8 @@ pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
 }
 
 /// Parses the entry of a cache key from the reply to HGETALL; `None` for an empty hash, and for an
-/// account without a status. A server of a release without statuses stored it, and does not know
-/// whether the account is active. Such servers ignore the field.
+/// account without a status or a plan. A server of a release without them stored it, and does not know
+/// whether the account is active and which prices it has. Such servers ignore the fields.
 ///
 /// # Errors
 /// [`StoreError::Failed`] for a malformed entry.
@@ -105,6 +106,7 @@ fn account_fields(
         ("balance".to_owned(), balance.amount.to_string()),
         ("held".to_owned(), balance.held.to_string()),
         ("status".to_owned(), balance.status.to_string()),
+        ("plan".to_owned(), balance.plan.map_or_else(|| NONE.to_owned(), |plan| format!("={plan}"))),
     ];
     if let Some(Requests { caps, since, day, daily, monthly }) = requests {
         let cap = |cap: Option<u32>| cap.map_or_else(|| NONE.to_owned(), |cap| cap.to_string());
@@ -129,6 +131,7 @@ fn key_fields(quotas: &KeyQuotas) -> Vec<Field> {
 
 fn account_of(values: &[Value]) -> Result<Option<AccountEntry>, StoreError> {
     let (mut version, mut amount, mut held, mut status, mut requests) = (None, None, None, None, None);
+    let mut plan = None;
     let mut quotas = BTreeMap::new();
     for (name, text) in pairs(values) {
         match name {
@@ -136,6 +139,7 @@ fn account_of(values: &[Value]) -> Result<Option<AccountEntry>, StoreError> {
             "balance" => amount = Some(value(text)?),
             "held" => held = Some(value(text)?),
             "status" => status = Some(value(text)?),
+            "plan" => plan = Some(text.strip_prefix('=').map(PlanName::from_stored)),
             "requests" => requests = Some(requests_of(text)?),
             _ => {
                 let of = name.strip_prefix("quota:").and_then(|of| of.split_once(':'));
@@ -147,12 +151,13 @@ fn account_of(values: &[Value]) -> Result<Option<AccountEntry>, StoreError> {
         }
     }
     let lacks = || corrupt("entry of the cache");
-    let Some(status) = status else { return Ok(None) };
+    let (Some(status), Some(plan)) = (status, plan) else { return Ok(None) };
     let balance = Balance {
         amount: amount.ok_or_else(lacks)?,
         held: held.ok_or_else(lacks)?,
         version: version.ok_or_else(lacks)?,
         status,
+        plan,
     };
     Ok(Some(AccountEntry { balance, requests, quotas }))
 }

@@ -10,7 +10,7 @@ use crate::{
         limits::caps::{Caps, Requests},
         values::{
             error::StoreError,
-            ids::{ServiceName, UserId},
+            ids::{PlanName, ServiceName, UserId},
         },
     },
     data::{column_codes::account_status_of, row::Columns},
@@ -21,13 +21,14 @@ pub fn user_of(row: &impl Columns) -> Result<UserId, StoreError> {
     row.text(0).map(UserId::from_stored)
 }
 
-/// Four columns from `first` on: amount, held, version, status.
+/// Five columns from `first` on: amount, held, version, status, plan.
 pub fn balance_of(row: &impl Columns, first: usize) -> Result<Balance, StoreError> {
     Ok(Balance {
         amount: row.money(first)?,
         held: row.money(first + 1)?,
         version: row.number(first + 2)?,
         status: account_status_of(row.number(first + 3)?)?,
+        plan: row.optional_text(first + 4)?.as_deref().map(PlanName::from_stored),
     })
 }
 
@@ -54,11 +55,11 @@ pub fn account_of(rows: &[impl Columns]) -> Result<Option<Account>, StoreError> 
     let Some(first) = rows.first() else { return Ok(None) };
     let mut quotas = BTreeMap::new();
     for row in rows {
-        if let Some(service) = row.optional_text(4)? {
-            quotas.insert(ServiceName::from_stored(service), quota_of(row, 5)?);
+        if let Some(service) = row.optional_text(5)? {
+            quotas.insert(ServiceName::from_stored(service), quota_of(row, 6)?);
         }
     }
-    Ok(Some(Account { balance: balance_of(first, 0)?, quotas, requests: requests_of(first, 8)? }))
+    Ok(Some(Account { balance: balance_of(first, 0)?, quotas, requests: requests_of(first, 9)? }))
 }
 
 /// A user, and the last change of the account.

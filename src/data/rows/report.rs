@@ -16,8 +16,9 @@ use crate::{
     data::{error::corrupt, row::Columns},
 };
 
-/// A record: id, service, type, amount, count, time, trace, API key, model, three token columns, the
-/// main record of its transaction, to which alone the tokens belong, and the month that it is late of.
+/// A record: id, service, type, amount, count, time, trace, API key, model, three token columns, the main
+/// record of its transaction, to which alone the tokens belong, the month that it is late of, and six
+/// columns of the other parts of its usage.
 pub fn record_of(row: &impl Columns) -> Result<Record, StoreError> {
     let id = row.text(0)?;
     let is_main = row.optional_text(12)?.is_some_and(|main| main == id);
@@ -30,7 +31,7 @@ pub fn record_of(row: &impl Columns) -> Result<Record, StoreError> {
         trace: row.optional_text(6)?.map(TraceId::from_stored),
         api_key: row.optional_text(7)?.map(ApiKeyId::from_stored),
         model: row.optional_text(8)?.map(ModelName::from_stored),
-        usage: if is_main { usage_of(row, 9)? } else { None },
+        usage: if is_main { usage_of(row, 9, 14)? } else { None },
         late_of: match row.optional_text(13)? {
             Some(month) => Some(month.parse().map_err(|_| corrupt("late_of"))?),
             None => None,

@@ -3,7 +3,7 @@
 use crate::{
     biz::{
         account::catalog::QuotaUnit,
-        charge::prices::{PriceVersion, TokenPrices},
+        charge::prices::{PriceVersion, json::OfTransaction},
         settlement::{
             posting::{Adjusted, AdjustmentContent},
             refund::RefundedPart,
@@ -11,7 +11,10 @@ use crate::{
         },
         values::{
             error::StoreError,
-            ids::{AdjustmentId, ApiKeyId, ModelName, PriceVersionId, ServiceName, TraceId, UserId},
+            ids::{
+                AdjustmentId, ApiKeyId, ModelName, PlanName, PriceVersionId, ServiceName, ServiceTier, TraceId, UserId,
+            },
+            invalid::Invalid,
             usage::Usage,
         },
     },
@@ -19,6 +22,7 @@ use crate::{
         column_codes::{charged_by_of, quota_unit_of},
         error::corrupt,
         row::Columns,
+        rows::price::draft_of,
     },
 };
 
@@ -26,15 +30,17 @@ use crate::{
 /// free and paid units, amount, record, balance and free units after it, time; held units and amount,
 /// full cost, cost of the commit, day, expiry; price version and its three prices; two estimates;
 /// quota unit, shortfall, the origin of the charge; refunded free and paid units and amount; the day of
-/// a late charge.
+/// a late charge; six columns of the other parts of the usage, service tiers of the request and of the
+/// commit, model of the commit, plan, and details of the price.
 pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
     let status: Status = row.text(2)?.parse().map_err(|_| corrupt("status"))?;
     let (free, paid): (u32, u32) = (row.number(11)?, row.number(12)?);
-    let usage = usage_of(row, 8)?;
-    let quota_unit = quota_unit_of(row.optional_text(30)?.as_deref())?;
+    let usage = usage_of(row, 8, 37)?;
+    let (draft, OfTransaction { multiplier, weights }) = draft_of(row, 25, 47)?.map_err(unreadable_price)?;
+    let quota_unit = quota_unit_of(row.optional_text(30)?.as_deref(), weights)?;
     let delivered_count = match quota_unit {
         QuotaUnit::Calls => free + paid,
-        QuotaUnit::Tokens => row.number(4)?,
+        QuotaUnit::Tokens(_) => row.number(4)?,
     };
     let reservation = match row.optional_time(23)? {
         None => None,
@@ -47,7 +53,13 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
             late_day: row.optional_day(36)?,
             reported: usage.filter(|_| status != Status::Committed),
             delivered: match status {
-                Status::Committed => Some(Delivered { count: delivered_count, cost: row.optional_money(21)?, usage }),
+                Status::Committed => Some(Delivered {
+                    count: delivered_count,
+                    cost: row.optional_money(21)?,
+                    usage,
+                    service_tier: row.optional_text(44)?.map(ServiceTier::from_stored),
+                    model: row.optional_text(45)?.map(ModelName::from_stored),
+                }),
                 _ => None,
             },
             charged_by: charged_by_of(row.optional_integer(32)?)?,
@@ -66,21 +78,20 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
             usage: usage.filter(|_| reservation.is_none()),
             estimate: match row.optional_number(28)? {
                 None => None,
-                Some(input_tokens) => {
-                    Some(Usage { input_tokens, output_tokens: row.number(29)?, cached_input_tokens: 0 })
-                }
+                Some(input_tokens) => Some(Usage::of_text(input_tokens, row.number(29)?)),
             },
+            service_tier: row.optional_text(43)?.map(ServiceTier::from_stored),
         },
         status,
         quota_unit,
         price_version: match row.optional_text(24)? {
             None => None,
             Some(id) => {
-                let prices =
-                    TokenPrices { input: row.money(25)?, cached_input: row.money(26)?, output: row.money(27)? };
-                Some(PriceVersion { id: PriceVersionId::from_stored(id), prices })
+                let prices = draft.check().map_err(unreadable_price)?.into();
+                Some(PriceVersion { id: PriceVersionId::from_stored(id), prices, multiplier })
             }
         },
+        plan: row.optional_text(46)?.as_deref().map(PlanName::from_stored),
         reservation,
         free,
         paid,
@@ -98,10 +109,26 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
     })
 }
 
-/// Three token columns from `first` on; all of them NULL when there was no usage.
-pub fn usage_of(row: &impl Columns, first: usize) -> Result<Option<Usage>, StoreError> {
+fn unreadable_price(why: Invalid) -> StoreError {
+    StoreError::Failed(format!("the prices of a transaction can't be read: {why}"))
+}
+
+/// Three token columns from `first` on, all of them NULL when there was no usage; and the six columns of
+/// the other parts from `rest` on, NULL when there was none of a part.
+pub fn usage_of(row: &impl Columns, first: usize, rest: usize) -> Result<Option<Usage>, StoreError> {
     let Some(input_tokens) = row.optional_number(first)? else { return Ok(None) };
-    Ok(Some(Usage { input_tokens, output_tokens: row.number(first + 1)?, cached_input_tokens: row.number(first + 2)? }))
+    let part = |column| Ok::<u32, StoreError>(row.optional_number(rest + column)?.unwrap_or(0));
+    Ok(Some(Usage {
+        input_tokens,
+        output_tokens: row.number(first + 1)?,
+        cached_input_tokens: row.number(first + 2)?,
+        cache_write_tokens: part(0)?,
+        cache_write_1h_tokens: part(1)?,
+        audio_input_tokens: part(2)?,
+        reasoning_tokens: part(3)?,
+        audio_output_tokens: part(4)?,
+        images: part(5)?,
+    }))
 }
 
 /// A reservation that may have expired: expiry, user, trace, whether it is pending.

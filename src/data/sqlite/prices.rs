@@ -2,43 +2,45 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Params, TransactionBehavior, params};
 use sqlx::sqlite::SqliteRow;
 
-use super::SqliteStore;
+use super::{
+    SqliteStore, audit_trail,
+    writer::{commit, writer_error},
+};
 use crate::{
     biz::{
-        charge::prices::{PAGE, PriceStore, StoredVersion},
-        values::{error::StoreError, invalid::Invalid},
+        audit_trail::AuditedCall,
+        charge::prices::{
+            Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, json,
+        },
+        values::{error::StoreError, invalid::Invalid, money::Money},
     },
     data::{error::store_error, row::Columns, rows::price::stored_version_of},
 };
 
-/// A page of the versions in force, after a model.
-const IN_FORCE: &str = "\
-    SELECT p.model, p.effective_from, p.version_id, p.input_price, p.cached_input_price, p.output_price \
-    FROM (SELECT model, MAX(effective_from) AS since FROM price_version WHERE model > ? AND effective_from <= ? \
-    GROUP BY model ORDER BY model LIMIT ?) f \
-    CROSS JOIN price_version p ON p.model = f.model AND p.effective_from = f.since ORDER BY p.model";
+/// A page of the versions, after a model and an instant.
+const VERSIONS: &str = "\
+    SELECT model, effective_from, version_id, input_price, cached_input_price, output_price, price_details \
+    FROM price_version WHERE (model, effective_from) > (?, ?) ORDER BY model, effective_from LIMIT ?";
 
-/// A page of the future versions, after a model and an instant.
-const FUTURE: &str = "\
-    SELECT model, effective_from, version_id, input_price, cached_input_price, output_price FROM price_version \
-    WHERE (model, effective_from) > (?, ?) AND effective_from > ? ORDER BY model, effective_from LIMIT ?";
+/// Triggers count the changes of the rows. The table itself is named, so that its absence is an error.
+const STAMP: &str = "\
+    SELECT CAST(changes AS TEXT), (SELECT COUNT(*) FROM (SELECT 1 FROM price_version LIMIT 1)) FROM price_change";
 
 #[async_trait]
 impl PriceStore for SqliteStore {
-    async fn price_versions(&self, from: DateTime<Utc>) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
-        let from = from.timestamp_micros();
+    async fn price_stamp(&self) -> Result<Stamp, StoreError> {
+        sqlx::query(STAMP).fetch_one(&self.reader).await.map_err(store_error)?.text(0)
+    }
+
+    async fn price_versions(&self) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
         let mut versions = Vec::new();
-        // Each page begins after the previous one, so both loops end with the table.
-        let mut after = Some((String::new(), from));
-        while let Some((model, _)) = after {
-            let page = sqlx::query(IN_FORCE).bind(model).bind(from).bind(PAGE).fetch_all(&self.reader);
-            after = add_page(&mut versions, &page.await.map_err(store_error)?)?;
-        }
-        after = Some((String::new(), from));
+        // Each page begins after the previous one, so the loop ends with the table. Instants begin in 1970.
+        let mut after = Some((String::new(), i64::MIN));
         while let Some((model, instant)) = after {
-            let page = sqlx::query(FUTURE).bind(model).bind(instant).bind(from).bind(PAGE).fetch_all(&self.reader);
+            let page = sqlx::query(VERSIONS).bind(model).bind(instant).bind(PAGE).fetch_all(&self.reader);
             after = add_page(&mut versions, &page.await.map_err(store_error)?)?;
         }
         Ok(versions)
@@ -57,4 +59,98 @@ fn add_page(
 /// The stored key of a row. The instant of an unusable row may not be valid.
 fn key_of(row: &SqliteRow) -> Result<(String, i64), StoreError> {
     Ok((row.text(0)?, row.number(1)?))
+}
+
+#[async_trait]
+impl VersionStore for SqliteStore {
+    async fn put_price_version(
+        &self,
+        version: &NewVersion,
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
+        let (version, call) = (version.clone(), call.clone());
+        let put = move |connection: &mut Connection| {
+            let NewVersion { model, effective_from, id, prices } = &version;
+            let (from, price) =
+                (effective_from.timestamp_micros(), |class| prices.base().given(class).map(Money::micros));
+            change(
+                connection,
+                (" AND (effective_from = ? OR version_id = ?)", params![model.as_str(), from, id.as_str()]),
+                |stored| version.decide(stored, &call, now),
+                |transaction| {
+                    transaction.execute(
+                        "INSERT INTO price_version (model, effective_from, version_id, input_price, cached_input_price, \
+                         output_price, price_details) VALUES (?, ?, ?, ?, ?, ?, ?) \
+                         ON CONFLICT (model, effective_from) DO UPDATE SET version_id = excluded.version_id, \
+                         input_price = excluded.input_price, cached_input_price = excluded.cached_input_price, \
+                         output_price = excluded.output_price, price_details = excluded.price_details",
+                        params![
+                            model.as_str(),
+                            from,
+                            id.as_str(),
+                            price(Class::Input),
+                            price(Class::CachedInput),
+                            price(Class::Output),
+                            json::beside_columns(Some(prices), json::OfTransaction::NONE),
+                        ],
+                    )
+                },
+            )
+        };
+        self.writer.run(put).await
+    }
+
+    async fn delete_price_version(
+        &self,
+        key: &VersionKey,
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
+        let (key, call) = (key.clone(), call.clone());
+        let delete = move |connection: &mut Connection| {
+            let named = params![key.model.as_str(), key.id.as_str()];
+            change(
+                connection,
+                (" AND version_id = ?", named),
+                |stored| key.decide(stored.first(), &call, now),
+                |transaction| {
+                    transaction.execute("DELETE FROM price_version WHERE model = ? AND version_id = ?", named)
+                },
+            )
+        };
+        self.writer.run(delete).await
+    }
+}
+
+/// Changes a version by the decision about the rows of its model that match a condition.
+fn change(
+    connection: &mut Connection,
+    (condition, values): (&str, impl Params),
+    decide: impl FnOnce(&[StoredVersion]) -> Change,
+    write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<usize>,
+) -> Result<Result<bool, Invalid>, StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let select = format!(
+        "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price, price_details \
+         FROM price_version WHERE model = ?{condition}"
+    );
+    let mut stored = Vec::new();
+    {
+        let mut find = transaction.prepare(&select).map_err(writer_error)?;
+        let mut rows = find.query(values).map_err(writer_error)?;
+        while let Some(row) = rows.next().map_err(writer_error)? {
+            stored.push(stored_version_of(row).map_err(|error| StoreError::Failed(error.to_string()))?);
+        }
+    }
+    match decide(&stored) {
+        Change::Unchanged => Ok(Ok(false)),
+        Change::Refused(why) => Ok(Err(why)),
+        Change::Write(event) => {
+            write(&transaction).map_err(writer_error)?;
+            audit_trail::insert(&transaction, &[*event]).map_err(writer_error)?;
+            commit(transaction)?;
+            Ok(Ok(true))
+        }
+    }
 }

@@ -7,7 +7,7 @@ use crate::config::Role::{self, Admin, Gateway, Keys, Metrics, Payment, Support}
 pub fn roles(rpc: &str) -> Option<&'static [Role]> {
     Some(match rpc {
         "CheckQuota" | "DeductQuota" | "BatchDeductQuota" | "ReserveQuota" | "CommitReservation"
-        | "ReleaseReservation" | "MeterStream" | "CountTokens" | "Recharge" => &[Gateway, Admin],
+        | "ReleaseReservation" | "MeterStream" | "CountTokens" | "QuotePrice" | "Recharge" => &[Gateway, Admin],
         "GetTransaction" | "GetAccount" | "GetRechargeOrder" | "ListRechargeOrders" | "ListAdjustments"
         | "GetStatement" | "ListRecords" | "ExportRecords" | "GetStatsToday" | "GetStatsMonth" | "GetStatsSummary"
         | "GetUsage" => &[Gateway, Support, Admin],
@@ -20,8 +20,8 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
         | "ExportRecharges"
         | "ExportRechargeRefunds"
         | "ExportAdjustments" => &[Support, Admin],
-        "SetUserLimits" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" | "RefundRecharge"
-        | "ResolvePayment" => &[Admin],
+        "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" | "RefundRecharge"
+        | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion" => &[Admin],
         _ => return None,
     })
 }

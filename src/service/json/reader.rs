@@ -6,7 +6,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde::{
     de::{
         DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor,
-        value::{SeqDeserializer, StringDeserializer},
+        value::{MapDeserializer, SeqDeserializer, StringDeserializer},
     },
     forward_to_deserialize_any,
 };
@@ -207,6 +207,9 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Values<'_, '_, V> {
             (ExpectedKind::Scalar(Kind::String | Kind::Bytes), Place::Field) => self.visitor.visit_str(""),
             (ExpectedKind::Scalar(Kind::Bool), Place::Field) => self.visitor.visit_bool(false),
             (ExpectedKind::Scalar(_), Place::Field) => self.visitor.visit_i64(0),
+            (ExpectedKind::Message(entry), Place::Field) if entry.is_map_entry() => {
+                self.visitor.visit_map(MapDeserializer::new(std::iter::empty::<(&str, bool)>()))
+            }
             _ => self.visitor.visit_unit(),
         }
     }
@@ -350,6 +353,9 @@ impl<'de, A: MapAccess<'de>> Members<'_, '_, A> {
     fn next_name(&mut self) -> Result<Option<String>, A::Error> {
         while let Some(name) = self.inner.next_key::<String>()? {
             self.reader.count::<A::Error>()?;
+            if self.message.is_map_entry() {
+                return self.next_of_map(name).map(Some);
+            }
             let field = field_of(&self.message, &name);
             let is_new = match &field {
                 Some(field) if self.seen.fields.contains(&field.number()) => false,
@@ -373,6 +379,16 @@ impl<'de, A: MapAccess<'de>> Members<'_, '_, A> {
             }
         }
         Ok(None)
+    }
+
+    /// Each member of a map has a name of the caller.
+    fn next_of_map(&mut self, name: String) -> Result<String, A::Error> {
+        self.reader.path.push(Step::Member(name.clone()));
+        if !self.seen.unknown.insert(name.clone()) {
+            return Err(self.reader.fail_here("comes twice"));
+        }
+        self.next = Next::Field(self.message.map_entry_value_field());
+        Ok(name)
     }
 
     /// Reads past an unknown member.

@@ -29,7 +29,7 @@ use crate::{
 const PAGE: u32 = 5_000;
 
 /// The columns of a record.
-pub const COLUMNS: [&str; 14] = [
+pub const COLUMNS: [&str; 20] = [
     "id",
     "created_at",
     "service_name",
@@ -44,6 +44,12 @@ pub const COLUMNS: [&str; 14] = [
     "cached_input_tokens",
     "billing_day",
     "late_of",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "images",
 ];
 
 /// An export in progress.
@@ -121,5 +127,11 @@ pub fn record_cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] 
         usage.cached_input_tokens.to_string(),
         day.to_string(),
         record.late_of.map(|month| month.to_string()).unwrap_or_default(),
+        usage.cache_write_tokens.to_string(),
+        usage.cache_write_1h_tokens.to_string(),
+        usage.reasoning_tokens.to_string(),
+        usage.audio_input_tokens.to_string(),
+        usage.audio_output_tokens.to_string(),
+        usage.images.to_string(),
     ]
 }

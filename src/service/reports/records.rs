@@ -76,5 +76,11 @@ fn record(record: &Record) -> BillingRecord {
         output_tokens: int32(usage.output_tokens),
         cached_input_tokens: int32(usage.cached_input_tokens),
         late_of: record.late_of.map(|month| month.to_string()).unwrap_or_default(),
+        cache_write_tokens: int32(usage.cache_write_tokens),
+        cache_write_1h_tokens: int32(usage.cache_write_1h_tokens),
+        reasoning_tokens: int32(usage.reasoning_tokens),
+        audio_input_tokens: int32(usage.audio_input_tokens),
+        audio_output_tokens: int32(usage.audio_output_tokens),
+        images: int32(usage.images),
     }
 }

@@ -241,7 +241,7 @@ impl Caller {
             }
             End::Committed(commit, _) => {
                 self.reserve(request).await;
-                self.commit(commit).await;
+                self.commit(*commit).await;
             }
         }
     }

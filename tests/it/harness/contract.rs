@@ -34,8 +34,12 @@ fn routes(rule: &DynamicMessage) -> Vec<(Method, String)> {
     let mut found = Vec::new();
     for (field, value) in rule.fields() {
         match value {
-            Value::String(path) if ["get", "post"].contains(&field.name()) => {
-                let method = if field.name() == "get" { Method::GET } else { Method::POST };
+            Value::String(path) if ["get", "post", "delete"].contains(&field.name()) => {
+                let method = match field.name() {
+                    "get" => Method::GET,
+                    "delete" => Method::DELETE,
+                    _ => Method::POST,
+                };
                 found.push((method, path.clone()));
             }
             Value::List(more) if field.name() == "additional_bindings" => {

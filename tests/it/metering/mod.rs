@@ -61,7 +61,7 @@ fn words(tokens: usize) -> String {
 }
 
 fn usage(input_tokens: i32, cached_input_tokens: i32, output_tokens: i32) -> Option<Usage> {
-    Some(Usage { input_tokens, output_tokens, cached_input_tokens })
+    Some(Usage { input_tokens, output_tokens, cached_input_tokens, ..Default::default() })
 }
 
 /// The gateway's side of a stream.

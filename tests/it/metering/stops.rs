@@ -198,7 +198,7 @@ async fn a_key_and_the_free_quota_count_the_same_tokens_at_any_cost(#[values(MyS
     // The stream has counted no tokens, so the expected tokens count.
     let (mut gateway, _) = Gateway::open(&service, keyed("silent")).await;
     let finish = StreamFinish { cost: 0.5, ..Default::default() };
-    gateway.finish(finish).await.unwrap();
+    gateway.finish(finish.clone()).await.unwrap();
     assert_eq!((used().await.as_f64().unwrap(), free().await), (10.0, 10), "the input as it was estimated");
     let (mut gateway, _) = Gateway::open(&service, keyed("counted")).await;
     gateway.deliver_durably(0, 5).await;

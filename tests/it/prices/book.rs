@@ -37,7 +37,7 @@ impl Service {
 
 #[rstest]
 #[tokio::test]
-async fn any_number_of_versions_may_stand_and_those_that_matter_are_read(#[values(MySql, Sqlite)] on: Backend) {
+async fn any_number_of_versions_may_stand(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let store = app::connect(&database.config(&[])).await.unwrap();
     let instant = |number: usize| (chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(number as i64)).to_rfc3339();
@@ -52,15 +52,8 @@ async fn any_number_of_versions_may_stand_and_those_that_matter_are_read(#[value
     });
     database.set_prices(to_come).await;
     database.set_price(Row("m7-bad", OF_OLD, "a\u{7}b", ["1", "NULL", "1"])).await;
-    let now = "2026-11-20T00:00:00Z".parse().unwrap();
-    let found = store.price_versions(now).await.unwrap();
-    assert_eq!(found.len(), 1 + 1_500 + 1_200 + 1, "of the old ones the one in force alone");
-    let known: Vec<_> = found.into_iter().flatten().filter(|row| row.model.as_str() == "old").collect();
-    assert_eq!(known[0].version.as_ref().unwrap().id.as_str(), "v10001");
-    let then = chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(30 + 60 * 9_000);
-    let found = store.price_versions(then).await.unwrap();
-    let known = found.into_iter().flatten().filter(|row| row.model.as_str() == "old").count();
-    assert_eq!(known, 1 + 1_001, "the one in force, and all that come later");
+    let found = store.price_versions().await.unwrap();
+    assert_eq!(found.len(), 10_001 + 1_500 + 1_200 + 1);
     store.close().await;
 
     let mut database = database;

@@ -2,6 +2,7 @@
 
 mod book;
 mod edges;
+mod models;
 
 use billing_service::{
     app,
@@ -57,12 +58,11 @@ impl Database {
 async fn versions_of_the_database_are_read_to_the_last_digit(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let store = app::connect(&database.config(&[])).await.unwrap();
-    let now = "2026-11-01T00:00:00Z".parse().unwrap();
-    assert_eq!(store.price_versions(now).await.unwrap(), []);
+    assert_eq!(store.price_versions().await.unwrap(), []);
     let largest = "999999999999999";
     database.set_price(Row("gpt-4.1", "2026-11-01T00:00:00.000001Z", "v 2", ["2000001", "500000", "8000000"])).await;
     database.set_price(Row("GPT-4.1", "1970-01-01T00:00:00Z", "v1", [largest, "NULL", "0"])).await;
-    let found = store.price_versions(now).await.unwrap().into_iter();
+    let found = store.price_versions().await.unwrap().into_iter();
     let mut found: Vec<StoredVersion> = found.map(Result::unwrap).collect();
     found.sort_by_key(|row| row.effective_from);
     let shown = |row: &StoredVersion| {
@@ -80,7 +80,7 @@ async fn versions_of_the_database_are_read_to_the_last_digit(#[values(MySql, Sql
 }
 
 fn tokens(input_tokens: i32, cached_input_tokens: i32, output_tokens: i32) -> Option<Usage> {
-    Some(Usage { input_tokens, output_tokens, cached_input_tokens })
+    Some(Usage { input_tokens, output_tokens, cached_input_tokens, ..Default::default() })
 }
 
 fn call(service: &str, model: &str, usage: Option<Usage>) -> DeductQuotaRequest {
@@ -229,7 +229,6 @@ async fn a_call_without_a_price_is_an_error_and_never_free(#[values(MySql, Sqlit
             (call("llm", "gpt-4.1", tokens(0, 0, 0)), "usage"),
             (call("chat", "gpt-4.1", None), "usage"),
             (call("chat", "gpt-4.1", tokens(0, 0, 0)), "usage"),
-            (call("chat", "gpt-4.1", tokens(1_000_000_000, 0, 1)), "usage"),
             (DeductQuotaRequest { cost: 1.0, ..call("chat", "gpt-4.1", None) }, "usage"),
         ] {
             assert_eq!(blamed(service.try_deduct(traced(id, request.clone())).await), blames(field), "{request:?}");

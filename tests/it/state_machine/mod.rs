@@ -55,7 +55,7 @@ fn a_repeat_of_an_old_hold_is_answered_beside_a_new_account(#[values(MySql, Sqli
     let charge = |trace, service| Step::Charge { call: call(trace, service), is_delivered: false };
     let history = History {
         start: "2026-11-15T00:00:00Z",
-        policies: [Policy { charges_expired: false, overrun: Overrun::Charged }; 4],
+        policies: [Policy { charges_expired: false, overrun: Overrun::Charged }; 5],
         close_minutes: 3,
         daily_amount: false,
         rounds: vec![

@@ -25,7 +25,7 @@ fn commit(trace: &str) -> CommitReservationRequest {
 
 /// A call of a model, with its own cost.
 fn call(trace: &str, model: &str, (input, output): (i32, i32)) -> DeductQuotaRequest {
-    let usage = Usage { input_tokens: input, output_tokens: output, cached_input_tokens: 1 };
+    let usage = Usage { input_tokens: input, output_tokens: output, cached_input_tokens: 1, ..Default::default() };
     DeductQuotaRequest {
         model: model.into(),
         usage: Some(usage),

@@ -31,7 +31,7 @@ fn with<'c>(key: &'c str, value: &'c str) -> Vec<(&'c str, &'c str)> {
 }
 
 fn tokens(input_tokens: i32, output_tokens: i32) -> Option<Usage> {
-    Some(Usage { input_tokens, output_tokens, cached_input_tokens: 0 })
+    Some(Usage { input_tokens, output_tokens, ..Default::default() })
 }
 
 /// A call of user `u` with the key `k`.

@@ -1,159 +1,244 @@
-//! The price versions of every model, and the cost of a call.
+//! The price versions of every model, and the names by which callers find them.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 
+use super::{
+    alias::Alias,
+    list::{PriceLine, PriceList, Work},
+};
 use crate::biz::values::{
-    ids::{ModelName, PriceVersionId},
+    factor::Factor,
+    ids::{ModelName, PlanName, PriceVersionId},
     invalid::Invalid,
     money::Money,
-    usage::Usage,
 };
-
-/// Prices of one model, per million tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenPrices {
-    /// Input tokens that are not cached.
-    pub input: Money,
-    pub cached_input: Money,
-    pub output: Money,
-}
-
-const TOKENS_PER_PRICE: u128 = 1_000_000;
-
-impl TokenPrices {
-    /// The cost of a call: added up exactly, then rounded once to the nearest millionth, halves up.
-    /// A cost above zero is at least a millionth.
-    ///
-    /// # Errors
-    /// [`Invalid`] names `usage.cached_input_tokens` if it exceeds the input tokens, and `usage` if
-    /// the cost exceeds [`Money::MAX`].
-    pub fn cost(&self, usage: Usage) -> Result<Money, Invalid> {
-        let fresh = usage
-            .input_tokens
-            .checked_sub(usage.cached_input_tokens)
-            .ok_or_else(|| Invalid::new("usage.cached_input_tokens", "must be at most input_tokens"))?;
-        let parts =
-            [(self.input, fresh), (self.cached_input, usage.cached_input_tokens), (self.output, usage.output_tokens)];
-        // The sum of three products of 63 and 32 bits fits 128 bits.
-        let exact: u128 =
-            parts.iter().map(|(price, tokens)| u128::from(price.micros().unsigned_abs()) * u128::from(*tokens)).sum();
-        let rounded = (exact + TOKENS_PER_PRICE / 2) / TOKENS_PER_PRICE;
-        i64::try_from(rounded.max(exact.min(1)))
-            .ok()
-            .map(Money::from_micros)
-            .filter(|cost| *cost <= Money::MAX)
-            .ok_or_else(|| Invalid::new("usage", format!("costs more than {}", Money::MAX)))
-    }
-}
-
-/// `input/cached_input/output`.
-impl fmt::Display for TokenPrices {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.input, self.cached_input, self.output)
-    }
-}
 
 /// Prices with the id that a transaction stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceVersion {
     pub id: PriceVersionId,
-    pub prices: TokenPrices,
+    pub prices: Arc<PriceList>,
+    /// The factor of the user's plan.
+    pub multiplier: Factor,
 }
 
-/// The versions of every model, by the instant at which each comes into force. A call of any other
-/// model is an error, never free.
+impl PriceVersion {
+    /// A version without a plan.
+    pub fn new(id: PriceVersionId, prices: PriceList) -> Self {
+        Self { id, prices: Arc::new(prices), multiplier: Factor::ONE }
+    }
+
+    /// Whether three prices are all that it has.
+    pub fn is_flat(&self) -> bool {
+        self.multiplier == Factor::ONE && self.prices.is_flat()
+    }
+
+    /// As [`PriceList::cost`].
+    ///
+    /// # Errors
+    /// As [`PriceList::cost`].
+    pub fn cost(&self, work: Work<'_>) -> Result<Money, Invalid> {
+        self.prices.cost(work, self.multiplier)
+    }
+
+    /// As [`PriceList::lines`].
+    ///
+    /// # Errors
+    /// As [`PriceList::cost`].
+    pub fn lines(&self, work: Work<'_>) -> Result<Vec<PriceLine>, Invalid> {
+        self.prices.lines(work, self.multiplier)
+    }
+}
+
+type Versions = BTreeMap<DateTime<Utc>, Result<PriceVersion, Invalid>>;
+
+/// The versions of every model, by the instant at which each comes into force, and the aliases of the
+/// models. A call of any other model is an error, never free.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PriceBook(BTreeMap<ModelName, BTreeMap<DateTime<Utc>, Result<PriceVersion, Invalid>>>);
+pub struct PriceBook {
+    models: BTreeMap<ModelName, Versions>,
+    /// The models that have a name among the aliases of one of their versions.
+    names: HashMap<Alias, BTreeSet<ModelName>>,
+    /// As `names`, for globs, by the characters before their first star.
+    globs: HashMap<String, BTreeSet<(Alias, ModelName)>>,
+    /// The prices of the plans of users; that of the default plan under its name.
+    plans: BTreeMap<PlanName, PlanPrices>,
+}
+
+/// The prices of a plan of users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanPrices {
+    /// On the prices of all models, except those of `models`.
+    pub multiplier: Factor,
+    /// The models that differ.
+    pub models: PriceBook,
+}
+
+/// A version in force, and its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found<'b> {
+    pub model: &'b ModelName,
+    pub version: &'b PriceVersion,
+}
 
 impl PriceBook {
     /// Adds a version, or the defect of an invalid one. It replaces a version of the same model and
     /// instant.
     pub fn set(&mut self, model: ModelName, effective_from: DateTime<Utc>, version: Result<PriceVersion, Invalid>) {
-        self.0.entry(model).or_default().insert(effective_from, version);
+        for alias in version.iter().flat_map(|version| version.prices.aliases()) {
+            if alias.is_glob() {
+                let known = match self.globs.get_mut(alias.prefix()) {
+                    Some(known) => known,
+                    None => self.globs.entry(alias.prefix().to_owned()).or_default(),
+                };
+                known.insert((alias.clone(), model.clone()));
+            } else {
+                self.names.entry(alias.clone()).or_default().insert(model.clone());
+            }
+        }
+        self.models.entry(model).or_default().insert(effective_from, version);
     }
 
-    /// The version in force at `at`: the latest one that is not in the future.
+    /// Adds a plan of users.
+    pub fn add_plan(&mut self, name: PlanName, prices: PlanPrices) {
+        self.plans.insert(name, prices);
+    }
+
+    /// The version for a user of `plan`, with its multiplier. A model that differs in the plan has the
+    /// prices of the plan.
+    ///
+    /// # Errors
+    /// As [`Self::at`].
+    pub fn at_in(
+        &self,
+        plan: Option<PlanName>,
+        name: &ModelName,
+        at: DateTime<Utc>,
+    ) -> Result<(ModelName, PriceVersion), Invalid> {
+        let owned = |found: Found<'_>| (found.model.clone(), found.version.clone());
+        if self.plans.is_empty() {
+            return self.at(name, at).map(owned);
+        }
+        let plan = plan.filter(|plan| self.plans.contains_key(plan));
+        let plan = plan.unwrap_or_else(|| PlanName::from_stored(PlanName::DEFAULT));
+        let Some(of_plan) = self.plans.get(&plan) else { return self.at(name, at).map(owned) };
+        let listed = self.at(name, at);
+        let differs = of_plan.models.at(name, at);
+        let differs = differs.or_else(|other| listed.as_ref().map_or(Err(other), |of| of_plan.models.at(of.model, at)));
+        if let Ok(found) = differs {
+            return Ok(owned(found));
+        }
+        let (model, version) = owned(listed?);
+        Ok((model, PriceVersion { multiplier: of_plan.multiplier, ..version }))
+    }
+
+    /// The version in force at `at`: the latest one that is not in the future. `name` is the name of a
+    /// model or, if no model has it, one of the aliases of a version in force. Of several aliases the
+    /// most specific one counts.
     ///
     /// # Errors
     /// [`Invalid`] names `model` if no valid version is in force.
-    pub fn at(&self, model: &ModelName, at: DateTime<Utc>) -> Result<&PriceVersion, Invalid> {
-        let versions = self.0.get(model).ok_or_else(|| Invalid::new("model", format!("{model:?} has no price")))?;
-        match versions.range(..=at).next_back() {
-            Some((_, Ok(version))) => Ok(version),
+    pub fn at(&self, name: &ModelName, at: DateTime<Utc>) -> Result<Found<'_>, Invalid> {
+        let (model, versions) = match self.models.get_key_value(name) {
+            Some(known) => known,
+            None => self
+                .aliased(name, at)
+                .and_then(|model| self.models.get_key_value(model))
+                .ok_or_else(|| Invalid::new("model", format!("{name:?} has no price")))?,
+        };
+        match in_force(versions, at) {
+            Some(Ok(version)) => Ok(Found { model, version }),
             // The caller can't correct the row. The log has the reason for the operator.
-            Some((_, Err(_))) => Err(Invalid::new("model", format!("{model:?} has no usable price"))),
-            None => Err(Invalid::new("model", format!("{model:?} has no price yet"))),
+            Some(Err(_)) => Err(Invalid::new("model", format!("{name:?} has no usable price"))),
+            None => Err(Invalid::new("model", format!("{name:?} has no price yet"))),
         }
     }
+
+    /// The model that `name` is an alias of.
+    fn aliased(&self, name: &ModelName, at: DateTime<Utc>) -> Option<&ModelName> {
+        let has = |model: &ModelName, alias: &Alias| match self.models.get(model).and_then(|all| in_force(all, at)) {
+            Some(Ok(version)) => version.prices.aliases().contains(alias),
+            _ => false,
+        };
+        let text = name.as_str();
+        if !self.names.is_empty()
+            && let Ok(alias) = Alias::parse(text)
+            && let Some(models) = self.names.get(&alias)
+            && let Some(model) = models.iter().find(|model| has(model, &alias))
+        {
+            return Some(model);
+        }
+        if self.globs.is_empty() {
+            return None;
+        }
+        // A name is ASCII, so each index is a boundary.
+        let globs = (0..=text.len()).filter_map(|end| self.globs.get(&text[..end])).flatten();
+        let matching = globs.filter(|(alias, model)| alias.matches(text) && has(model, alias));
+        // Of equally specific globs the first one in the order of the alphabet counts, on every server.
+        let best = matching.max_by(|(one, of_one), (other, of_other)| {
+            one.specificity().cmp(&other.specificity()).then_with(|| (other, of_other).cmp(&(one, of_one)))
+        });
+        best.map(|(_, model)| model)
+    }
+
+    /// The begin of the version of a model, usable or not, that was in force at `at`.
+    pub fn last_before(&self, model: &ModelName, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.models.get(model)?.range(..=at).next_back().map(|(from, _)| *from)
+    }
+
+    /// Every version of every model, by model and instant.
+    pub fn versions(&self) -> impl Iterator<Item = (&ModelName, DateTime<Utc>, &Result<PriceVersion, Invalid>)> {
+        self.models
+            .iter()
+            .flat_map(|(model, versions)| versions.iter().map(move |(from, version)| (model, *from, version)))
+    }
+
+    /// The versions of one model, by instant.
+    pub fn versions_of(
+        &self,
+        model: &ModelName,
+    ) -> impl Iterator<Item = (DateTime<Utc>, &Result<PriceVersion, Invalid>)> + use<'_> {
+        self.models.get(model).into_iter().flatten().map(|(from, version)| (*from, version))
+    }
+}
+
+fn in_force(versions: &Versions, at: DateTime<Utc>) -> Option<&Result<PriceVersion, Invalid>> {
+    versions.range(..=at).next_back().map(|(_, version)| version)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::biz::{charge::prices::list::Draft, values::class::Class};
 
-    fn prices(input: &str, cached_input: &str, output: &str) -> TokenPrices {
-        let yuan = |text: &str| text.parse().unwrap();
-        TokenPrices { input: yuan(input), cached_input: yuan(cached_input), output: yuan(output) }
+    fn model(name: &str) -> ModelName {
+        ModelName::from_stored(name)
     }
 
-    fn usage(input_tokens: u32, cached_input_tokens: u32, output_tokens: u32) -> Usage {
-        Usage { input_tokens, output_tokens, cached_input_tokens }
+    fn time(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
     }
 
-    fn cost(prices: TokenPrices, usage: Usage) -> String {
-        prices.cost(usage).unwrap().to_string()
-    }
-
-    #[test]
-    fn cached_input_is_a_part_of_the_input_at_its_own_price() {
-        let prices = prices("2", "0.5", "8");
-        assert_eq!(cost(prices, usage(1_000_000, 0, 0)), "2");
-        assert_eq!(cost(prices, usage(1_000_000, 1_000_000, 0)), "0.5");
-        assert_eq!(cost(prices, usage(1_000_000, 400_000, 250_000)), "3.4");
-        assert_eq!(prices.cost(usage(5, 6, 0)).unwrap_err().field, "usage.cached_input_tokens");
-    }
-
-    #[test]
-    fn the_sum_is_rounded_once_and_halves_go_up() {
-        // Three times 0.4 millionths. Each alone would be rounded to zero.
-        assert_eq!(cost(prices("0.4", "0.4", "0.4"), usage(2, 1, 1)), "0.000001");
-        assert_eq!(cost(prices("0.5", "0", "0"), usage(1, 0, 0)), "0.000001");
-        assert_eq!(cost(prices("0", "0", "1.499999"), usage(0, 0, 1)), "0.000001");
-        assert_eq!(cost(prices("0", "0", "1.5"), usage(0, 0, 1)), "0.000002");
-    }
-
-    #[test]
-    fn tokens_that_cost_more_than_nothing_cost_at_least_a_millionth() {
-        assert_eq!(cost(prices("0.15", "0.15", "0"), usage(3, 0, 0)), "0.000001");
-        assert_eq!(cost(prices("0.000001", "0", "0"), usage(1, 0, 0)), "0.000001");
-        assert_eq!(cost(prices("0", "0.000001", "0"), usage(1, 1, 0)), "0.000001");
-        for free in [usage(1_000_000, 0, 0), usage(0, 0, 0)] {
-            assert_eq!(cost(prices("0", "0", "0"), free), "0");
-        }
-        assert_eq!(cost(prices("1", "0", "1"), usage(5, 5, 0)), "0");
-    }
-
-    #[test]
-    fn a_cost_beyond_the_largest_amount_is_an_error() {
-        let dear = TokenPrices { input: Money::MAX, cached_input: Money::MAX, output: Money::MAX };
-        assert_eq!(dear.cost(usage(1_000_000, 0, 0)).unwrap(), Money::MAX);
-        assert_eq!(dear.cost(usage(1_000_000, 0, 1)).unwrap_err().field, "usage");
-        assert_eq!(dear.cost(usage(u32::MAX, 7, u32::MAX)).unwrap_err().field, "usage");
+    fn version(id: &str, aliases: &[&str]) -> Result<PriceVersion, Invalid> {
+        let mut draft = Draft::default();
+        draft.given[Class::Input as usize] = Some(Money::ZERO);
+        draft.given[Class::Output as usize] = Some(Money::ZERO);
+        draft.aliases = aliases.iter().map(|alias| Alias::parse(alias).unwrap()).collect();
+        Ok(PriceVersion::new(PriceVersionId::from_stored(id), draft.check().unwrap()))
     }
 
     #[test]
     fn the_last_version_that_has_begun_is_in_force() {
         let mut book = PriceBook::default();
-        let model = |name: &str| ModelName::from_stored(name);
-        let time = |text: &str| -> DateTime<Utc> { text.parse().unwrap() };
-        let version = |id: &str| PriceVersion { id: PriceVersionId::from_stored(id), prices: prices("1", "1", "1") };
-        book.set(model("m"), time("2026-11-01T00:00:00Z"), Ok(version("second")));
-        book.set(model("m"), time("2026-10-01T00:00:00Z"), Ok(version("replaced")));
-        book.set(model("m"), time("2026-10-01T00:00:00Z"), Ok(version("first")));
-        let at = |name: &str, text: &str| book.at(&model(name), time(text)).map(|version| version.id.to_string());
+        book.set(model("m"), time("2026-11-01T00:00:00Z"), version("second", &[]));
+        book.set(model("m"), time("2026-10-01T00:00:00Z"), version("replaced", &[]));
+        book.set(model("m"), time("2026-10-01T00:00:00Z"), version("first", &[]));
+        let at = |name: &str, text: &str| book.at(&model(name), time(text)).map(|found| found.version.id.to_string());
         assert_eq!(at("m", "2026-10-01T00:00:00Z").unwrap(), "first");
         assert_eq!(at("m", "2026-10-31T23:59:59.999999Z").unwrap(), "first");
         assert_eq!(at("m", "2026-11-01T00:00:00Z").unwrap(), "second");
@@ -163,54 +248,79 @@ mod tests {
         }
     }
 
-    /// The nearest whole number to `numerator / 1000000` from below or above, but 1 for less
-    /// than a half, found without the rounding under test.
-    fn is_nearest(micros: i64, numerator: u128) -> bool {
-        if (1..500_000).contains(&numerator) {
-            return micros == 1;
+    #[test]
+    fn the_most_specific_alias_counts_and_a_name_more_than_each() {
+        let mut book = PriceBook::default();
+        let from = DateTime::UNIX_EPOCH;
+        book.set(model("gpt-4.1"), from, version("large", &["gpt-4.1-2025*", "gpt-4.1*"]));
+        book.set(model("gpt-4.1-mini"), from, version("mini", &["gpt-4.1-mini*", "*-mini", "small"]));
+        book.set(model("gpt-4.1-2025-exact"), from, version("exact", &[]));
+        book.set(model("a"), from, version("a", &["same*", "both"]));
+        book.set(model("b"), from, version("b", &["same*", "both"]));
+        for (name, id) in [
+            ("gpt-4.1", "large"),
+            ("gpt-4.1-2025-04-14", "large"),
+            ("gpt-4.1-2025-exact", "exact"),
+            ("gpt-4.1-mini", "mini"),
+            ("gpt-4.1-mini-2025-04-14", "mini"),
+            ("gpt-4.1-nano", "large"),
+            ("o3-mini", "mini"),
+            ("small", "mini"),
+            ("same-as-both", "a"),
+            ("both", "a"),
+        ] {
+            assert_eq!(book.at(&model(name), from).unwrap().version.id.as_str(), id, "{name}");
         }
-        let doubled = 2 * numerator;
-        let (low, high) = (2 * i128::from(micros) - 1, 2 * i128::from(micros) + 1);
-        let scaled = |half: i128| half * 1_000_000;
-        let doubled = i128::try_from(doubled).unwrap();
-        scaled(low) <= doubled && doubled < scaled(high)
+        for name in ["gpt-4", "Small", "smaller", "sam"] {
+            assert_eq!(book.at(&model(name), from).unwrap_err().why, format!("{name:?} has no price"));
+        }
     }
 
-    proptest! {
-        #[test]
-        fn the_cost_is_the_nearest_millionth_of_the_exact_sum(
-            input in 0i64..1_000_000_000, cached_input in 0i64..1_000_000_000, output in 0i64..1_000_000_000,
-            fresh in 0u32..3_000_000, cached in 0u32..3_000_000, out in 0u32..3_000_000,
-        ) {
-            let money = Money::from_micros;
-            let prices =
-                TokenPrices { input: money(input), cached_input: money(cached_input), output: money(output) };
-            let product = |price: i64, tokens: u32| u128::from(price.unsigned_abs()) * u128::from(tokens);
-            let exact = product(input, fresh) + product(cached_input, cached) + product(output, out);
-            let cost = prices.cost(usage(fresh + cached, cached, out)).unwrap();
-            prop_assert!(is_nearest(cost.micros(), exact), "{} of {}", cost, exact);
-        }
-
-        #[test]
-        fn no_usage_and_no_price_overflow_unnoticed(
-            prices in proptest::array::uniform3(0i64..=Money::MAX.micros()),
-            tokens in proptest::array::uniform3(any::<u32>()),
-        ) {
-            let [input, cached_input, output] = prices.map(Money::from_micros);
-            let [input_tokens, cached_input_tokens, output_tokens] = tokens;
-            let usage = Usage { input_tokens, cached_input_tokens, output_tokens };
-            let fresh = input_tokens.checked_sub(cached_input_tokens);
-            let product = |price: Money, tokens: u32| u128::from(price.micros().unsigned_abs()) * u128::from(tokens);
-            let exact = fresh.map(|fresh| {
-                product(input, fresh) + product(cached_input, cached_input_tokens) + product(output, output_tokens)
-            });
-            // Half a millionth below the first amount that is too large.
-            let limit = (2 * u128::from(Money::MAX.micros().unsigned_abs()) + 1) * TOKENS_PER_PRICE / 2;
-            let cost = (TokenPrices { input, cached_input, output }).cost(usage);
-            prop_assert_eq!(cost.is_ok(), exact.is_some_and(|exact| exact < limit));
-            if let Ok(cost) = cost {
-                prop_assert!(is_nearest(cost.micros(), exact.unwrap()));
+    #[test]
+    fn a_plan_multiplies_the_prices_of_all_models_that_it_does_not_name() {
+        let (mut book, from) = (PriceBook::default(), DateTime::UNIX_EPOCH);
+        book.set(model("m"), from, version("m-list", &["m-*"]));
+        book.set(model("n"), from, version("n-list", &[]));
+        let multiplier = |text: &str| text.parse::<Factor>().unwrap();
+        let mut models = PriceBook::default();
+        models.set(model("m"), from, version("m-plan", &[]));
+        models.set(model("own"), from, version("own-plan", &[]));
+        let (reseller, default) = (PlanName::from_stored("reseller"), PlanName::from_stored("default"));
+        let at = |book: &PriceBook, plan: Option<PlanName>, name: &str| {
+            let found = book.at_in(plan, &model(name), from);
+            found.map_or_else(|why| why.why, |(of, version)| format!("{of} {} x {}", version.id, version.multiplier))
+        };
+        assert_eq!(at(&book, Some(reseller), "n"), "n n-list x 1");
+        book.add_plan(reseller, PlanPrices { multiplier: multiplier("1.2"), models });
+        for (name, of_plan, of_others) in [
+            ("m", "m m-plan x 1", "m m-list x 1"),
+            ("m-2025", "m m-plan x 1", "m m-list x 1"),
+            ("n", "n n-list x 1.2", "n n-list x 1"),
+            ("own", "own own-plan x 1", "\"own\" has no price"),
+            ("none", "\"none\" has no price", "\"none\" has no price"),
+        ] {
+            assert_eq!(at(&book, Some(reseller), name), of_plan);
+            for other in [None, Some(PlanName::from_stored("gone"))] {
+                assert_eq!(at(&book, other, name), of_others);
             }
         }
+        book.add_plan(default, PlanPrices { multiplier: multiplier("2"), models: PriceBook::default() });
+        for other in [None, Some(PlanName::from_stored("gone"))] {
+            assert_eq!(at(&book, other, "n"), "n n-list x 2");
+        }
+    }
+
+    #[test]
+    fn an_alias_stands_while_its_version_is_in_force() {
+        let mut book = PriceBook::default();
+        let (first, second) = (time("2026-10-01T00:00:00Z"), time("2026-11-01T00:00:00Z"));
+        book.set(model("m"), first, version("v1", &["m-old", "m-1*"]));
+        book.set(model("m"), second, version("v2", &["m-new"]));
+        let at = |name: &str, when| book.at(&model(name), when).map(|found| found.version.id.to_string()).ok();
+        assert_eq!(
+            [at("m-old", first), at("m-1x", first), at("m-new", first)],
+            [Some("v1".into()), Some("v1".into()), None]
+        );
+        assert_eq!([at("m-old", second), at("m-1x", second), at("m-new", second)], [None, None, Some("v2".into())]);
     }
 }

@@ -1,9 +1,22 @@
-//! The price book: the price of a million tokens of each model, and the start of each price.
+//! The prices of models: the classes of a call, the rule that prices it, and the versions of every
+//! model.
 
+mod alias;
 mod book;
+pub mod import;
+pub mod json;
+mod list;
 mod live;
+mod versions;
 
 pub use self::{
-    book::{PriceBook, PriceVersion, TokenPrices},
-    live::{PAGE, PriceStore, Prices, StoredVersion},
+    alias::Alias,
+    book::{Found, PlanPrices, PriceBook, PriceVersion},
+    list::{Draft, Given, PriceLine, PriceList, Rates, Work, rounding},
+    live::{PAGE, PriceStore, Prices, Stamp, StoredVersion},
+    versions::{Change, NewVersion, VersionKey, VersionStore},
+};
+pub use crate::biz::values::{
+    class::{CLASSES, Class},
+    factor::Factor,
 };

@@ -79,7 +79,7 @@ fn a_quota_that_was_lowered_has_nothing_left_and_none_is_used_below_zero() {
 
 #[test]
 fn a_call_needs_room_in_each_quota() {
-    let usage = Usage { input_tokens: 2, output_tokens: 4, cached_input_tokens: 0 };
+    let usage = Usage::of_text(2, 4);
     let take = Take::call(Some(usage), Money::from_micros(7));
     for (kind, needed) in [(QuotaType::Requests, 1), (QuotaType::Tokens, 6), (QuotaType::Amount, 7)] {
         let check = |left: i64| {

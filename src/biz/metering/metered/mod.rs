@@ -72,9 +72,9 @@ impl Metered {
     pub fn set_upstream(&mut self, usage: Usage) -> Result<()> {
         self.amount(usage)?;
         self.upstream = match self.upstream {
-            _ if usage.tokens() == 0 => self.upstream,
+            _ if usage.is_empty() => self.upstream,
             // Some vendors report only the output while it grows.
-            Some(before) if usage.input_tokens == 0 => Some(Usage { output_tokens: usage.output_tokens, ..before }),
+            Some(before) if usage.input_tokens == 0 => Some(before.with_output_of(usage)),
             _ => Some(usage),
         };
         Ok(())
@@ -82,13 +82,11 @@ impl Metered {
 
     /// The usage of the stream. The input is the estimate until the vendor reports it.
     pub fn usage(&self) -> Usage {
-        let expected = Usage { output_tokens: 0, ..self.reservation.content.estimate.unwrap_or_default() };
+        let expected = self.reservation.content.estimate.unwrap_or_default().with_output_of(Usage::default());
         // A stream that was opened again continues from its last report.
         let reported = self.held().and_then(|held| held.reported);
         let known = match self.upstream {
-            Some(upstream) if upstream.input_tokens == 0 => {
-                Usage { output_tokens: upstream.output_tokens, ..reported.unwrap_or(expected) }
-            }
+            Some(upstream) if upstream.input_tokens == 0 => reported.unwrap_or(expected).with_output_of(upstream),
             Some(upstream) => upstream,
             None => reported.unwrap_or(expected),
         };
@@ -190,7 +188,7 @@ impl Metered {
     }
 
     pub fn commit(&self, finish: Finish) -> Commit {
-        let usage = finish.usage.or_else(|| Some(self.usage()).filter(|usage| usage.tokens() > 0));
+        let usage = finish.usage.or_else(|| Some(self.usage()).filter(|usage| !usage.is_empty()));
         Commit {
             user: self.reservation.user.clone(),
             trace: self.reservation.trace.clone(),
@@ -198,6 +196,8 @@ impl Metered {
             cost: finish.cost,
             usage,
             counted_output: None,
+            service_tier: finish.service_tier,
+            served: finish.served,
             stream: Some(self.reservation.record_id),
             record_ids: RecordIds::fresh(),
         }
@@ -227,7 +227,7 @@ impl Metered {
     }
 
     fn amount(&self, usage: Usage) -> Result<Money> {
-        if usage.tokens() == 0 {
+        if usage.is_empty() {
             return Ok(Money::ZERO);
         }
         Ok(self.reservation.so_far(usage)?.amount)

@@ -4,7 +4,7 @@ use uuid::Uuid;
 use super::*;
 use crate::biz::{
     account::catalog::QuotaUnit,
-    charge::prices::{PriceVersion, TokenPrices},
+    charge::prices::{Class, Draft, Given, PriceList, PriceVersion},
     settlement::{
         refund::RefundedPart,
         transaction::{ChargeContent, ChargedBy},
@@ -24,12 +24,12 @@ fn yuan(amount: i64) -> Money {
 }
 
 fn usage(input_tokens: u32, output_tokens: u32) -> Usage {
-    Usage { input_tokens, output_tokens, cached_input_tokens: 0 }
+    Usage::of_text(input_tokens, output_tokens)
 }
 
 /// A reservation of an estimated 3 input tokens at one yuan a token, with `held` yuan held.
 fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
-    let dear = TokenPrices { input: yuan(1_000_000), cached_input: yuan(1_000_000), output: yuan(1_000_000) };
+    let dear = PriceList::flat(yuan(1_000_000), None, yuan(1_000_000));
     Transaction {
         user: UserId::from_stored("u"),
         trace: TraceId::from_stored("t"),
@@ -41,10 +41,12 @@ fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
             model: None,
             usage: None,
             estimate: Some(usage(3, 20)),
+            service_tier: None,
         },
         status: Status::Pending,
         quota_unit: QuotaUnit::Calls,
-        price_version: Some(PriceVersion { id: PriceVersionId::from_stored("v"), prices: dear }),
+        price_version: Some(PriceVersion::new(PriceVersionId::from_stored("v"), dear)),
+        plan: None,
         reservation: Some(Reservation {
             free: 0,
             amount: yuan(held),
@@ -181,4 +183,57 @@ fn a_stream_that_the_sweep_ended_can_still_be_charged() {
     let expired = Transaction { status: Status::Expired, ..reserved(23, None) };
     metered.set_reported(None, Ok((expired, true))).unwrap_err();
     assert!(!metered.is_gone());
+}
+
+/// A stream whose tokens cost one yuan, those of reasoning three, and all of a call with more than 10 tokens
+/// of input twice as much.
+fn tiered(held: i64) -> Metered {
+    let million = |yuans: i64| Some(yuan(yuans * 1_000_000));
+    let mut draft = Draft::default();
+    let given = |factor: i64, given: &mut Given| {
+        given[Class::Input as usize] = million(factor);
+        given[Class::Output as usize] = million(factor);
+        given[Class::Reasoning as usize] = million(3 * factor);
+    };
+    given(1, &mut draft.given);
+    let mut tier = Given::default();
+    given(2, &mut tier);
+    draft.tiers.push((10, tier));
+    let version = PriceVersion::new(PriceVersionId::from_stored("v"), draft.check().unwrap());
+    Metered::new(Transaction { price_version: Some(version), ..reserved(held, None) })
+}
+
+#[test]
+fn a_stream_that_crosses_a_tier_is_priced_anew_as_a_whole() {
+    let mut metered = tiered(31);
+    metered.set_counted(5);
+    assert_eq!(metered.state().amount, yuan(8));
+    let now = metered.reported_at;
+    assert_eq!(report(&mut metered, now, 31), None, "covered");
+    metered.set_upstream(usage(10, 5)).unwrap();
+    assert_eq!(metered.state().amount, yuan(15));
+    metered.set_upstream(usage(11, 5)).unwrap();
+    assert_eq!(metered.state().amount, yuan(32));
+    let target = metered.due_report(now, &SETTINGS).unwrap().target;
+    assert_eq!(target, Some(usage(11, 5 + 3)), "the hold has to grow at once");
+    let held = Transaction { price_version: metered.reservation().price_version.clone(), ..reserved(33, None) };
+    metered.set_reported(target, Ok((held, false))).unwrap();
+    assert!(metered.state().stop, "another token makes 34");
+}
+
+#[test]
+fn a_heartbeat_may_bring_any_class() {
+    let mut metered = tiered(100);
+    let thought = Usage { reasoning_tokens: 2, cached_input_tokens: 1, ..usage(3, 4) };
+    metered.set_upstream(thought).unwrap();
+    assert_eq!((metered.usage(), metered.state().amount), (thought, yuan(3 + 2 + 3 * 2)));
+    // Only the output, as it grows; the input is that of before.
+    metered.set_upstream(Usage { reasoning_tokens: 5, ..usage(0, 6) }).unwrap();
+    let grown = Usage { output_tokens: 6, reasoning_tokens: 5, ..thought };
+    assert_eq!((metered.usage(), metered.state().amount), (grown, yuan(3 + 1 + 3 * 5)));
+    metered.set_upstream(Usage { reasoning_tokens: 7, ..usage(3, 6) }).unwrap_err();
+    assert_eq!(metered.usage(), grown, "a part above its whole is refused");
+    // Our own count is larger, and all of the rest is text.
+    metered.set_counted(9);
+    assert_eq!((metered.usage().output_tokens, metered.state().amount), (9, yuan(3 + 4 + 3 * 5)));
 }

@@ -39,7 +39,7 @@ use super::{
     ledger::Ledger,
     posting::{
         Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderRefundRequest, OrderRefundUpdate,
-        OrderUpdate, PaymentCredit, Posting, Refund, Release, Report, Reserve, StatusChange,
+        OrderUpdate, PaymentCredit, PlanChange, Posting, Refund, Release, Report, Reserve, StatusChange,
     },
     refund::Refunded,
     transaction::Transaction,
@@ -227,6 +227,15 @@ impl Engine {
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub fn set_status(&self, change: StatusChange) -> impl Future<Output = Result<bool>> + Send + 'static {
         self.post(Posting::SetStatus(change), Reply::StatusSet)
+    }
+
+    /// Sets the plan of a user. Opens the account of a new user. Returns whether the plan has changed.
+    /// Calls that are queued after the answer have its prices, on every server.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn set_plan(&self, change: PlanChange) -> impl Future<Output = Result<bool>> + Send + 'static {
+        self.post(Posting::SetPlan(change), Reply::PlanSet)
     }
 
     /// Postings that wait in each lane.

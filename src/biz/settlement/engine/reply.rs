@@ -36,6 +36,7 @@ pub(super) enum Reply {
     OrderRefunded(oneshot::Sender<OrderRefunded>),
     PaymentCredited(oneshot::Sender<Result<(UnappliedPayment, bool)>>),
     StatusSet(oneshot::Sender<Result<bool>>),
+    PlanSet(oneshot::Sender<Result<bool>>),
 }
 
 impl Reply {
@@ -70,6 +71,7 @@ impl Reply {
                 answer(reply, Ok((payment, changed)))
             }
             (Self::StatusSet(reply), Outcome::StatusSet { changed }) => answer(reply, Ok(changed)),
+            (Self::PlanSet(reply), Outcome::PlanSet { changed }) => answer(reply, Ok(changed)),
             (_, outcome) => tracing::error!(?outcome, "ledger returned the wrong kind of outcome for a posting"),
         }
     }
@@ -86,6 +88,7 @@ impl Reply {
             Self::OrderRefunded(reply) => answer(reply, Err(error)),
             Self::PaymentCredited(reply) => answer(reply, Err(error)),
             Self::StatusSet(reply) => answer(reply, Err(error)),
+            Self::PlanSet(reply) => answer(reply, Err(error)),
         }
     }
 }

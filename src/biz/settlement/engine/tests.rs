@@ -16,7 +16,7 @@ use super::*;
 use crate::biz::{
     account::{
         Balance, Quota,
-        catalog::{Plan, Price},
+        catalog::{Price, ServiceTerms},
     },
     charge::quote::Quote,
     settlement::{
@@ -175,8 +175,8 @@ pub(super) fn engine_with_listener(
     faults: impl IntoIterator<Item = Fault>,
 ) -> (Engine, Arc<ScriptedLedger>, Arc<RecordingListener>) {
     let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
-    let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
-    let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
+    let terms = ServiceTerms { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
+    let catalog = Catalog::new([(ServiceName::from_stored("s"), terms)]);
     let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
     let limits = LaneLimits {
         lanes: 1,
@@ -203,8 +203,10 @@ pub(super) fn charge(user: &str, trace: &str) -> Charge {
             model: None,
             usage: None,
             estimate: None,
+            service_tier: None,
         },
         quote: Ok(Quote::of_calls(1, Money::ZERO)),
+        tariff: None,
         record_ids: RecordIds::fresh(),
     }
 }

@@ -3,6 +3,7 @@
 
 mod changes;
 mod order_refund;
+mod plan;
 mod recharge;
 mod recommit;
 mod refund;
@@ -43,7 +44,7 @@ use crate::biz::{
 };
 
 pub use self::state::{
-    NewRecord, QuotaKey, RefundDelta, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes,
+    NewPlan, NewRecord, QuotaKey, RefundDelta, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes,
 };
 
 /// Decides a batch in arrival order. Every account of the batch is open in `state`.
@@ -58,6 +59,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         audit_events: Vec::new(),
         changed: BTreeSet::new(),
         changed_statuses: BTreeSet::new(),
+        changed_plans: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
         changed_requests: BTreeSet::new(),
         changed_key_quotas: BTreeSet::new(),
@@ -88,6 +90,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             Posting::UpdateOrderRefund(update) => book.update_order_refund(update),
             Posting::CreditPayment(credit) => book.credit_payment(credit),
             Posting::SetStatus(change) => book.set_status(change),
+            Posting::SetPlan(change) => book.set_plan(change),
         })
         .map(|outcome| outcome.unwrap_or_else(Outcome::Refused))
         .collect();
@@ -105,6 +108,7 @@ struct Book<'a> {
     audit_events: Vec<AuditEvent>,
     changed: BTreeSet<UserId>,
     changed_statuses: BTreeSet<UserId>,
+    changed_plans: BTreeSet<UserId>,
     changed_quotas: BTreeSet<QuotaKey>,
     changed_requests: BTreeSet<UserId>,
     changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
@@ -126,14 +130,14 @@ impl Book<'_> {
         if let Some(first) = self.state.transactions.get(&key) {
             return replay_charge(request, first);
         }
-        let quote = request.quote.as_ref().map_err(Error::clone)?;
+        let quote = self.quote(request)?;
         let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
         self.check_status(&request.user)?;
         let (split, shortfall) = match request.is_delivered {
-            true => self.cover_delivered(request, quote, &quota_key)?,
+            true => self.cover_delivered(request, &quote, &quota_key)?,
             false => {
                 self.check_caps(&request.user)?;
-                (self.cover(quote, &quota_key)?, Money::ZERO)
+                (self.cover(&quote, &quota_key)?, Money::ZERO)
             }
         };
         let take = Take::call(request.content.usage, split.amount);
@@ -151,6 +155,7 @@ impl Book<'_> {
             status: Status::Committed,
             quota_unit: quote.quota_unit,
             price_version: quote.version.clone().filter(|_| request.content.cost.is_none()),
+            plan: quote.plan,
             reservation: None,
             free: split.free,
             paid: split.paid,
@@ -308,6 +313,7 @@ impl Book<'_> {
     }
 
     fn into_writes(self) -> Writes {
+        let plans = self.new_plans();
         let Book { mut state, charges, records, adjustments, refunds, audit_events, .. } = self;
         let mut orders = std::mem::take(&mut state.orders);
         let mut order_refunds = std::mem::take(&mut state.order_refunds);
@@ -384,6 +390,7 @@ impl Book<'_> {
             unapplied: unapplied.collect(),
             balances,
             statuses,
+            plans,
             quotas,
             requests,
             key_quotas,

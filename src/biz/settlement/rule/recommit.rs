@@ -10,7 +10,7 @@ use crate::biz::{
         posting::{Commit, Effect, Outcome, RecordIds},
         transaction::{ChargedBy, Delivered, Reservation, Transaction},
     },
-    values::{error::Error, money::Money},
+    values::{error::Error, money::Money, usage::Usage},
 };
 
 impl Book<'_> {
@@ -25,12 +25,20 @@ impl Book<'_> {
         reservation: Reservation,
     ) -> Result<Outcome, Error> {
         let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
+        // A text of less output than was reported adds nothing, whatever its tokens would cost.
+        let is_less = |had: &Usage| request.counted_output.is_some_and(|counted| counted < had.output_tokens);
+        let delivered = match reservation.charged_by {
+            ChargedBy::Report if before.usage.as_ref().is_some_and(is_less) => {
+                Delivered { usage: before.usage, ..delivered }
+            }
+            _ => delivered,
+        };
         let delivered = match reservation.charged_by {
             ChargedBy::Commit => delivered,
             // Absent fields keep their reported values. Zero tokens count as absent.
             ChargedBy::Report | ChargedBy::Both => Delivered {
                 count: request.count.map_or(before.count, |_| delivered.count.max(before.count)),
-                usage: delivered.usage.filter(|usage| usage.tokens() > 0).or(before.usage),
+                usage: delivered.usage.filter(|usage| !usage.is_empty()).or(before.usage),
                 ..delivered
             },
         };
@@ -43,7 +51,8 @@ impl Book<'_> {
         }
         check_stream(request, first)?;
         let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
-        let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, first, reservation)?;
+        let served = first.clone().served_by(request.served.as_ref())?;
+        let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, &served, reservation)?;
         Ok(Outcome::Settled { transaction, effect })
     }
 

@@ -31,11 +31,11 @@ impl Book<'_> {
         }
         let at = self.batch.at;
         let expires_at = self.expiry(request.ttl)?;
-        let quote = call.quote.as_ref().map_err(Error::clone)?;
+        let quote = self.quote(call)?;
         let quota_key = (call.user.clone(), at.month, call.content.service.clone());
         self.check_status(&call.user)?;
         self.check_caps(&call.user)?;
-        let split = self.cover(quote, &quota_key)?;
+        let split = self.cover(&quote, &quota_key)?;
         let take = Take::call(call.content.estimate, split.amount);
         self.check_key(&call.content, take)?;
         let (balance, quota) = self.account(&quota_key)?;
@@ -50,6 +50,7 @@ impl Book<'_> {
             quota_unit: quote.quota_unit,
             // A cost of the caller replaces the prices, at the commit too.
             price_version: quote.version.clone().filter(|_| call.content.cost.is_none()),
+            plan: quote.plan,
             reservation: Some(Reservation {
                 free: split.free,
                 amount: split.amount,
@@ -89,6 +90,7 @@ impl Book<'_> {
             Status::Committed => return self.commit_again(request, delivered, &first, reservation),
             Status::Released => return Err(state("the reservation was released")),
         }
+        let first = first.served_by(request.served.as_ref())?;
         let counted = request.counted_output.filter(|_| request.cost.is_none());
         let knew_better = |reported: &Usage| counted.is_some_and(|counted| counted < reported.output_tokens);
         let transaction = match reservation.reported.filter(knew_better) {
@@ -211,7 +213,11 @@ impl Book<'_> {
             return Ok(Outcome::Ended { ended: None });
         }
         let usage = match request.cause {
-            Cause::Broken { usage, .. } => usage.map(|usage| reservation.with(usage)).or(reservation.usage()),
+            // Nothing counted says nothing about the input.
+            Cause::Broken { usage, .. } => {
+                let counted = usage.filter(|usage| !usage.is_empty());
+                counted.map(|usage| reservation.with(usage)).or(reservation.usage())
+            }
             Cause::Expired => match self.batch.catalog.policy(&first.content.service).on_expiry {
                 OnExpiry::Commit => reservation.reported,
                 OnExpiry::Release => None,
@@ -219,7 +225,7 @@ impl Book<'_> {
         };
         // Zero tokens count as no delivery. A model price needs tokens, so without this rule the
         // hold would never end.
-        let ended = match usage.filter(|usage| usage.tokens() > 0) {
+        let ended = match usage.filter(|usage| !usage.is_empty()) {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);
                 match first.status {
@@ -368,16 +374,17 @@ pub(super) fn held_key(first: &Transaction, held: &Reservation) -> QuotaKey {
 fn delivered(request: &Commit, first: &Transaction, reservation: &Reservation) -> Delivered {
     let count = match first.quota_unit {
         QuotaUnit::Calls => request.count.unwrap_or(first.content.count),
-        QuotaUnit::Tokens => first.content.count,
+        QuotaUnit::Tokens(_) => first.content.count,
     };
     let usage = match request.counted_output {
         Some(output_tokens) => {
             let known = reservation.usage().or(first.content.estimate).unwrap_or_default();
-            Some(Usage { output_tokens, ..known })
+            Some(known.with_output_tokens(output_tokens))
         }
         None => request.usage,
     };
-    Delivered { count, cost: request.cost, usage }
+    let model = request.served.as_ref().map(|served| served.model.clone());
+    Delivered { count, cost: request.cost, usage, service_tier: request.service_tier.clone(), model }
 }
 
 /// Refuses the commit of a stream that another stream has replaced.

@@ -25,7 +25,7 @@ use crate::biz::{
     values::{
         account_status::AccountStatus,
         calendar::Month,
-        ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, RefundId, ServiceName, TraceId, UserId},
+        ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, PlanName, RefundId, ServiceName, TraceId, UserId},
         money::Money,
     },
 };
@@ -129,7 +129,8 @@ impl State {
             | Posting::RefundOrder(_)
             | Posting::UpdateOrderRefund(_)
             | Posting::CreditPayment(_)
-            | Posting::SetStatus(_) => return None,
+            | Posting::SetStatus(_)
+            | Posting::SetPlan(_) => return None,
         };
         let ending = self.transactions.get(&(posting.user().clone(), trace.clone()))?;
         ending.content.api_key.as_ref()
@@ -162,6 +163,8 @@ pub struct Writes {
     pub balances: Vec<(UserId, Balance)>,
     /// Every status of an account that changed.
     pub statuses: Vec<(UserId, AccountStatus)>,
+    /// Every plan of a user that changed. The later months that are open get its free quotas.
+    pub plans: Vec<NewPlan>,
     /// Every quota that changed.
     pub quotas: Vec<(QuotaKey, Quota)>,
     /// Every count of requests that changed.
@@ -196,6 +199,15 @@ pub struct ReservationWrite {
     pub transaction: Transaction,
     /// The status before the batch; `None` for a new reservation.
     pub was: Option<Status>,
+}
+
+/// A new plan of a user.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NewPlan {
+    pub user: UserId,
+    pub plan: Option<PlanName>,
+    /// The free units of each service a month.
+    pub free_quotas: Vec<(ServiceName, u64)>,
 }
 
 /// A record to write, with its billing day.

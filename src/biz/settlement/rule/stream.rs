@@ -31,7 +31,7 @@ impl Book<'_> {
             Status::Committed => return Err(state("the reservation was committed")),
             Status::Released => return Err(state("the reservation was released")),
         }
-        let usage = request.usage.filter(|usage| usage.tokens() > 0);
+        let usage = request.usage.filter(|usage| !usage.is_empty());
         if let Some(usage) = usage {
             // A usage without a price could never be charged, and the hold never be freed.
             first.priced(&Delivered::stream(&first, usage))?;

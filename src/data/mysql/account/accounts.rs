@@ -18,13 +18,13 @@ use crate::{
         settlement::{
             keys::Keys,
             lock::LeftOut,
-            rule::{QuotaKey, State},
+            rule::{NewPlan, QuotaKey, State},
         },
         values::{
             account_status::AccountStatus,
             calendar::{BillingTime, Month},
             error::StoreError,
-            ids::{ServiceName, UserId},
+            ids::{PlanName, ServiceName, UserId},
         },
     },
     data::{
@@ -33,7 +33,7 @@ use crate::{
         mysql::{
             MySqlStore, audit_trail,
             connections::Connections,
-            statement::{LockMode, Statement},
+            statement::{LockMode, Row, Statement},
         },
         row::Columns,
         rows::account::{account_of, balance_of, change_of, quota_of, requests_of, user_of},
@@ -75,6 +75,8 @@ impl AccountStore for MySqlStore {
 #[derive(Clone, Copy)]
 pub struct NewAccounts<'n> {
     pub users: &'n BTreeSet<UserId>,
+    /// The plans of some of them that have an account.
+    pub plans: &'n BTreeMap<UserId, PlanName>,
     /// The events of some of them, each to be written with the row of its account.
     pub events: &'n BTreeMap<UserId, AuditEvent>,
     pub at: BillingTime,
@@ -83,7 +85,7 @@ pub struct NewAccounts<'n> {
 
 async fn read(connections: &Connections, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
     let query = sqlx::query(
-        "SELECT b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+        "SELECT b.balance, b.held, b.version, b.status, b.plan, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
          l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
          FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
          LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
@@ -133,16 +135,19 @@ fn insert_missing(users: &[&UserId], new: NewAccounts<'_>, catalog: &Catalog) ->
                 audit_trail::insert_with_account(insert, event, user, *id);
             }
         }
-        let rows: Vec<_> =
-            users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
+        let mut rows = Vec::new();
+        for user in users {
+            let services = catalog.services_in(new.plans.get(*user).copied());
+            rows.extend(services.map(|(service, terms)| (*user, service, terms)));
+        }
         insert.push(
             "COMMIT; INSERT IGNORE INTO free_quota \
          (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) VALUES ",
         );
         let month = at.month.to_string();
-        insert.rows(rows, |row, (user, service, plan)| {
+        insert.rows(rows, |row, (user, service, terms)| {
             row.text(&Uuid::now_v7().to_string()).text(user.as_str()).text(service.as_str());
-            row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
+            row.number(terms.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
         });
         insert.push("; ");
     })
@@ -172,7 +177,7 @@ pub fn delete_if_inserted(statement: &mut Statement, user: &UserId, id: Uuid) {
 pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: LockMode) {
     statement
         .push(
-            "SELECT b.user_id, b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+            "SELECT b.user_id, b.balance, b.held, b.version, b.status, b.plan, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
@@ -237,12 +242,12 @@ pub fn add_locked(
 ) -> Result<(), StoreError> {
     for row in rows {
         let user = user_of(row)?;
-        if let Some(service) = row.optional_text(5)?
-            && let Some(quota) = left_out.decoded(&user, "free_quota", quota_of(row, 6))?
+        if let Some(service) = row.optional_text(6)?
+            && let Some(quota) = left_out.decoded(&user, "free_quota", quota_of(row, 7))?
         {
             state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota);
         }
-        if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 9))?.flatten() {
+        if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 10))?.flatten() {
             state.requests.insert(user.clone(), requests);
         }
         if let Some(balance) = left_out.decoded(&user, "user_balance", balance_of(row, 1))? {
@@ -317,6 +322,25 @@ pub fn set_statuses(statement: &mut Statement, statuses: &[(UserId, AccountStatu
             row.text(user.as_str()).number(account_status_number(*status));
         })
         .push(" ON DUPLICATE KEY UPDATE status = VALUES(status); ");
+}
+
+/// As [`set_balances`]. The unused quotas of later months get the free units of the plan.
+pub fn set_plans(statement: &mut Statement, plans: &[NewPlan], month: Month) {
+    statement
+        .push("INSERT INTO user_balance (user_id, plan) VALUES ")
+        .rows(plans, |row, NewPlan { user, plan, .. }| {
+            row.text(user.as_str()).optional(plan.as_ref().map(PlanName::as_str), Row::text);
+        })
+        .push(" ON DUPLICATE KEY UPDATE plan = VALUES(plan); ");
+    for NewPlan { user, free_quotas, .. } in plans {
+        for (service, free_quota) in free_quotas {
+            statement.push("UPDATE free_quota SET total_quota = ").number(*free_quota);
+            statement.push(" WHERE user_id = ").texts([user.as_str()]);
+            statement.push(" AND reset_month > ").texts([month.to_string().as_str()]);
+            statement.push(" AND service_name = ").texts([service.as_str()]);
+            statement.push(" AND used_quota = 0 AND held_quota = 0; ");
+        }
+    }
 }
 
 /// As [`set_balances`].

@@ -4,12 +4,11 @@ use async_trait::async_trait;
 
 use crate::{
     biz::{
-        account::{catalog::Plan, users::UserSpan},
-        jobs::reset::{Lacking, QuotaRows, opened},
+        account::users::UserSpan,
+        jobs::reset::{FreeUnits, Lacking, QuotaRows, opened},
         values::{
             calendar::{BillingTime, Month},
             error::StoreError,
-            ids::ServiceName,
         },
     },
     data::{
@@ -20,18 +19,13 @@ use crate::{
 
 #[async_trait]
 impl QuotaRows for MySqlStore {
-    async fn open_months(
-        &self,
-        users: &UserSpan,
-        plans: &[(&ServiceName, Plan)],
-        at: BillingTime,
-    ) -> Result<(), StoreError> {
+    async fn open_months(&self, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> Result<(), StoreError> {
         let open = Statement::transaction(|statement| {
             for month in opened(at) {
-                for (service, plan) in plans {
-                    insert_missing(statement, users, (month, service, plan), at);
+                for quota in quotas {
+                    insert_missing(statement, users, (month, quota), at);
                     if month > at.month {
-                        set_total(statement, users, (month, service, plan));
+                        set_total(statement, users, (month, quota));
                     }
                 }
             }
@@ -39,38 +33,31 @@ impl QuotaRows for MySqlStore {
         self.waiter.run(open).await
     }
 
-    async fn lacking(
-        &self,
-        users: &UserSpan,
-        month: Month,
-        (service, plan): (&ServiceName, Plan),
-    ) -> Result<Lacking, StoreError> {
-        let query = sqlx::query(
+    async fn lacking(&self, users: &UserSpan, month: Month, quota: &FreeUnits) -> Result<Lacking, StoreError> {
+        let mut count = Statement::new(
             "SELECT COUNT(*) - COUNT(q.user_id), \
-             COUNT(CASE WHEN q.total_quota <> ? AND q.used_quota = 0 AND q.held_quota = 0 THEN 1 END) \
-             FROM user_balance b \
-             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? AND q.service_name = ? \
-             WHERE b.user_id > ? AND b.user_id <= ?",
-        )
-        .bind(plan.free_quota)
-        .bind(month.to_string())
-        .bind(service.as_str())
-        .bind(users.after())
-        .bind(users.last.as_str());
-        let rows = self.reader.fetch_all(query).await?;
-        let row = rows.first().ok_or_else(|| StoreError::Failed("a count returned no row".into()))?;
+             COUNT(CASE WHEN q.used_quota = 0 AND q.held_quota = 0 AND q.total_quota <> ",
+        );
+        units(&mut count, quota, "b.plan");
+        count.push(
+            " THEN 1 END) FROM user_balance b LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
+        );
+        count.texts([month.to_string().as_str()]).push(" AND q.service_name = ").texts([quota.service.as_str()]);
+        count
+            .push(" WHERE b.user_id > ")
+            .texts([users.after()])
+            .push(" AND b.user_id <= ")
+            .texts([users.last.as_str()]);
+        let sets = self.reader.fetch(count).await?;
+        let row = sets.first().and_then(|rows| rows.first());
+        let row = row.ok_or_else(|| StoreError::Failed("a count returned no row".into()))?;
         lacking_of(row)
     }
 }
 
 /// Inserts the missing rows. Existing rows are neither changed nor locked. A row that another
 /// process inserts at the same time is ignored.
-fn insert_missing(
-    statement: &mut Statement,
-    users: &UserSpan,
-    (month, service, plan): (Month, &ServiceName, &Plan),
-    at: BillingTime,
-) {
+fn insert_missing(statement: &mut Statement, users: &UserSpan, (month, quota): (Month, &FreeUnits), at: BillingTime) {
     let month = month.to_string();
     statement
         .push(
@@ -78,9 +65,9 @@ fn insert_missing(
              (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) \
              SELECT UUID(), b.user_id, ",
         )
-        .texts([service.as_str()])
-        .push(", ")
-        .number(plan.free_quota)
+        .texts([quota.service.as_str()])
+        .push(", ");
+    units(statement, quota, "b.plan")
         .push(", 0, ")
         .texts([month.as_str()])
         .push(", ")
@@ -90,7 +77,7 @@ fn insert_missing(
         .push(" FROM user_balance b LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ")
         .texts([month.as_str()])
         .push(" AND q.service_name = ")
-        .texts([service.as_str()])
+        .texts([quota.service.as_str()])
         .push(" WHERE b.user_id > ")
         .texts([users.after()])
         .push(" AND b.user_id <= ")
@@ -99,19 +86,29 @@ fn insert_missing(
 }
 
 /// Sets the totals of the next month, whose quotas are unused.
-fn set_total(statement: &mut Statement, users: &UserSpan, (month, service, plan): (Month, &ServiceName, &Plan)) {
-    statement
-        .push("UPDATE free_quota SET total_quota = ")
-        .number(plan.free_quota)
-        .push(" WHERE user_id > ")
+fn set_total(statement: &mut Statement, users: &UserSpan, (month, quota): (Month, &FreeUnits)) {
+    statement.push("UPDATE free_quota q JOIN user_balance b ON b.user_id = q.user_id SET q.total_quota = ");
+    units(statement, quota, "b.plan")
+        .push(" WHERE q.user_id > ")
         .texts([users.after()])
-        .push(" AND user_id <= ")
+        .push(" AND q.user_id <= ")
         .texts([users.last.as_str()])
-        .push(" AND reset_month = ")
+        .push(" AND q.reset_month = ")
         .texts([month.to_string().as_str()])
-        .push(" AND service_name = ")
-        .texts([service.as_str()])
-        .push(" AND total_quota <> ")
-        .number(plan.free_quota)
-        .push(" AND used_quota = 0 AND held_quota = 0; ");
+        .push(" AND q.service_name = ")
+        .texts([quota.service.as_str()])
+        .push(" AND q.used_quota = 0 AND q.held_quota = 0 AND q.total_quota <> ");
+    units(statement, quota, "b.plan").push("; ");
+}
+
+/// The free units of the plan in a column.
+fn units<'s>(statement: &'s mut Statement, quota: &FreeUnits, plan: &'static str) -> &'s mut Statement {
+    if quota.in_plans.is_empty() {
+        return statement.number(quota.units);
+    }
+    statement.push("CASE ").push(plan);
+    for (name, units) in &quota.in_plans {
+        statement.push(" WHEN ").texts([name.as_str()]).push(" THEN ").number(*units);
+    }
+    statement.push(" ELSE ").number(quota.units).push(" END")
 }

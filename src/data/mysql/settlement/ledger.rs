@@ -19,7 +19,11 @@ use crate::{
             posting::{Adjusted, Batch, Outcome, Posting},
             rule::{self, NewRecord, UsageDelta, UsageKey, Writes},
         },
-        values::{calendar::BillingTime, error::StoreError, ids::TraceId},
+        values::{
+            calendar::BillingTime,
+            error::StoreError,
+            ids::{TraceId, UserId},
+        },
     },
     data::mysql::{
         MySqlStore,
@@ -113,7 +117,10 @@ impl MySqlStore {
                 Statement::rolling_back().execute(&mut connection).await?;
                 created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
                 let events = audit_events::of_openings(batch, &created);
-                let opening = accounts::NewAccounts { users: &unopened, events: &events, at: batch.at, mode };
+                let plan_of = |user: &UserId| Some((user.clone(), state.balances.get(user)?.plan?));
+                let plans = unopened.iter().filter_map(plan_of).collect();
+                let opening =
+                    accounts::NewAccounts { users: &unopened, plans: &plans, events: &events, at: batch.at, mode };
                 match accounts::open(&mut connection, opening, &batch.catalog).await {
                     // Somebody holds the place of a row. The other accounts do not wait for it.
                     Err(StoreError::Conflict(_)) if mode == LockMode::Skip => {
@@ -197,6 +204,9 @@ fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     }
     if !writes.statuses.is_empty() {
         accounts::set_statuses(statement, &writes.statuses);
+    }
+    if !writes.plans.is_empty() {
+        accounts::set_plans(statement, &writes.plans, at.month);
     }
 }
 

@@ -7,19 +7,19 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
     biz::{
-        charge::prices::PriceVersion,
+        charge::prices::Class,
         settlement::{
             rule::ReservationWrite,
-            transaction::{Due, Reservation, Status, Transaction, TransactionStore},
+            transaction::{Delivered, Due, Reservation, Status, Transaction, TransactionStore},
         },
         values::{
             error::StoreError,
-            ids::{ApiKeyId, ModelName, TraceId, UserId},
+            ids::{ApiKeyId, ModelName, PlanName, ServiceTier, TraceId, UserId},
             usage::Usage,
         },
     },
     data::{
-        column_codes::{charged_by_number, quota_unit_name},
+        column_codes::{charged_by_number, has_price_details, price_details, quota_unit_name, usage_parts},
         mysql::{
             MySqlStore,
             statement::{Row as StatementRow, Statement},
@@ -33,7 +33,8 @@ pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost,
     input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
     COALESCE(free_remaining_large, free_remaining_after), created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date";
+    quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
+    reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details";
 
 #[async_trait]
 impl TransactionStore for MySqlStore {
@@ -102,7 +103,39 @@ struct Optional {
 const PRICE_VERSION: Optional = Optional {
     names: ", price_version, input_price, cached_input_price, output_price",
     is_filled: |transaction| transaction.price_version.is_some(),
-    fill: |row, transaction| price_version(row, transaction.price_version.as_ref()),
+    fill: price_version,
+};
+
+const PRICE_DETAILS: Optional = Optional {
+    names: ", price_details",
+    is_filled: has_price_details,
+    fill: |row, transaction| row.optional(price_details(transaction).as_deref(), StatementRow::text),
+};
+
+const USAGE_PARTS: Optional = Optional {
+    names: concat!(
+        ", cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, ",
+        "images"
+    ),
+    is_filled: |transaction| usage_parts(usage_of(transaction)).iter().any(Option::is_some),
+    fill: |row, transaction| {
+        let parts = usage_parts(usage_of(transaction));
+        parts.into_iter().fold(row, |row, part| row.optional(part, StatementRow::number))
+    },
+};
+
+const SERVICE_TIER: Optional = Optional {
+    names: ", service_tier",
+    is_filled: |transaction| transaction.content.service_tier.is_some(),
+    fill: |row, transaction| {
+        row.optional(transaction.content.service_tier.as_ref().map(ServiceTier::as_str), StatementRow::text)
+    },
+};
+
+const PLAN: Optional = Optional {
+    names: ", plan",
+    is_filled: |transaction| transaction.plan.is_some(),
+    fill: |row, transaction| row.optional(transaction.plan.as_ref().map(PlanName::as_str), StatementRow::text),
 };
 
 const QUOTA_UNIT: Optional = Optional {
@@ -124,7 +157,7 @@ const SHORTFALL: Optional = Optional {
     fill: |row, transaction| row.money(transaction.shortfall),
 };
 
-const OF_CHARGES: [Optional; 8] = [
+const OF_CHARGES: [Optional; 12] = [
     Optional {
         names: ", cost",
         is_filled: |charge| charge.content.cost.is_some(),
@@ -146,12 +179,16 @@ const OF_CHARGES: [Optional; 8] = [
         fill: |row, charge| tokens(row, charge.content.usage),
     },
     PRICE_VERSION,
+    PRICE_DETAILS,
+    USAGE_PARTS,
+    SERVICE_TIER,
+    PLAN,
     QUOTA_UNIT,
     FREE_REMAINING,
     SHORTFALL,
 ];
 
-const OF_RESERVATIONS: [Optional; 7] = [
+const OF_RESERVATIONS: [Optional; 12] = [
     Optional {
         names: ", estimated_input_tokens, estimated_output_tokens",
         is_filled: |reservation| reservation.content.estimate.is_some(),
@@ -162,6 +199,11 @@ const OF_RESERVATIONS: [Optional; 7] = [
         },
     },
     PRICE_VERSION,
+    PRICE_DETAILS,
+    USAGE_PARTS,
+    SERVICE_TIER,
+    PLAN,
+    OF_COMMIT,
     QUOTA_UNIT,
     FREE_REMAINING,
     SHORTFALL,
@@ -176,6 +218,30 @@ const OF_RESERVATIONS: [Optional; 7] = [
         fill: |row, reservation| row.optional(charged_by_number(reservation), StatementRow::number),
     },
 ];
+
+/// The service tier and the model that a commit names.
+const OF_COMMIT: Optional = Optional {
+    names: ", commit_service_tier, served_model",
+    is_filled: |transaction| {
+        delivered_of(transaction).is_some_and(|delivered| delivered.service_tier.is_some() || delivered.model.is_some())
+    },
+    fill: |row, transaction| {
+        let delivered = delivered_of(transaction);
+        let service_tier = delivered.and_then(|delivered| delivered.service_tier.as_ref());
+        let model = delivered.and_then(|delivered| delivered.model.as_ref());
+        row.optional(service_tier.map(ServiceTier::as_str), StatementRow::text)
+            .optional(model.map(ModelName::as_str), StatementRow::text)
+    },
+};
+
+fn delivered_of(transaction: &Transaction) -> Option<&Delivered> {
+    transaction.reservation.as_ref()?.delivered.as_ref()
+}
+
+/// The usage in the columns of a transaction.
+fn usage_of(transaction: &Transaction) -> Option<Usage> {
+    transaction.reservation.as_ref().map_or(transaction.content.usage, Reservation::usage)
+}
 
 /// Rows of charges. Parsing costs time for each value, so default values and the columns of
 /// reservations are left out.
@@ -219,7 +285,14 @@ pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]
          free_remaining_after = VALUES(free_remaining_after), \
          free_remaining_large = VALUES(free_remaining_large), commit_cost = VALUES(commit_cost), \
          held_free = VALUES(held_free), held_amount = VALUES(held_amount), expires_at = VALUES(expires_at), \
-         shortfall = VALUES(shortfall), charged_by = VALUES(charged_by), late_date = VALUES(late_date); ",
+         shortfall = VALUES(shortfall), charged_by = VALUES(charged_by), late_date = VALUES(late_date), \
+         cache_write_tokens = VALUES(cache_write_tokens), cache_write_1h_tokens = VALUES(cache_write_1h_tokens), \
+         audio_input_tokens = VALUES(audio_input_tokens), reasoning_tokens = VALUES(reasoning_tokens), \
+         audio_output_tokens = VALUES(audio_output_tokens), images = VALUES(images), \
+         commit_service_tier = VALUES(commit_service_tier), served_model = VALUES(served_model), \
+         price_version = VALUES(price_version), input_price = VALUES(input_price), \
+         cached_input_price = VALUES(cached_input_price), output_price = VALUES(output_price), \
+         price_details = VALUES(price_details); ",
     );
     let starts: Vec<_> = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending).collect();
     if !starts.is_empty() {
@@ -302,9 +375,11 @@ fn tokens<'r, 's>(row: &'r mut StatementRow<'s>, usage: Option<Usage>) -> &'r mu
         .optional(usage.map(|usage| usage.cached_input_tokens), StatementRow::number)
 }
 
-fn price_version<'r, 's>(row: &'r mut StatementRow<'s>, version: Option<&PriceVersion>) -> &'r mut StatementRow<'s> {
+fn price_version<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> &'r mut StatementRow<'s> {
+    let version = transaction.price_version.as_ref();
+    let price = |class| version.and_then(|version| version.prices.base().given(class));
     row.optional(version.map(|version| version.id.as_str()), StatementRow::text)
-        .optional(version.map(|version| version.prices.input), StatementRow::money)
-        .optional(version.map(|version| version.prices.cached_input), StatementRow::money)
-        .optional(version.map(|version| version.prices.output), StatementRow::money)
+        .optional(price(Class::Input), StatementRow::money)
+        .optional(price(Class::CachedInput), StatementRow::money)
+        .optional(price(Class::Output), StatementRow::money)
 }

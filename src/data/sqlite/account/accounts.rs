@@ -14,13 +14,13 @@ use crate::{
         settlement::{
             keys::Keys,
             lock::LeftOut,
-            rule::{QuotaKey, State},
+            rule::{NewPlan, QuotaKey, State},
         },
         values::{
             account_status::AccountStatus,
             calendar::{BillingTime, Month},
             error::StoreError,
-            ids::{ServiceName, UserId},
+            ids::{PlanName, ServiceName, UserId},
         },
     },
     data::{
@@ -39,7 +39,7 @@ use crate::{
 impl AccountStore for SqliteStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let rows = sqlx::query(
-            "SELECT b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+            "SELECT b.balance, b.held, b.version, b.status, b.plan, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
@@ -66,12 +66,21 @@ impl AccountStore for SqliteStore {
     }
 }
 
-/// Creates the missing rows of `users`, and writes the events of new accounts. The writer's
-/// transaction excludes other writers.
+/// Accounts to open.
+pub struct NewAccounts<'n> {
+    pub users: &'n BTreeSet<UserId>,
+    /// The plans of some of them that have an account.
+    pub plans: &'n BTreeMap<UserId, PlanName>,
+    /// The events of some of them, each to be written with the row of its account.
+    pub events: &'n BTreeMap<UserId, AuditEvent>,
+    pub at: BillingTime,
+}
+
+/// Creates the missing rows of accounts, and writes the events of new ones. The writer's transaction
+/// excludes other writers.
 pub fn insert_missing(
     transaction: &Transaction<'_>,
-    (users, events): (&BTreeSet<UserId>, &BTreeMap<UserId, AuditEvent>),
-    at: BillingTime,
+    NewAccounts { users, plans, events, at }: NewAccounts<'_>,
     catalog: &Catalog,
 ) -> rusqlite::Result<()> {
     let mut balance = transaction.prepare_cached(
@@ -89,9 +98,9 @@ pub fn insert_missing(
         if let Some(event) = events.get(user).filter(|_| is_new) {
             audit_trail::insert(transaction, std::slice::from_ref(event))?;
         }
-        for (service, plan) in catalog.iter() {
+        for (service, terms) in catalog.services_in(plans.get(user).copied()) {
             let id = Uuid::now_v7().to_string();
-            quota.execute(params![id, user.as_str(), service.as_str(), plan.free_quota, month, now])?;
+            quota.execute(params![id, user.as_str(), service.as_str(), terms.free_quota, month, now])?;
         }
     }
     Ok(())
@@ -100,7 +109,7 @@ pub fn insert_missing(
 /// The balance row of a user.
 pub fn balance(transaction: &Transaction<'_>, user: &UserId) -> Result<Option<Balance>, StoreError> {
     let mut find = transaction
-        .prepare_cached("SELECT balance, held, version, status FROM user_balance WHERE user_id = ?")
+        .prepare_cached("SELECT balance, held, version, status, plan FROM user_balance WHERE user_id = ?")
         .map_err(writer_error)?;
     found(&mut find, [user.as_str()], |row| balance_of(row, 0))
 }
@@ -187,6 +196,23 @@ pub fn set_statuses(transaction: &Transaction<'_>, statuses: &[(UserId, AccountS
     for (user, status) in statuses {
         let mut update = transaction.prepare_cached("UPDATE user_balance SET status = ? WHERE user_id = ?")?;
         update.execute(params![account_status_number(*status), user.as_str()])?;
+    }
+    Ok(())
+}
+
+/// The unused quotas of later months get the free units of the plan.
+pub fn set_plans(transaction: &Transaction<'_>, plans: &[NewPlan], at: BillingTime) -> rusqlite::Result<()> {
+    for NewPlan { user, plan, free_quotas } in plans {
+        let mut update = transaction.prepare_cached("UPDATE user_balance SET plan = ? WHERE user_id = ?")?;
+        update.execute(params![plan.as_ref().map(PlanName::as_str), user.as_str()])?;
+        let mut total = transaction.prepare_cached(
+            "UPDATE free_quota SET total_quota = ?, updated_at = ? WHERE user_id = ? AND reset_month > ? \
+             AND service_name = ? AND used_quota = 0 AND held_quota = 0",
+        )?;
+        let (now, month) = (at.utc.timestamp_micros(), at.month.to_string());
+        for (service, free_quota) in free_quotas {
+            total.execute(params![free_quota, now, user.as_str(), month, service.as_str()])?;
+        }
     }
     Ok(())
 }

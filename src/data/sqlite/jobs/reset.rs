@@ -1,16 +1,17 @@
 //! Writes the quota rows of new months, for a chunk of users per statement.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use crate::{
     biz::{
-        account::{catalog::Plan, users::UserSpan},
-        jobs::reset::{Lacking, QuotaRows, opened},
+        account::users::UserSpan,
+        jobs::reset::{FreeUnits, Lacking, QuotaRows, opened},
         values::{
             calendar::{BillingTime, Month},
             error::StoreError,
-            ids::ServiceName,
         },
     },
     data::{
@@ -20,35 +21,41 @@ use crate::{
     },
 };
 
+/// The free units of the plan in a column, from the JSON of [`by_plan`].
+macro_rules! units {
+    ($units:literal, $plan:literal) => {
+        concat!(
+            "COALESCE(json_extract(",
+            $units,
+            ", '$.\"' || ",
+            $plan,
+            " || '\"'), json_extract(",
+            $units,
+            ", '$.\"*\"'))"
+        )
+    };
+}
+
 #[async_trait]
 impl QuotaRows for SqliteStore {
-    async fn open_months(
-        &self,
-        users: &UserSpan,
-        plans: &[(&ServiceName, Plan)],
-        at: BillingTime,
-    ) -> Result<(), StoreError> {
-        let users = users.clone();
-        let plans: Vec<(ServiceName, Plan)> = plans.iter().map(|(service, plan)| ((*service).clone(), *plan)).collect();
-        self.writer.run_and_rest(move |connection| open(connection, &users, &plans, at).map_err(writer_error)).await
+    async fn open_months(&self, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> Result<(), StoreError> {
+        let (users, quotas) = (users.clone(), quotas.to_vec());
+        self.writer.run_and_rest(move |connection| open(connection, &users, &quotas, at).map_err(writer_error)).await
     }
 
-    async fn lacking(
-        &self,
-        users: &UserSpan,
-        month: Month,
-        (service, plan): (&ServiceName, Plan),
-    ) -> Result<Lacking, StoreError> {
-        let row = sqlx::query(
+    async fn lacking(&self, users: &UserSpan, month: Month, quota: &FreeUnits) -> Result<Lacking, StoreError> {
+        let row = sqlx::query(concat!(
             "SELECT COUNT(*) - COUNT(q.user_id), \
-             COUNT(CASE WHEN q.total_quota <> ? AND q.used_quota = 0 AND q.held_quota = 0 THEN 1 END) \
+             COUNT(CASE WHEN q.total_quota <> ",
+            units!("?1", "b.plan"),
+            " AND q.used_quota = 0 AND q.held_quota = 0 THEN 1 END) \
              FROM user_balance b \
-             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? AND q.service_name = ? \
-             WHERE b.user_id > ? AND b.user_id <= ?",
-        )
-        .bind(i64::try_from(plan.free_quota).unwrap_or(i64::MAX))
+             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ?2 AND q.service_name = ?3 \
+             WHERE b.user_id > ?4 AND b.user_id <= ?5",
+        ))
+        .bind(by_plan(quota))
         .bind(month.to_string())
-        .bind(service.as_str())
+        .bind(quota.service.as_str())
         .bind(users.after())
         .bind(users.last.as_str())
         .fetch_one(&self.reader)
@@ -58,31 +65,39 @@ impl QuotaRows for SqliteStore {
     }
 }
 
-fn open(
-    connection: &mut Connection,
-    users: &UserSpan,
-    plans: &[(ServiceName, Plan)],
-    at: BillingTime,
-) -> rusqlite::Result<()> {
+/// The free units of every plan as a JSON object; those of the others under `*`.
+fn by_plan(quota: &FreeUnits) -> String {
+    let in_plans = quota.in_plans.iter().map(|(plan, units)| (plan.to_string(), *units));
+    let units: BTreeMap<_, _> = in_plans.chain([("*".to_owned(), quota.units)]).collect();
+    serde_json::json!(units).to_string()
+}
+
+fn open(connection: &mut Connection, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let after = users.after();
     {
-        let mut insert = transaction.prepare_cached(
+        let mut insert = transaction.prepare_cached(concat!(
             "INSERT INTO free_quota \
              (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) \
-             SELECT lower(hex(randomblob(16))), user_id, ?3, ?4, 0, ?5, ?6, ?6 FROM user_balance \
-             WHERE user_id > ?1 AND user_id <= ?2 ON CONFLICT DO NOTHING",
-        )?;
+             SELECT lower(hex(randomblob(16))), b.user_id, ?3, ",
+            units!("?4", "b.plan"),
+            ", 0, ?5, ?6, ?6 FROM user_balance b WHERE b.user_id > ?1 AND b.user_id <= ?2 ON CONFLICT DO NOTHING",
+        ))?;
         // Only for the next month, whose quotas are unused.
-        let mut set_total = transaction.prepare_cached(
-            "UPDATE free_quota SET total_quota = ?4, updated_at = ?6 WHERE user_id > ?1 AND user_id <= ?2 \
-             AND reset_month = ?5 AND service_name = ?3 AND total_quota <> ?4 AND used_quota = 0 AND held_quota = 0",
-        )?;
+        let mut set_total = transaction.prepare_cached(concat!(
+            "UPDATE free_quota AS q SET total_quota = ",
+            units!("?4", "b.plan"),
+            ", updated_at = ?6 FROM user_balance b WHERE b.user_id = q.user_id AND q.user_id > ?1 AND q.user_id <= ?2 \
+             AND q.reset_month = ?5 AND q.service_name = ?3 AND q.used_quota = 0 AND q.held_quota = 0 \
+             AND q.total_quota <> ",
+            units!("?4", "b.plan"),
+        ))?;
         let now = at.utc.timestamp_micros();
         for month in opened(at) {
             let of = |month: Month| month.to_string();
-            for (service, plan) in plans {
-                let values = params![after, users.last.as_str(), service.as_str(), plan.free_quota, of(month), now];
+            for quota in quotas {
+                let (service, units) = (quota.service.as_str(), by_plan(quota));
+                let values = params![after, users.last.as_str(), service, units, of(month), now];
                 insert.execute(values)?;
                 if month > at.month {
                     set_total.execute(values)?;

@@ -1,6 +1,9 @@
 //! One settlement transaction: load, decide, write, commit.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
@@ -16,7 +19,11 @@ use crate::{
             posting::{Adjusted, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
-        values::{calendar::BillingTime, error::StoreError, ids::TraceId},
+        values::{
+            calendar::BillingTime,
+            error::StoreError,
+            ids::{PlanName, TraceId, UserId},
+        },
     },
     data::{
         rows::transaction::adjusted_of,
@@ -60,7 +67,9 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     if !unopened.is_empty() {
         state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
         let events = audit_events::of_openings(batch, &state.created);
-        accounts::insert_missing(&transaction, (&unopened, &events), batch.at, &batch.catalog).map_err(writer_error)?;
+        let plans = plans_of(&state, &unopened);
+        let new = accounts::NewAccounts { users: &unopened, plans: &plans, events: &events, at: batch.at };
+        accounts::insert_missing(&transaction, new, &batch.catalog).map_err(writer_error)?;
         accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
     }
     transactions::load(&transaction, &keys.transactions, (&mut state, &mut left_out))?;
@@ -94,11 +103,17 @@ fn load_further_quotas(
     accounts::load_quotas(transaction, &state.further_quotas(batch, keys), (state, left_out))?;
     let unopened = state.unopened_further(batch, keys);
     if !unopened.is_empty() {
-        let opened = accounts::insert_missing(transaction, (&unopened, &BTreeMap::new()), batch.at, &batch.catalog);
-        opened.map_err(writer_error)?;
+        let (plans, events) = (plans_of(state, &unopened), BTreeMap::new());
+        let new = accounts::NewAccounts { users: &unopened, plans: &plans, events: &events, at: batch.at };
+        accounts::insert_missing(transaction, new, &batch.catalog).map_err(writer_error)?;
         accounts::load_quotas(transaction, &state.further_quotas(batch, keys), (state, left_out))?;
     }
     Ok(!unopened.is_empty())
+}
+
+/// The plans of those users that have an account and a plan.
+fn plans_of(state: &State, users: &BTreeSet<UserId>) -> BTreeMap<UserId, PlanName> {
+    users.iter().filter_map(|user| Some((user.clone(), state.balances.get(user)?.plan?))).collect()
 }
 
 /// Finds which adjustments of the batch are settled already.
@@ -139,7 +154,8 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     caps::set_used(transaction, &writes.requests, at)?;
     key_quotas::set_used(transaction, &writes.key_quotas, at)?;
     accounts::set_balances(transaction, &writes.balances, at)?;
-    accounts::set_statuses(transaction, &writes.statuses)
+    accounts::set_statuses(transaction, &writes.statuses)?;
+    accounts::set_plans(transaction, &writes.plans, at)
 }
 
 fn insert_records(transaction: &Transaction<'_>, records: &[NewRecord]) -> rusqlite::Result<()> {

@@ -8,20 +8,21 @@ use rusqlite::{Statement, ToSql, Transaction as Tx};
 
 use crate::{
     biz::{
+        charge::prices::Class,
         settlement::{
             lock::LeftOut,
             rule::{ReservationWrite, State},
-            transaction::{Due, Transaction, TransactionStore},
+            transaction::{Delivered, Due, Transaction, TransactionStore},
         },
         values::{
             error::StoreError,
-            ids::{ApiKeyId, ModelName, TraceId, UserId},
+            ids::{ApiKeyId, ModelName, PlanName, ServiceTier, TraceId, UserId},
             money::Money,
             usage::Usage,
         },
     },
     data::{
-        column_codes::{charged_by_number, quota_unit_name},
+        column_codes::{charged_by_number, price_details, quota_unit_name, usage_parts},
         error::store_error,
         rows::transaction::{due_of, transaction_of},
         sqlite::{
@@ -37,7 +38,8 @@ const ONE: &str = "\
     cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
     held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date \
+    quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
+    reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details \
     FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
 
 #[async_trait]
@@ -103,7 +105,9 @@ pub fn insert_charges(transaction: &Tx<'_>, charges: &[Transaction]) -> rusqlite
         "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
-         shortfall) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, \
+         service_tier, plan, price_details, shortfall) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     for charge in charges {
         let next = bind_shared(&mut insert, charge, charge.content.usage)?;
@@ -119,23 +123,32 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
         "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
-         held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
-         estimated_output_tokens, shortfall, charged_by, late_date) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, \
+         service_tier, plan, price_details, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
+         estimated_output_tokens, shortfall, charged_by, late_date, commit_service_tier, served_model) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, \
+         ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
          free_count = excluded.free_count, paid_count = excluded.paid_count, amount = excluded.amount, \
          record_id = excluded.record_id, balance_after = excluded.balance_after, \
          free_remaining_after = excluded.free_remaining_after, commit_cost = excluded.commit_cost, \
          held_free = excluded.held_free, held_amount = excluded.held_amount, expires_at = excluded.expires_at, \
-         shortfall = excluded.shortfall, charged_by = excluded.charged_by, late_date = excluded.late_date",
+         shortfall = excluded.shortfall, charged_by = excluded.charged_by, late_date = excluded.late_date, \
+         cache_write_tokens = excluded.cache_write_tokens, cache_write_1h_tokens = excluded.cache_write_1h_tokens, \
+         audio_input_tokens = excluded.audio_input_tokens, reasoning_tokens = excluded.reasoning_tokens, \
+         audio_output_tokens = excluded.audio_output_tokens, images = excluded.images, \
+         commit_service_tier = excluded.commit_service_tier, served_model = excluded.served_model, \
+         price_version = excluded.price_version, input_price = excluded.input_price, \
+         cached_input_price = excluded.cached_input_price, output_price = excluded.output_price, \
+         price_details = excluded.price_details",
     )?;
     for ReservationWrite { transaction, .. } in writes {
         let Some(reservation) = &transaction.reservation else { continue };
-        let delivered = reservation.delivered.as_ref();
+        let delivered: Option<&Delivered> = reservation.delivered.as_ref();
         let next = bind_shared(&mut upsert, transaction, reservation.usage())?;
         let estimate = transaction.content.estimate;
-        let values: [&dyn ToSql; 11] = [
+        let values: [&dyn ToSql; 13] = [
             &reservation.free,
             &reservation.amount.micros(),
             &reservation.full_cost.micros(),
@@ -147,6 +160,8 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
             &shortfall(transaction),
             &charged_by_number(transaction),
             &reservation.late_day.map(|day| day.to_string()),
+            &delivered.and_then(|delivered| delivered.service_tier.as_ref()).map(ServiceTier::as_str),
+            &delivered.and_then(|delivered| delivered.model.as_ref()).map(ModelName::as_str),
         ];
         bind(&mut upsert, next, &values)?;
         upsert.raw_execute()?;
@@ -166,11 +181,10 @@ fn bind_shared(
     usage: Option<Usage>,
 ) -> rusqlite::Result<usize> {
     let content = &transaction.content;
-    let (version, prices) = match &transaction.price_version {
-        Some(version) => (Some(version.id.as_str()), Some(version.prices)),
-        None => (None, None),
-    };
-    let values: [&dyn ToSql; 23] = [
+    let version = transaction.price_version.as_ref();
+    let price = |class| version.and_then(|version| version.prices.base().given(class)).map(Money::micros);
+    let [cache_write, cache_write_1h, audio_input, reasoning, audio_output, images] = usage_parts(usage);
+    let values: [&dyn ToSql; 32] = [
         &transaction.user.as_str(),
         &transaction.trace.as_str(),
         &transaction.status.name(),
@@ -190,10 +204,19 @@ fn bind_shared(
         &transaction.free_remaining_after,
         &transaction.created_at.timestamp_micros(),
         &quota_unit_name(transaction),
-        &version,
-        &prices.map(|prices| prices.input.micros()),
-        &prices.map(|prices| prices.cached_input.micros()),
-        &prices.map(|prices| prices.output.micros()),
+        &version.map(|version| version.id.as_str()),
+        &price(Class::Input),
+        &price(Class::CachedInput),
+        &price(Class::Output),
+        &cache_write,
+        &cache_write_1h,
+        &audio_input,
+        &reasoning,
+        &audio_output,
+        &images,
+        &content.service_tier.as_ref().map(ServiceTier::as_str),
+        &transaction.plan.as_ref().map(PlanName::as_str),
+        &price_details(transaction),
     ];
     bind(statement, 1, &values)
 }

@@ -21,7 +21,7 @@ pub struct Hold {
 #[derive(Clone)]
 pub enum End {
     Open,
-    Committed(CommitReservationRequest, CommitReservationReply),
+    Committed(Box<CommitReservationRequest>, CommitReservationReply),
     Released,
     Expired,
 }
@@ -98,7 +98,7 @@ impl Books {
         };
         assert_eq!(micros(reply.amount), share(full, reply.paid_count, count), "{request:?} got {reply:?}");
         self.found.fetch_add(usize::from(reply.replayed), Relaxed);
-        hold.end = End::Committed(request.clone(), reply);
+        hold.end = End::Committed(Box::new(request.clone()), reply);
         known.ended.push(key);
         drop(known);
         self.acknowledged.send_modify(|count| *count += 1);

@@ -167,7 +167,7 @@ impl Books {
             ("mixed", of_kind(true, true)),
             ("refused", known.refused.len()),
             ("refused holds", known.refused.iter().filter(|(_, trace)| trace.starts_with("hold-")).count()),
-            ("left open", ended(|hold| matches!(hold.end, End::Open))),
+            ("left to expire", ended(|hold| matches!(hold.end, End::Open | End::Expired))),
             ("released", ended(|hold| matches!(hold.end, End::Released))),
             ("committed in part", ended(|hold| hold.delivered().is_some_and(|count| count < hold.request.count))),
             ("committed in full", ended(|hold| hold.delivered() == Some(hold.request.count))),

@@ -9,12 +9,12 @@ use uuid::Uuid;
 use super::{books::Books, histories::postings::call};
 use crate::biz::{
     account::{
-        catalog::{Catalog, Plan, Price, QuotaUnit},
+        catalog::{Catalog, Price, QuotaUnit, ServiceTerms},
         policy::Policy,
     },
     audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS},
     charge::{
-        prices::{PriceBook, PriceVersion, Prices, TokenPrices},
+        prices::{PriceBook, PriceList, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
     jobs::audit,
@@ -70,7 +70,7 @@ pub fn stream(number: u128) -> Uuid {
 }
 
 pub fn usage(input_tokens: u32, output_tokens: u32) -> Usage {
-    Usage { input_tokens, output_tokens, cached_input_tokens: 0 }
+    Usage::of_text(input_tokens, output_tokens)
 }
 
 /// A call of a service. Each has 4 free units a month.
@@ -117,13 +117,13 @@ impl TestAccount {
     pub fn with_policy(balance: &str, policy: Policy) -> Self {
         let calendar = || Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
         let at = calendar().at("2026-11-30T04:00:00Z".parse().unwrap());
-        let plan = |price| Plan { price, free_quota: 4, policy };
-        let (by_call, by_token) = (Price::Model(QuotaUnit::Calls), Price::Model(QuotaUnit::Tokens));
+        let terms = |price| ServiceTerms { price, free_quota: 4, policy };
+        let (by_call, by_token) = (Price::Model(QuotaUnit::Calls), Price::Model(QuotaUnit::TOKENS));
         let services = [("units", Price::Unit(yuan("1"))), ("calls", by_call), ("tokens", by_token)];
-        let catalog = services.map(|(name, price)| (ServiceName::from_stored(name), plan(price)));
+        let catalog = services.map(|(name, price)| (ServiceName::from_stored(name), terms(price)));
         let million = |price: &str| Money::from_micros(yuan(price).micros() * 1_000_000);
-        let prices = TokenPrices { input: million("1"), cached_input: million("0.5"), output: million("2") };
-        let version = PriceVersion { id: PriceVersionId::from_stored("v"), prices };
+        let prices = PriceList::flat(million("1"), Some(million("0.5")), million("2"));
+        let version = PriceVersion::new(PriceVersionId::from_stored("v"), prices);
         let mut book = PriceBook::default();
         book.set(ModelName::from_stored("m"), DateTime::UNIX_EPOCH, Ok(version));
         let account = Self {
@@ -184,15 +184,23 @@ impl TestAccount {
     }
 
     fn posting(&self, call: Call, taken: Option<Usage>, estimate: Option<Usage>) -> Charge {
-        let (service, plan) = self.catalog.find(call.service).unwrap();
+        let (service, terms) = self.catalog.find(call.service).unwrap();
         let (model, cost) = (ModelName::from_stored("m"), call.cost.map(yuan));
-        let ask =
-            Ask { count: call.count, cost, model: Some(&model), usage: taken.or(estimate), tokens_field: "usage" };
+        let ask = Ask {
+            plan: None,
+            count: call.count,
+            cost,
+            model: Some(&model),
+            service_tier: None,
+            usage: taken.or(estimate),
+            tokens_field: "usage",
+        };
         Charge {
             user: user(),
             trace: trace(),
             is_delivered: false,
-            quote: self.quoter.quote(plan, ask),
+            quote: self.quoter.tariff().quote(terms, ask),
+            tariff: None,
             content: ChargeContent {
                 service: service.clone(),
                 count: call.count,
@@ -201,6 +209,7 @@ impl TestAccount {
                 model: Some(model),
                 usage: taken,
                 estimate,
+                service_tier: None,
             },
             record_ids: RecordIds::fresh(),
         }
@@ -299,6 +308,8 @@ pub fn commit() -> Commit {
         cost: None,
         usage: None,
         counted_output: None,
+        service_tier: None,
+        served: None,
         stream: None,
         record_ids: RecordIds::fresh(),
     }
@@ -457,7 +468,9 @@ fn answer(outcome: &Outcome) -> String {
         Outcome::PaymentCredited { payment, changed } => {
             format!("{}{}", if *changed { "" } else { "unchanged: " }, payment.status)
         }
-        Outcome::StatusSet { changed } => if *changed { "set" } else { "unchanged" }.into(),
+        Outcome::StatusSet { changed } | Outcome::PlanSet { changed } => {
+            if *changed { "set" } else { "unchanged" }.into()
+        }
         Outcome::Refused(error) => format!("refused: {error}"),
     }
 }

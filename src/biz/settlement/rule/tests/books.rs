@@ -71,9 +71,9 @@ impl Books {
             tables.balances.entry((*user).clone()).or_default();
         }
         for (user, service) in &keys.quotas {
-            let (_, plan) = batch.catalog.find(service.as_str()).unwrap();
+            let (_, terms) = batch.catalog.find(service.as_str()).unwrap();
             let key = ((*user).clone(), batch.at.month, (*service).clone());
-            tables.quotas.entry(key).or_insert(Quota { total: plan.free_quota, used: 0, held: 0 });
+            tables.quotas.entry(key).or_insert(Quota { total: terms.free_quota, used: 0, held: 0 });
         }
         let mut state = State {
             balances: tables.balances.clone(),
@@ -102,8 +102,8 @@ impl Books {
         };
         // A database opens the accounts that lack one of these quotas.
         for (user, month, service) in state.further_quotas(batch, &keys) {
-            if let Ok((_, plan)) = batch.catalog.find(service.as_str()) {
-                let quota = Quota { total: plan.free_quota, used: 0, held: 0 };
+            if let Ok((_, terms)) = batch.catalog.find(service.as_str()) {
+                let quota = Quota { total: terms.free_quota, used: 0, held: 0 };
                 let row = (user, month, service);
                 tables.quotas.insert(row.clone(), quota);
                 state.quotas.insert(row, quota);
@@ -111,9 +111,18 @@ impl Books {
         }
         let (outcomes, writes) = rule::settle(batch, state);
         for (user, balance) in writes.balances {
-            // The status has a write of its own.
+            // The status and the plan have writes of their own.
             let row = tables.balances.entry(user).or_default();
-            *row = Balance { status: row.status, ..balance };
+            *row = Balance { status: row.status, plan: row.plan, ..balance };
+        }
+        for new in writes.plans {
+            tables.balances.entry(new.user.clone()).or_default().plan = new.plan;
+            for (service, free_quota) in new.free_quotas {
+                let later = tables.quotas.iter_mut().filter(|((user, month, of), quota)| {
+                    *user == new.user && *of == service && *month > batch.at.month && quota.used + quota.held == 0
+                });
+                later.for_each(|(_, quota)| quota.total = free_quota);
+            }
         }
         for (user, status) in writes.statuses {
             tables.balances.entry(user).or_default().status = status;

@@ -69,7 +69,7 @@ fn a_broken_stream_is_charged_for_its_delivery() {
         (Some(usage(3, 1)), "charged 4 free, 1 paid for 1.4"),
         (None, "charged 3 free, 0 paid for 0"),
         // A last report of zero tokens does not reduce the reported usage.
-        (Some(usage(0, 0)), "charged 2 free, 0 paid for 0"),
+        (Some(usage(0, 0)), "charged 3 free, 0 paid for 0"),
     ] {
         let account = reserved();
         account.settle(reported(1, 2));

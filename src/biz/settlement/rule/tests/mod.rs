@@ -18,6 +18,7 @@ mod recommit;
 mod refund;
 mod release;
 mod reserve;
+mod served;
 mod status;
 mod stream;
 mod unapplied;

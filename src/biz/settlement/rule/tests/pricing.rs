@@ -8,7 +8,7 @@ use crate::biz::{
 };
 
 fn delivered(count: u32) -> Delivered {
-    Delivered { count, cost: None, usage: None }
+    Delivered { count, cost: None, usage: None, service_tier: None, model: None }
 }
 
 #[test]

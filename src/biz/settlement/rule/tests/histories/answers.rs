@@ -21,7 +21,12 @@ use crate::biz::{
 };
 
 fn tokens(usage: Usage) -> Tokens {
-    Tokens { input: usage.input_tokens, cached: usage.cached_input_tokens, output: usage.output_tokens }
+    Tokens {
+        input: usage.input_tokens,
+        cached: usage.cached_input_tokens,
+        output: usage.output_tokens,
+        reasoning: usage.reasoning_tokens,
+    }
 }
 
 pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
@@ -76,7 +81,8 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
             order: order_state(order).0,
             changed: *changed,
         },
-        (Step::SetStatus { .. }, Outcome::StatusSet { changed }) => Answer::StatusSet { changed: *changed },
+        (Step::SetStatus { .. }, Outcome::StatusSet { changed })
+        | (Step::SetPlan { .. }, Outcome::PlanSet { changed }) => Answer::StatusSet { changed: *changed },
         (_, Outcome::Refused(Error::AccountNotActive(_))) => Answer::NotActive,
         (_, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
         (_, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
@@ -213,7 +219,7 @@ impl From<&Entry> for Stored {
             call: entry.call,
             made: entry.made.micros,
             state: entry.state,
-            version: entry.version.map(|(model, place)| version_id(model, place)),
+            version: entry.version.map(|(model, place, _)| version_id(model, place)),
             charged: entry.charged(),
             refunded: entry.refunded(),
             late_day: entry.late.map(|late| late.day),

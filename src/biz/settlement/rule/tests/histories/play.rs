@@ -15,15 +15,15 @@ use super::{
         Answer, KEY_LIMITS, Model, Moment, ORDERS, OrderRefundState, OrderRefundStep, SERVICES, Shared, State, Step,
     },
     postings::{
-        Postings, account_status, api_key, catalog, moment, new_order, order_id, order_refund_id, quoter, service,
-        trace, user,
+        Postings, account_status, api_key, catalog, moment, new_order, order_id, order_refund_id, plan, quoter,
+        service, trace, user,
     },
     stage::Stage,
     steps::{History, Round, USERS},
 };
 use crate::biz::{
     account::Account,
-    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS, SET_USER_LIMITS},
+    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS, SET_USER_LIMITS, SET_USER_PLAN},
     jobs::audit,
     limits::{
         caps::Caps,
@@ -179,6 +179,7 @@ impl<'h, S: Stage> Play<'h, S> {
                 let Account { balance, quotas, requests } = self.stage.account(&user, *month).await;
                 prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
                 prop_assert_eq!(balance.status, account_status(model.status));
+                prop_assert_eq!(balance.plan, model.is_planned.then(plan));
                 prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
                 let calls = requests.map(|requests| requests.used(self.at));
                 let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));
@@ -240,6 +241,7 @@ impl<'h, S: Stage> Play<'h, S> {
                     model.order_refunds.values().filter(|refund| refund.is_requested()).count(),
                 ),
                 (SET_ACCOUNT_STATUS.to_owned(), model.status_changes.len()),
+                (SET_USER_PLAN.to_owned(), model.plan_changes.len()),
                 (SET_USER_LIMITS.to_owned(), model.caps_changes),
             ]);
             expected.retain(|_, count| *count > 0);

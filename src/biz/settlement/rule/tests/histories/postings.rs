@@ -14,12 +14,15 @@ use super::{
 };
 use crate::biz::{
     account::{
-        catalog::{Catalog, Plan, Price, QuotaUnit},
+        catalog::{Catalog, Price, QuotaUnit, ServiceTerms},
         policy::{AboveHold, OnExpiry},
+        quota_weights::QuotaWeights,
     },
-    audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS},
+    audit_trail::{
+        ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS, SET_USER_PLAN,
+    },
     charge::{
-        prices::{PriceBook, PriceVersion, Prices, TokenPrices},
+        prices::{CLASSES, Class, Draft, Given, PlanPrices, PriceBook, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
     settlement::{
@@ -27,8 +30,8 @@ use crate::biz::{
         order_refund::OrderRefundContent,
         posting::{
             self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderRefundRequest, OrderRefundUpdate,
-            OrderUpdate, PaymentUpdate, Posting, RecordIds, Refund, RefundEvent, Release, ReportedRefund, Reserve,
-            StatusChange,
+            OrderUpdate, PaymentUpdate, PlanChange, Posting, RecordIds, Refund, RefundEvent, Release, ReportedRefund,
+            Reserve, StatusChange,
         },
         refund::RefundContent,
         transaction::ChargeContent,
@@ -37,8 +40,8 @@ use crate::biz::{
         account_status::AccountStatus,
         calendar::{BillingTime, Calendar, Month},
         ids::{
-            AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, RefundId, ServiceName, TraceId,
-            UserId,
+            AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PlanName, PriceVersionId, RefundId, ServiceName,
+            TraceId, UserId,
         },
         money::Money,
         usage::Usage,
@@ -108,18 +111,43 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
             Overrun::Spilled => AboveHold::Spill,
         },
     };
-    let plan = |of: &Service, with: &Policy| Plan {
+    let terms = |of: &Service, with: &Policy| ServiceTerms {
         price: match of.priced {
             Priced::PerUnit(price) => Price::Unit(Money::from_micros(price)),
             Priced::Calls => Price::Model(QuotaUnit::Calls),
-            Priced::Tokens => Price::Model(QuotaUnit::Tokens),
+            Priced::Tokens => Price::Model(QuotaUnit::TOKENS),
+            Priced::Weighed => Price::Model(QuotaUnit::Tokens(weights())),
         },
         free_quota: of.free_units.into(),
         policy: policy(with),
     };
-    Catalog::new(
-        (0u8..).zip(SERVICES.iter().zip(policies)).map(|(number, (of, with))| (service(number), plan(of, with))),
-    )
+    let services: Vec<_> = (0u8..)
+        .zip(SERVICES.iter().zip(policies))
+        .map(|(number, (of, with))| (service(number), terms(of, with)))
+        .collect();
+    let in_plan = services.iter().map(|(service, terms)| {
+        let price = match terms.price {
+            Price::Unit(price) => Price::Unit(price.plus(Money::from_micros(1))),
+            by_model => by_model,
+        };
+        (service.clone(), ServiceTerms { price, ..*terms })
+    });
+    let mut catalog = Catalog::new(services.iter().cloned());
+    catalog.add_plan(plan(), in_plan);
+    catalog
+}
+
+/// The weights of the service that has some.
+fn weights() -> QuotaWeights {
+    let mut given = [None; CLASSES];
+    given[Class::CachedInput as usize] = Some("0.5".parse().unwrap());
+    given[Class::Reasoning as usize] = Some("3".parse().unwrap());
+    QuotaWeights::new(given)
+}
+
+/// The plan that a user may have.
+pub fn plan() -> PlanName {
+    PlanName::from_stored("plan")
 }
 
 /// Prices calls as the service does, at the time of `clock`.
@@ -127,13 +155,23 @@ pub fn quoter(start: DateTime<Utc>, clock: StoppedClock) -> Quoter {
     let mut book = PriceBook::default();
     for (number, versions) in (0u8..).zip(MODELS) {
         for (place, version) in versions.iter().enumerate() {
-            let [input, cached_input, output] = version.prices.map(Money::from_micros);
-            let prices = TokenPrices { input, cached_input, output };
+            let given = |[input, cached_input, output]: [i64; 3]| {
+                let mut given = Given::default();
+                given[Class::Input as usize] = Some(Money::from_micros(input));
+                given[Class::CachedInput as usize] = Some(Money::from_micros(cached_input));
+                given[Class::Output as usize] = Some(Money::from_micros(output));
+                given
+            };
+            let mut draft = Draft { given: given(version.prices), ..Draft::default() };
+            draft.given[Class::Reasoning as usize] = version.reasoning.map(Money::from_micros);
+            draft.tiers.extend(version.tier.map(|(above, prices)| (above, given(prices))));
+            let prices = draft.check().unwrap();
             let version_id = PriceVersionId::from_stored(version_id(number, place));
             let from = start + TimeDelta::minutes(version.from_minute.into());
-            book.set(model(number), from, Ok(PriceVersion { id: version_id, prices }));
+            book.set(model(number), from, Ok(PriceVersion::new(version_id, prices)));
         }
     }
+    book.add_plan(plan(), PlanPrices { multiplier: "2".parse().unwrap(), models: PriceBook::default() });
     Quoter::new(Arc::new(Prices::new(book)), Arc::new(Calendar::new(chrono_tz::Asia::Shanghai, clock)))
 }
 
@@ -142,7 +180,11 @@ pub fn version_id(model: u8, place: usize) -> String {
 }
 
 fn usage(tokens: Tokens) -> Usage {
-    Usage { input_tokens: tokens.input, output_tokens: tokens.output, cached_input_tokens: tokens.cached }
+    Usage {
+        cached_input_tokens: tokens.cached,
+        reasoning_tokens: tokens.reasoning,
+        ..Usage::of_text(tokens.input, tokens.output)
+    }
 }
 
 /// Converts the steps of one history to postings.
@@ -183,6 +225,8 @@ impl Postings<'_> {
                 cost: of.cost.map(Money::from_micros),
                 usage: of.tokens.map(usage),
                 counted_output: of.text,
+                service_tier: None,
+                served: None,
                 stream: of.stream.map(|stream| stream_id(of.trace, stream)),
                 record_ids: RecordIds::fresh(),
             }),
@@ -221,6 +265,12 @@ impl Postings<'_> {
                 let event = Uuid::from_u64_pair(case, u64::from(number) << 8 | u64::from(*id));
                 let call = AuditedCall { id: event, ..call(SET_ACCOUNT_STATUS) };
                 Posting::SetStatus(StatusChange { user, status: account_status(*status), call })
+            }
+            Step::SetPlan { id, is_planned } => {
+                let case: u64 = self.case.parse().unwrap_or_default();
+                let event = Uuid::from_u64_pair(case, 1 << 32 | u64::from(number) << 8 | u64::from(*id));
+                let call = AuditedCall { id: event, ..call(SET_USER_PLAN) };
+                Posting::SetPlan(PlanChange { user, plan: is_planned.then(plan), call })
             }
             Step::OrderRefund { order, refund, refund_step } => {
                 self.order_refund(user, number, (*order, *refund), *refund_step)
@@ -263,14 +313,23 @@ impl Postings<'_> {
     ) -> Charge {
         let (service, model) = (service(call.service), model(call.model));
         let cost = call.cost.map(Money::from_micros);
-        let (_, plan) = self.catalog.find(service.as_str()).unwrap();
+        let (_, terms) = self.catalog.find(service.as_str()).unwrap();
         let usage = taken.or(estimate);
-        let ask = Ask { count: call.count, cost, model: Some(&model), usage, tokens_field: "usage" };
+        let ask = Ask {
+            plan: None,
+            count: call.count,
+            cost,
+            model: Some(&model),
+            service_tier: None,
+            usage,
+            tokens_field: "usage",
+        };
         Charge {
             user,
             trace: trace(call.trace),
             is_delivered: false,
-            quote: self.quoter.quote(plan, ask),
+            quote: self.quoter.tariff().quote(terms, ask),
+            tariff: Some(self.quoter.tariff()),
             content: ChargeContent {
                 service,
                 count: call.count,
@@ -279,6 +338,7 @@ impl Postings<'_> {
                 model: Some(model),
                 usage: taken,
                 estimate,
+                service_tier: None,
             },
             record_ids,
         }

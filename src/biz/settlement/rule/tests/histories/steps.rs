@@ -47,7 +47,7 @@ pub fn histories() -> impl Strategy<Value = History> {
         Just("2026-11-30T15:50:00Z"),
         Just("2026-12-31T15:58:00Z"),
     ];
-    let policies = prop::array::uniform4(policy());
+    let policies = prop::array::uniform5(policy());
     // A user without a balance can only use the free quotas.
     let credits = prop::option::weighted(0.8, 5..120i64);
     let streams = prop::collection::vec(stream(), 0..5);
@@ -97,7 +97,7 @@ const PLACES: usize = 1_000;
 fn stream() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
     (0..3u8).prop_flat_map(|trace| {
         let trace = Just(trace).boxed();
-        let service = prop_oneof![1 => 0..2u8, 2 => Just(2u8), 4 => Just(3u8)];
+        let service = prop_oneof![1 => 0..2u8, 2 => Just(2u8), 4 => 3..5u8];
         let reserve = (call(trace.clone(), service.boxed()), owner()).prop_map(reserve);
         let reports = prop::collection::vec(report(trace.clone()), 1..5);
         // A step after the end finds the reservation ended, or charges a freed hold.
@@ -210,6 +210,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..=ORDERS, 0..ORDER_REFUNDS, order_refund_step(prop::option::weighted(0.2, 0..10u8).boxed()))
             .prop_map(|(order, refund, refund_step)| Step::OrderRefund { order, refund, refund_step }),
         1 => (any::<u8>(), status()).prop_map(|(id, status)| Step::SetStatus { id, status }),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(id, is_planned)| Step::SetPlan { id, is_planned }),
     ]
 }
 
@@ -286,7 +287,8 @@ fn reserve((call, stream): (Call, u8)) -> Step {
 /// The call of a reserve. The number of cached tokens is not known before the call, and zero tokens
 /// are no estimate.
 fn of_estimate(call: Call) -> Call {
-    let tokens = call.tokens.map(|tokens| Tokens { cached: 0, ..tokens }).filter(|tokens| tokens.all() > 0);
+    let tokens =
+        call.tokens.map(|tokens| Tokens { cached: 0, reasoning: 0, ..tokens }).filter(|tokens| tokens.all() > 0);
     Call { tokens, ..call }
 }
 
@@ -294,17 +296,19 @@ fn some_tokens() -> impl Strategy<Value = Option<Tokens>> {
     prop::option::weighted(0.8, tokens(24))
 }
 
-/// Tokens: sometimes none, and sometimes more cached ones than input.
+/// Tokens: sometimes none, and sometimes more of a part than of its whole.
 fn tokens(most: u32) -> impl Strategy<Value = Tokens> {
-    let some = (0..most, 0..most, 0..most).prop_map(|(input, cached, output)| Tokens {
+    let some = (0..most, 0..most, 0..most, 0..most).prop_map(|(input, cached, output, reasoning)| Tokens {
         input,
         cached: cached.min(input),
         output,
+        reasoning: reasoning.min(output),
     });
     prop_oneof![
         30 => some,
-        1 => Just(Tokens { input: 0, cached: 0, output: 0 }),
-        1 => Just(Tokens { input: 3, cached: 4, output: 2 }),
+        1 => Just(Tokens { input: 0, cached: 0, output: 0, reasoning: 0 }),
+        1 => Just(Tokens { input: 3, cached: 4, output: 2, reasoning: 1 }),
+        1 => Just(Tokens { input: 3, cached: 1, output: 2, reasoning: 3 }),
     ]
 }
 

@@ -73,6 +73,11 @@ pub enum Step {
         id: u8,
         status: Status,
     },
+    SetPlan {
+        /// Identifies the request.
+        id: u8,
+        is_planned: bool,
+    },
 }
 
 /// A refund of a charge; of all that is left without a count.
@@ -271,6 +276,10 @@ pub struct Model {
     pub status: Status,
     /// The requests that changed the status.
     pub status_changes: BTreeSet<u8>,
+    /// Whether the user has the plan.
+    pub is_planned: bool,
+    /// The requests that changed the plan.
+    pub plan_changes: BTreeSet<u8>,
     /// The number of changes of the caps.
     pub caps_changes: usize,
     /// The state of each order, and its payment.
@@ -296,6 +305,8 @@ impl Model {
             balance: 0,
             status: Status::Active,
             status_changes: BTreeSet::new(),
+            is_planned: false,
+            plan_changes: BTreeSet::new(),
             caps_changes: 0,
             orders: vec![(OrderState::Pending, None); ORDERS.into()],
             order_refunds: BTreeMap::new(),
@@ -394,12 +405,13 @@ impl Model {
                 self.order_refund(*order, *refund, *refund_step, &mut shared.order_refunds)
             }
             Step::SetStatus { id, status } => self.set_status(*id, *status),
+            Step::SetPlan { id, is_planned } => self.set_plan(*id, *is_planned),
         }
     }
 
     /// The free units and the amount that a call takes now, with its price; or the refusal.
     fn cover(&mut self, call: Call, now: Moment, key: &Key) -> Result<(prices::Quoted, u32, i64), Answer> {
-        let Some(quoted) = prices::quote(call, now) else {
+        let Some(quoted) = prices::quote(call, now, self.is_planned) else {
             self.note("a call has no price", true);
             return Err(Answer::Invalid);
         };
@@ -423,7 +435,7 @@ impl Model {
     /// The free units and the amount that a delivered call takes now, with its price, and the part that
     /// is not charged; or the refusal.
     fn cover_delivered(&mut self, call: Call, now: Moment) -> Result<(prices::Quoted, u32, i64, i64), Answer> {
-        let Some(quoted) = prices::quote(call, now) else {
+        let Some(quoted) = prices::quote(call, now, self.is_planned) else {
             self.note("a call has no price", true);
             return Err(Answer::Invalid);
         };
@@ -474,6 +486,7 @@ impl Model {
             free_left: self.free_left(now.month, call.service) - free,
             replayed: false,
         };
+        self.note("a plan prices a charge", self.is_planned && quoted.version.is_some() && amount > 0);
         self.note("a charge in tokens is partly free", quoted.version.is_some() && free > 0 && amount > 0);
         let entry = Entry { answer: Some(answer.clone()), ..Entry::new(call, now, State::Committed, quoted.version) };
         self.entries.insert(call.trace, entry);
@@ -491,6 +504,19 @@ impl Model {
         }
         self.note("an account is active again", changed && status == Status::Active);
         self.status = status;
+        Answer::StatusSet { changed }
+    }
+
+    fn set_plan(&mut self, id: u8, is_planned: bool) -> Answer {
+        if self.plan_changes.contains(&id) {
+            return Answer::StatusSet { changed: true };
+        }
+        let changed = self.is_planned != is_planned;
+        if changed {
+            self.plan_changes.insert(id);
+        }
+        self.note("a user has a plan", changed && is_planned);
+        self.is_planned = is_planned;
         Answer::StatusSet { changed }
     }
 

@@ -111,7 +111,7 @@ impl Entry {
         [self.call.tokens, reported].into_iter().flatten().map(|tokens| i64::from(tokens.all())).max().unwrap_or(0)
     }
 
-    /// The tokens that its end takes from the quota of its key: the units if units are tokens,
+    /// The tokens that its end takes from the quota of its key: the units if units are all tokens,
     /// otherwise the delivered tokens or, without those, the held ones.
     fn taken_tokens(&self, units: u32, tokens: Option<Tokens>) -> i64 {
         if matches!(SERVICES[usize::from(self.call.service)].priced, Priced::Tokens) {
@@ -127,6 +127,7 @@ impl Entry {
         let tokens = delivered.tokens.filter(|tokens| tokens.all() > 0);
         let units = match SERVICES[usize::from(self.call.service)].priced {
             Priced::Tokens => tokens.map_or(hold.units, Tokens::all),
+            Priced::Weighed => tokens.map_or(Some(hold.units), Tokens::weighed)?,
             Priced::PerUnit(_) | Priced::Calls => delivered.count,
         };
         let cost = match (delivered.cost, self.version) {
@@ -172,13 +173,13 @@ impl Model {
             return Answer::WrongState;
         };
         let is_replaced = stream.is_some_and(|stream| stream != hold.owner);
-        let nothing = Tokens { input: 0, cached: 0, output: 0 };
+        let nothing = Tokens { input: 0, cached: 0, output: 0, reasoning: 0 };
         let known = entry.delivered.map_or(hold.reported, |delivered| delivered.tokens).or(entry.call.tokens);
         let tokens = match text {
-            Some(output) => Some(Tokens { output, ..known.unwrap_or(nothing) }),
+            Some(output) => Some(known.unwrap_or(nothing).with_output(output)),
             None => commit.tokens,
         };
-        let of_units = !matches!(SERVICES[usize::from(entry.call.service)].priced, Priced::Tokens);
+        let of_units = !matches!(SERVICES[usize::from(entry.call.service)].priced, Priced::Tokens | Priced::Weighed);
         let told = commit.count.filter(|_| of_units);
         let count = told.unwrap_or(entry.call.count);
         let delivered = Delivered { count, cost, tokens };
@@ -193,6 +194,11 @@ impl Model {
             };
             self.note("a text has less than its stream had reported", true);
             return self.deliver_reported(trace, Delivered { tokens: Some(more), ..delivered }, now, key);
+        };
+        let is_less = |had: Tokens| text.is_some_and(|output| output < had.output);
+        let delivered = match before.tokens {
+            Some(had) if entry.is_provisional && is_less(had) => Delivered { tokens: Some(had), ..delivered },
+            _ => delivered,
         };
         let delivered = if entry.is_provisional || entry.was_added_to {
             // Absent fields keep their values, and zero tokens count as absent.
@@ -361,8 +367,8 @@ impl Model {
         self.note("a stream goes on after the end of the month", was_stream && before.made.month != now.month);
         self.note("tokens are partly free", before.version.is_some() && free > 0 && amount > 0);
         let is_priced_by_tokens = after.delivered.is_some_and(|delivered| delivered.cost.is_none());
-        let in_force = prices::version_in_force(before.call.model, now);
-        let has_other = before.version.is_some_and(|version| version != in_force);
+        let in_force = prices::version_in_force(before.call.model, now, false);
+        let has_other = before.version.is_some_and(|(_, number, _)| number != in_force.1);
         self.note("prices changed since the reserve", has_other && is_priced_by_tokens && amount > 0);
         self.note("a cost takes the place of the prices", before.version.is_some() && !is_priced_by_tokens);
     }
@@ -405,14 +411,14 @@ impl Model {
     ) -> Answer {
         if let Some((answer, mut delivered)) = self.charged_as_reported(trace, stream) {
             let Some(tokens) = tokens.filter(|tokens| tokens.all() > 0) else { return answer };
-            let before = delivered.tokens.map_or(0, |before| before.output);
-            delivered.tokens = Some(Tokens { output: tokens.output.max(before), ..tokens });
+            delivered.tokens = Some(tokens.with_output_of(delivered.tokens));
             return self.deliver_rest(trace, delivered, true, now, key);
         }
         self.end(trace, now, key, |hold, state, _| {
             // The work of an expired reservation is delivered too.
             let can_end = matches!(state, State::Open | State::Expired);
-            (can_end && hold.owner == stream).then(|| tokens.map_or(hold.reported, |tokens| Some(hold.with(tokens))))
+            let counted = tokens.filter(|tokens| tokens.all() > 0);
+            (can_end && hold.owner == stream).then(|| counted.map_or(hold.reported, |tokens| Some(hold.with(tokens))))
         })
     }
 

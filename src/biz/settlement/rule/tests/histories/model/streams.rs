@@ -23,7 +23,7 @@ pub struct Report {
 impl Hold {
     /// `tokens` with at least the output of every earlier report.
     pub fn with(&self, tokens: Tokens) -> Tokens {
-        Tokens { output: self.reported.map_or(0, |before| before.output).max(tokens.output), ..tokens }
+        tokens.with_output_of(self.reported)
     }
 }
 

@@ -1,0 +1,179 @@
+//! The versions that operators write: the rule of a change, and the trait that stores it.
+
+use async_trait::async_trait;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+use super::{json, list::PriceList, live::StoredVersion};
+use crate::biz::{
+    audit_trail::{AuditEvent, AuditedCall},
+    values::{
+        error::StoreError,
+        ids::{ModelName, PriceVersionId},
+        invalid::Invalid,
+    },
+};
+
+/// A version to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVersion {
+    pub model: ModelName,
+    pub effective_from: DateTime<Utc>,
+    pub id: PriceVersionId,
+    pub prices: PriceList,
+}
+
+/// A version to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionKey {
+    pub model: ModelName,
+    pub id: PriceVersionId,
+}
+
+/// The decision about a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The rows are so already.
+    Unchanged,
+    /// The change, with its event.
+    Write(Box<AuditEvent>),
+    Refused(Invalid),
+}
+
+impl NewVersion {
+    /// Decides about this version. `stored` has the rows of its model with its instant or its id.
+    ///
+    /// A version in force keeps its prices, because calls were priced by it. An unusable row priced
+    /// none.
+    pub fn decide(&self, stored: &[StoredVersion], call: &AuditedCall, now: DateTime<Utc>) -> Change {
+        let here = stored.iter().find(|row| row.effective_from == self.effective_from);
+        let before = here.and_then(|row| row.version.as_ref().ok());
+        if before.is_some_and(|version| version.id == self.id && *version.prices == self.prices) {
+            return Change::Unchanged;
+        }
+        if before.is_some() && self.effective_from <= now {
+            let why = "has a version of this model already, which is in force and can't change";
+            return Change::Refused(Invalid::new("effective_from", why));
+        }
+        let has_id = |row: &StoredVersion| row.version.as_ref().is_ok_and(|version| version.id == self.id);
+        if stored.iter().any(|row| row.effective_from != self.effective_from && has_id(row)) {
+            return Change::Refused(Invalid::new("version_id", "is the id of another version of this model"));
+        }
+        let before = before.map(|version| state(&self.model, self.effective_from, &version.id, &version.prices));
+        let after = state(&self.model, self.effective_from, &self.id, &self.prices);
+        Change::Write(Box::new(call.event(now, None, before, Some(after))))
+    }
+}
+
+impl VersionKey {
+    /// Decides about the deletion. `stored` is the row with this key.
+    pub fn decide(&self, stored: Option<&StoredVersion>, call: &AuditedCall, now: DateTime<Utc>) -> Change {
+        let Some(row) = stored else { return Change::Unchanged };
+        if row.effective_from <= now && row.version.is_ok() {
+            return Change::Refused(Invalid::new("version_id", "is in force or was; put a newer version in its place"));
+        }
+        let before = match &row.version {
+            Ok(version) => state(&self.model, row.effective_from, &version.id, &version.prices),
+            Err(why) => json!({"model": self.model.as_str(), "defect": why.to_string()}),
+        };
+        Change::Write(Box::new(call.event(now, None, Some(before), None)))
+    }
+}
+
+fn state(model: &ModelName, effective_from: DateTime<Utc>, id: &PriceVersionId, prices: &PriceList) -> Value {
+    json!({
+        "model": model.as_str(),
+        "effective_from": effective_from.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        "version_id": id.as_str(),
+        "prices": json::whole(prices),
+    })
+}
+
+/// Writes price versions.
+#[async_trait]
+pub trait VersionStore: Send + Sync + 'static {
+    /// Writes a version and the event of its change, if [`NewVersion::decide`] says so. Returns whether
+    /// anything changed, or the refusal.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
+    /// [`StoreError::Conflict`]: nothing was written. [`StoreError::Failed`].
+    async fn put_price_version(
+        &self,
+        version: &NewVersion,
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError>;
+
+    /// As [`Self::put_price_version`], for the deletion of a version.
+    ///
+    /// # Errors
+    /// As [`Self::put_price_version`].
+    async fn delete_price_version(
+        &self,
+        key: &VersionKey,
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::biz::{
+        audit_trail::{Actor, PUT_PRICE_VERSION},
+        charge::prices::PriceVersion,
+        values::money::Money,
+    };
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(second, 0).unwrap()
+    }
+
+    fn new(from: i64, id: &str, input: i64) -> NewVersion {
+        let prices = PriceList::flat(Money::from_micros(input), None, Money::ZERO);
+        let (model, id) = (ModelName::from_stored("m"), PriceVersionId::from_stored(id));
+        NewVersion { model, effective_from: at(from), id, prices }
+    }
+
+    fn stored(version: &NewVersion) -> StoredVersion {
+        let NewVersion { model, effective_from, id, prices } = version.clone();
+        StoredVersion { model, effective_from, version: Ok(PriceVersion::new(id, prices)) }
+    }
+
+    fn call() -> AuditedCall {
+        AuditedCall::new(PUT_PRICE_VERSION, Actor::new("ops", "admin", "r"), "")
+    }
+
+    fn decided(change: Change) -> String {
+        match change {
+            Change::Unchanged => "unchanged".into(),
+            Change::Write(event) => format!("{} -> {}", event.before.is_some(), event.after.is_some()),
+            Change::Refused(why) => why.field,
+        }
+    }
+
+    #[test]
+    fn a_version_in_force_keeps_its_prices() {
+        let first = new(100, "a", 1);
+        let put = |version: &NewVersion, rows: &[StoredVersion], now| decided(version.decide(rows, &call(), at(now)));
+        assert_eq!(put(&first, &[], 50), "false -> true");
+        assert_eq!(put(&first, &[], 150), "false -> true");
+        for now in [50, 150] {
+            assert_eq!(put(&first, &[stored(&first)], now), "unchanged");
+        }
+        let other = new(100, "b", 2);
+        assert_eq!(put(&other, &[stored(&first)], 99), "true -> true");
+        assert_eq!(put(&other, &[stored(&first)], 100), "effective_from");
+        assert_eq!(put(&new(200, "a", 2), &[stored(&first)], 50), "version_id");
+        let unusable = StoredVersion { version: Err(Invalid::new("input_price", "bad")), ..stored(&first) };
+        assert_eq!(put(&other, std::slice::from_ref(&unusable), 100), "false -> true");
+
+        let key = VersionKey { model: ModelName::from_stored("m"), id: PriceVersionId::from_stored("a") };
+        let delete = |row: Option<&StoredVersion>, now| decided(key.decide(row, &call(), at(now)));
+        assert_eq!(delete(None, 50), "unchanged");
+        assert_eq!(delete(Some(&stored(&first)), 99), "true -> false");
+        assert_eq!(delete(Some(&stored(&first)), 100), "version_id");
+        assert_eq!(delete(Some(&unusable), 100), "true -> false");
+    }
+}

@@ -1,0 +1,141 @@
+//! Reservations that another model served, and calls of users with a plan.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::account::{TestAccount, calls, commit_with, reported, tokens, units, yuan};
+use crate::biz::{
+    audit_trail::SET_USER_PLAN,
+    charge::prices::{Class, Draft, PriceBook, PriceVersion},
+    settlement::posting::{Commit, PlanChange, Posting, Served},
+    values::{
+        ids::{ModelName, PlanName, PriceVersionId, ServiceTier},
+        money::Money,
+    },
+};
+
+/// A version of a model, with the prices of one token and a batch at half of them.
+fn version(id: &str, input: &str, output: &str) -> PriceVersion {
+    let million = |price: &str| Some(Money::from_micros(yuan(price).micros() * 1_000_000));
+    let mut draft = Draft::default();
+    draft.given[Class::Input as usize] = million(input);
+    draft.given[Class::Output as usize] = million(output);
+    draft.service_tiers.insert(ServiceTier::from_stored("batch"), "0.5".parse().unwrap());
+    PriceVersion::new(PriceVersionId::from_stored(id), draft.check().unwrap())
+}
+
+fn served(model: &str) -> Served {
+    let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+    let mut book = PriceBook::default();
+    for (model, from, version) in [
+        ("other", "2026-11-01T00:00:00Z", version("other-1", "3", "12")),
+        // After the reserve of these cases.
+        ("other", "2026-11-30T05:00:00Z", version("other-2", "100", "100")),
+        ("m", "2026-11-01T00:00:00Z", version("m-2", "100", "100")),
+    ] {
+        book.set(ModelName::from_stored(model), at(from), Ok(version));
+    }
+    Served { model: ModelName::from_stored(model), book: Arc::new(book) }
+}
+
+fn commit_served(model: &str, input: u32, output: u32) -> Commit {
+    Commit { served: Some(served(model)), ..commit_with(input, output) }
+}
+
+fn lines(account: &TestAccount) -> Vec<String> {
+    let transaction = account.transaction();
+    let lines = transaction.price_lines();
+    assert_eq!(lines.iter().map(|line| line.amount).sum::<Money>(), transaction.amount);
+    let text =
+        |line: &crate::biz::charge::prices::PriceLine| format!("{} {} = {}", line.class, line.units, line.amount);
+    lines.iter().map(text).collect()
+}
+
+#[test]
+fn the_version_of_the_served_model_at_the_reserve_prices_a_commit() {
+    let mut account = TestAccount::with("200");
+    account.reserve(calls(5, 3, 1));
+    account.pass(chrono::TimeDelta::hours(2));
+    // Four of the five calls are free.
+    assert_eq!(account.settle(commit_served("other", 3, 2)), "charged 4 free, 1 paid for 6.6");
+    let transaction = account.transaction();
+    assert_eq!(transaction.priced_by().unwrap().id.as_str(), "other-1");
+    assert_eq!(transaction.content.model.as_ref().unwrap().as_str(), "m");
+    let delivered = transaction.reservation.as_ref().unwrap().delivered.clone().unwrap();
+    assert_eq!(delivered.model.unwrap().as_str(), "other");
+    assert_eq!(lines(&account), ["input 3 = 9", "output 2 = 24", "free_quota 4 = -26.4"]);
+    assert_eq!(account.settle(commit_served("other", 3, 2)), "found: charged 4 free, 1 paid for 6.6");
+    let refused = "refused: trace_id was used before with other content; these fields differ: model";
+    assert_eq!(account.settle(commit_with(3, 2)), refused);
+}
+
+#[test]
+fn the_reserved_model_keeps_its_pinned_version() {
+    let account = TestAccount::with("200");
+    account.reserve(calls(5, 3, 1));
+    assert_eq!(account.settle(commit_served("m", 3, 2)), "charged 4 free, 1 paid for 1.4");
+    assert_eq!(account.transaction().priced_by().unwrap().id.as_str(), "v");
+}
+
+#[test]
+fn a_served_model_without_a_price_is_refused_and_the_hold_stays() {
+    let account = TestAccount::with("200");
+    account.reserve(calls(5, 3, 1));
+    let held = account.state_of("calls");
+    assert_eq!(account.settle(commit_served("none", 3, 2)), "refused: model: \"none\" has no price");
+    assert_eq!(account.state_of("calls"), held);
+    assert_eq!(account.settle(commit_with(3, 2)), "charged 4 free, 1 paid for 1.4");
+}
+
+#[test]
+fn a_service_that_no_model_prices_only_keeps_the_model() {
+    let account = TestAccount::with("20");
+    account.reserve(units(6));
+    assert_eq!(account.settle(commit_served("none", 3, 2)), "charged 4 free, 2 paid for 2");
+    assert_eq!(lines(&account), ["unit 2 = 2"]);
+}
+
+#[test]
+fn a_commit_names_the_service_tier_that_it_got() {
+    let account = TestAccount::with("200");
+    account.reserve(calls(5, 3, 1));
+    let tier = |name: &str| Some(ServiceTier::from_stored(name));
+    let of = |name: &str| Commit { service_tier: tier(name), ..commit_served("other", 3, 2) };
+    let unknown = of("flex");
+    assert_eq!(account.settle(unknown), "refused: service_tier: \"flex\" is none of this model (batch)");
+    assert_eq!(account.settle(of("batch")), "charged 4 free, 1 paid for 3.3");
+    assert_eq!(account.settle(of("batch")), "found: charged 4 free, 1 paid for 3.3");
+}
+
+#[test]
+fn a_finish_may_add_the_served_model_to_a_reported_charge() {
+    let account = TestAccount::with("200");
+    account.reserve(tokens(3, 1));
+    account.settle(reported(3, 2));
+    account.settle(super::account::break_off(1, None));
+    assert_eq!(account.transaction().amount, yuan("1.4"));
+    let answer = account.settle(commit_served("other", 3, 2));
+    assert_eq!(answer, "added 0 free, 0 paid for 5.2, 0 short: charged 4 free, 1 paid for 6.6");
+    assert_eq!(account.transaction().priced_by().unwrap().id.as_str(), "other-1");
+}
+
+fn set_plan(plan: Option<&str>) -> Posting {
+    let plan = plan.map(PlanName::from_stored);
+    Posting::SetPlan(PlanChange {
+        user: super::account::user(),
+        plan,
+        call: super::histories::postings::call(SET_USER_PLAN),
+    })
+}
+
+#[test]
+fn a_plan_is_set_once_and_leaves_an_event() {
+    let account = TestAccount::with("20");
+    assert_eq!(account.settle(set_plan(Some("pro"))), "set");
+    assert_eq!(account.settle(set_plan(Some("pro"))), "unchanged");
+    assert_eq!(account.settle_all([set_plan(None), set_plan(Some("pro")), set_plan(None)]), ["set"; 3]);
+    let repeated = set_plan(Some("pro"));
+    assert_eq!(account.settle_all([repeated.clone(), repeated]), ["set"; 2]);
+    assert_eq!(account.books.balance(&super::account::user()).plan, Some(PlanName::from_stored("pro")));
+}

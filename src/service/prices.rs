@@ -1,0 +1,302 @@
+//! The rpcs of prices: the quote of a call, and the versions that operators write.
+
+use std::{collections::HashMap, sync::Arc};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, Datelike, SubsecRound, Utc};
+
+use super::{
+    convert::{count, estimate, price_line, service_tier, tokens, usage},
+    proto::{
+        self, DeletePriceVersionReply, DeletePriceVersionRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
+        PriceTier, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest,
+    },
+    reports::paging::Page,
+    timestamp::Timestamp,
+};
+use crate::biz::{
+    account::catalog::Catalog,
+    audit_trail::{Actor, AuditedCall, DELETE_PRICE_VERSION, PUT_PRICE_VERSION},
+    charge::{
+        prices::{
+            Alias, Class, Draft, Factor, Given, NewVersion, PriceStore, PriceVersion, Prices, Rates, VersionKey,
+            VersionStore,
+        },
+        quote::{Ask, ESTIMATE, Quoter},
+    },
+    settlement::accounts::Accounts,
+    values::{
+        calendar::Calendar,
+        error::{Error, Result},
+        ids::{ModelName, PlanName, PriceVersionId, ServiceTier, UserId},
+        invalid::Invalid,
+        money::Money,
+    },
+};
+
+/// Quotes calls, and writes and lists price versions.
+pub struct PriceService {
+    catalog: Arc<Catalog>,
+    quoter: Arc<Quoter>,
+    accounts: Arc<Accounts>,
+    versions: Arc<dyn VersionStore>,
+    rows: Arc<dyn PriceStore>,
+    calendar: Arc<Calendar>,
+}
+
+impl PriceService {
+    pub fn new(
+        catalog: Arc<Catalog>,
+        quoter: Arc<Quoter>,
+        accounts: Arc<Accounts>,
+        versions: Arc<dyn VersionStore>,
+        rows: Arc<dyn PriceStore>,
+        calendar: Arc<Calendar>,
+    ) -> Self {
+        Self { catalog, quoter, accounts, versions, rows, calendar }
+    }
+
+    pub async fn quote_price(&self, request: QuotePriceRequest) -> Result<QuotePriceReply> {
+        let plan = match UserId::parse_optional("user_id", &request.user_id)? {
+            Some(user) => self.accounts.peek(&user).await?.0.balance.plan,
+            None => None,
+        };
+        let (service, _) = self.catalog.find(&request.service_name)?;
+        let terms = self.catalog.service_in(plan, service);
+        let terms = terms.ok_or_else(|| Error::UnknownService(request.service_name.clone()))?;
+        let model = ModelName::parse_optional("model", &request.model)?;
+        let service_tier = service_tier(&request.service_tier)?;
+        let estimate = estimate(request.estimated_input_tokens, request.estimated_output_tokens)?;
+        let (usage, tokens_field) = match usage(request.usage)? {
+            Some(_) if estimate.is_some() => {
+                return Err(Invalid::new(ESTIMATE, "must be absent beside usage").into());
+            }
+            Some(usage) => (Some(usage), "usage"),
+            None => (estimate, ESTIMATE),
+        };
+        let count = if request.count == 0 { 1 } else { count(request.count)? };
+        let (model, service_tier) = (model.as_ref(), service_tier.as_ref());
+        let ask = Ask { plan, count, cost: None, model, service_tier, usage, tokens_field };
+        let explained = self.quoter.tariff().explain(terms, ask)?;
+        Ok(QuotePriceReply {
+            amount: explained.quote.cost.to_wire(),
+            lines: explained.lines.into_iter().map(price_line).collect(),
+            plan: plan_name(explained.quote.plan),
+            tier: explained.above_input_tokens.map_or(0, super::convert::int32),
+            version: explained.quote.version.map(|version| version.id.to_string()).unwrap_or_default(),
+            service_tier: service_tier.map(ServiceTier::to_string).unwrap_or_default(),
+            model: explained.model.map(|model| model.to_string()).unwrap_or_default(),
+        })
+    }
+
+    pub async fn put_price_version(
+        &self,
+        request: PutPriceVersionRequest,
+        actor: Actor,
+    ) -> Result<PutPriceVersionReply> {
+        let now = self.calendar.now().utc.trunc_subsecs(6);
+        let version = new_version(&request, now)?;
+        let call = AuditedCall::new(PUT_PRICE_VERSION, actor, "");
+        let changed = self.versions.put_price_version(&version, &call, now).await??;
+        // Other servers read it within the interval of their reads.
+        self.prices().refresh(&*self.rows, now).await?;
+        let NewVersion { model, effective_from, id, prices } = version;
+        let shown = shown(&model, effective_from, &Ok(PriceVersion::new(id, prices)));
+        let stored = proto::PriceVersion { in_force: effective_from <= now, ..shown };
+        Ok(PutPriceVersionReply { success: true, changed, version: Some(stored) })
+    }
+
+    pub async fn delete_price_version(
+        &self,
+        request: DeletePriceVersionRequest,
+        actor: Actor,
+    ) -> Result<DeletePriceVersionReply> {
+        let key = VersionKey {
+            model: ModelName::parse("model", &request.model)?,
+            id: PriceVersionId::parse("version_id", &request.version_id)?,
+        };
+        let call = AuditedCall::new(DELETE_PRICE_VERSION, actor, "");
+        let now = self.calendar.now().utc;
+        let changed = self.versions.delete_price_version(&key, &call, now).await??;
+        self.prices().refresh(&*self.rows, now).await?;
+        Ok(DeletePriceVersionReply { success: true, changed })
+    }
+
+    pub async fn list_price_versions(&self, request: ListPriceVersionsRequest) -> Result<ListPriceVersionsReply> {
+        let page = Page::parse(0, request.page_size, "")?;
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => {
+                Some(decode(token).ok_or_else(|| Invalid::new("page_token", "is not a next_page_token of this list"))?)
+            }
+        };
+        let model = ModelName::parse_optional("model", &request.model)?;
+        let now = self.calendar.now().utc;
+        self.prices().refresh(&*self.rows, now).await?;
+        let book = self.prices().book();
+        let is_listed = |(name, from): (&ModelName, DateTime<Utc>)| {
+            let is_later = after.as_ref().is_none_or(|(after, since)| (name.as_str(), from) > (after, *since));
+            model.as_ref().is_none_or(|model| model == name) && is_later
+        };
+        let listed = book.versions().filter(|(name, from, _)| is_listed((name, *from)));
+        // The additional version shows whether another page follows.
+        let size = page.size as usize;
+        let versions: Vec<_> = listed.take(size + 1).collect();
+        let next = versions.get(size - 1).filter(|_| versions.len() > size);
+        let next_page_token = next.map(|(name, from, _)| encode(name, *from)).unwrap_or_default();
+        let versions = versions.iter().take(size);
+        let versions = versions.map(|(model, from, version)| {
+            let in_force = book.last_before(model, now) == Some(*from);
+            proto::PriceVersion { in_force, ..shown(model, *from, version) }
+        });
+        Ok(ListPriceVersionsReply { versions: versions.collect(), next_page_token })
+    }
+
+    fn prices(&self) -> &Prices {
+        self.quoter.prices()
+    }
+}
+
+/// The end of a page of versions as a token, which is opaque to callers.
+fn encode(model: &ModelName, from: DateTime<Utc>) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{}.{model}", from.timestamp_micros()))
+}
+
+fn decode(token: &str) -> Option<(String, DateTime<Utc>)> {
+    let decoded = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    let (micros, model) = decoded.split_once('.')?;
+    Some((model.to_owned(), DateTime::from_timestamp_micros(micros.parse().ok()?)?))
+}
+
+/// The name of a plan on the wire.
+pub(super) fn plan_name(plan: Option<PlanName>) -> String {
+    plan.map_or_else(|| PlanName::DEFAULT.to_owned(), |plan| plan.to_string())
+}
+
+fn new_version(request: &PutPriceVersionRequest, now: DateTime<Utc>) -> Result<NewVersion> {
+    let effective_from = match request.effective_from {
+        Some(from) => instant("effective_from", from)?.trunc_subsecs(6),
+        None => now,
+    };
+    let model = ModelName::parse("model", &request.model)?;
+    let id = PriceVersionId::parse_optional("version_id", &request.version_id)?;
+    let service_tiers = request.service_tiers.iter().map(|(name, factor)| {
+        let factor = Factor::from_wire("service_tiers", *factor)?;
+        Ok((ServiceTier::parse("service_tiers", name)?, factor))
+    });
+    let given = given([
+        request.input,
+        request.cached_input,
+        request.cache_write,
+        request.cache_write_1h,
+        request.audio_input,
+        request.output,
+        request.reasoning,
+        request.audio_output,
+        request.request,
+        request.image,
+    ])?;
+    let draft = Draft {
+        given,
+        tiers: request.tiers.iter().map(tier).collect::<Result<_>>()?,
+        service_tiers: service_tiers.collect::<Result<_>>()?,
+        aliases: request.aliases.iter().map(|alias| Alias::parse(alias)).collect::<std::result::Result<_, _>>()?,
+        max_tokens: request.max_tokens.map(|most| tokens("max_tokens", most)).transpose()?,
+    };
+    // A repeat with the same instant is the same version.
+    let made = || PriceVersionId::from_stored(format!("put:{}", effective_from.timestamp_micros()));
+    Ok(NewVersion { model, effective_from, id: id.unwrap_or_else(made), prices: draft.check()? })
+}
+
+/// Parses an instant of 1970 or later.
+fn instant(field: &str, value: Timestamp) -> Result<DateTime<Utc>> {
+    let nanos = u32::try_from(value.nanos).ok();
+    nanos
+        .and_then(|nanos| DateTime::from_timestamp(value.seconds, nanos))
+        .filter(|instant| (1970..=9999).contains(&instant.year()))
+        .ok_or_else(|| Invalid::new(field, "must be of the years 1970 to 9999").into())
+}
+
+fn tier(tier: &PriceTier) -> Result<(u32, Given)> {
+    let above = u32::try_from(tier.above_input_tokens)
+        .map_err(|_| Invalid::new("tiers.above_input_tokens", "must be above 0"))?;
+    let given = given([
+        tier.input,
+        tier.cached_input,
+        tier.cache_write,
+        tier.cache_write_1h,
+        tier.audio_input,
+        tier.output,
+        tier.reasoning,
+        tier.audio_output,
+        tier.request,
+        tier.image,
+    ])?;
+    Ok((above, given))
+}
+
+/// Prices in the order of [`Class::ALL`].
+fn given(prices: [Option<f64>; 10]) -> Result<Given> {
+    let mut given = Given::default();
+    for (class, price) in Class::ALL.into_iter().zip(prices) {
+        given[class as usize] = price.map(|price| Money::from_wire(class.name(), price)).transpose()?;
+    }
+    Ok(given)
+}
+
+fn shown(
+    model: &ModelName,
+    effective_from: DateTime<Utc>,
+    version: &std::result::Result<PriceVersion, Invalid>,
+) -> proto::PriceVersion {
+    let shown = proto::PriceVersion {
+        model: model.to_string(),
+        effective_from: Some(effective_from.into()),
+        ..Default::default()
+    };
+    let version = match version {
+        Ok(version) => version,
+        Err(defect) => return proto::PriceVersion { defect: defect.to_string(), ..shown },
+    };
+    let price = |class: Class| version.prices.base().given(class).map(Money::to_wire);
+    proto::PriceVersion {
+        version_id: version.id.to_string(),
+        input: price(Class::Input),
+        cached_input: price(Class::CachedInput),
+        cache_write: price(Class::CacheWrite),
+        cache_write_1h: price(Class::CacheWrite1h),
+        audio_input: price(Class::AudioInput),
+        output: price(Class::Output),
+        reasoning: price(Class::Reasoning),
+        audio_output: price(Class::AudioOutput),
+        request: price(Class::Request),
+        image: price(Class::Image),
+        tiers: version.prices.tiers().iter().map(|tier| shown_tier(tier.above_input_tokens, &tier.rates)).collect(),
+        service_tiers: version
+            .prices
+            .service_tiers()
+            .iter()
+            .map(|(name, factor)| (name.to_string(), factor.to_wire()))
+            .collect::<HashMap<_, _>>(),
+        aliases: version.prices.aliases().iter().map(Alias::to_string).collect(),
+        max_tokens: version.prices.max_tokens().map(super::convert::int32),
+        ..shown
+    }
+}
+
+fn shown_tier(above_input_tokens: u32, rates: &Rates) -> PriceTier {
+    let price = |class: Class| rates.given(class).map(Money::to_wire);
+    PriceTier {
+        above_input_tokens: super::convert::int32(above_input_tokens),
+        input: price(Class::Input),
+        cached_input: price(Class::CachedInput),
+        cache_write: price(Class::CacheWrite),
+        cache_write_1h: price(Class::CacheWrite1h),
+        audio_input: price(Class::AudioInput),
+        output: price(Class::Output),
+        reasoning: price(Class::Reasoning),
+        audio_output: price(Class::AudioOutput),
+        request: price(Class::Request),
+        image: price(Class::Image),
+    }
+}
