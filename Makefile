@@ -133,6 +133,11 @@ malformed: export BILLING_MALFORMED_SEED = $(SEED)
 malformed: ## Send malformed requests over each protocol (REQUESTS=100000 SEED=7)
 	cargo test --locked --test it -- malformed:: --nocapture --test-threads 1
 
+.PHONY: harm
+harm: ## Repeat the loads that must do no harm, from outside (HARM='--only bodies --seconds 10 --mysql')
+	cargo build --release --locked --bin server --bin payment-sandbox
+	python3 scripts/harm.py $(HARM)
+
 # A few random cases, so that a mutant takes seconds. `.cargo/mutants.toml` has the other settings.
 .PHONY: mutants
 mutants: export PROPTEST_RNG_SEED = $(SEED)
