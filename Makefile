@@ -19,7 +19,7 @@ MUTATE ?= src/biz/**/*.rs
 SHARD ?= 0/1
 # Where `make tidb` builds the TiDB server.
 TIDB ?= target/tidb
-DEBIAN_PACKAGES := mariadb-server galera-4 rsync iproute2 redis-server chromium chromium-driver fonts-dejavu-core prometheus
+DEBIAN_PACKAGES := mariadb-server galera-4 rsync iproute2 redis-server chromium chromium-driver fonts-dejavu-core prometheus python3
 
 .PHONY: help
 help: ## List the targets
@@ -32,7 +32,7 @@ init: deps ## Install what the tests need and fetch the crates
 # Tests start private servers. policy-rc.d keeps the packages from starting services.
 .PHONY: deps
 deps: ## Install MariaDB with Galera, Redis, Chromium and promtool (Debian packages), if missing
-	@if ! { command -v mariadbd && command -v mariadb-install-db && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool; } > /dev/null; then \
+	@if ! { command -v mariadbd && command -v mariadb-install-db && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool && command -v python3; } > /dev/null; then \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq; \
 	  if [ ! -e /usr/sbin/policy-rc.d ]; then \

@@ -1,6 +1,6 @@
 //! Fields of the CSV export: a reader gets the texts back that were written.
 
-use billing_service::service::reports::export::csv_of;
+use billing_service::service::exports::csv_of;
 
 /// Fields of a line.
 const FIELDS: usize = 3;

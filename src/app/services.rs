@@ -17,9 +17,10 @@ use crate::{
     },
     config::{Config, ServerLimits, Streams},
     service::{
-        AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, ExportLimits,
-        Hints, LimitService, MAX_UNOPENED_OF_CALLER, PriceService, RechargeService, RefundService, ReportService,
-        ReservationService, StreamService, TokenService,
+        AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, Hints,
+        LimitService, MAX_UNOPENED_OF_CALLER, PriceService, RechargeService, RefundService, ReportService,
+        ReservationService, StatementService, StatementTerms, StreamService, TokenService,
+        exports::{ExportLimits, Exports},
     },
 };
 
@@ -28,6 +29,7 @@ use crate::{
 pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::Result<Api> {
     let ttl = TimeDelta::from_std(config.billing.reservation_ttl)?;
     let calls = Arc::new(CallParser::new(core.catalog.clone(), core.quoter.clone(), ttl));
+    let exports = exports(config);
     Ok(Api {
         accounts: accounts(config, core),
         audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
@@ -47,7 +49,8 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
         ),
         tokens: TokenService::new(core.tokens.clone()),
         recharges: recharges(config, core, payments),
-        reports: reports(config, core),
+        reports: reports(core, exports.clone()),
+        statements: statements(config, core, exports),
     })
 }
 
@@ -117,8 +120,16 @@ fn recharges(config: &Config, core: &Core, payments: &Payments) -> RechargeServi
     }
 }
 
-fn reports(config: &Config, core: &Core) -> ReportService {
+fn exports(config: &Config) -> Arc<Exports> {
     let ServerLimits { exports, exports_per_user: per_user, export_stall: stall, .. } = config.server.limits;
-    let limits = ExportLimits { exports, per_user, stall };
-    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone(), limits)
+    Arc::new(Exports::new(ExportLimits { exports, per_user, stall }))
+}
+
+fn reports(core: &Core, exports: Arc<Exports>) -> ReportService {
+    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone(), exports)
+}
+
+fn statements(config: &Config, core: &Core, exports: Arc<Exports>) -> StatementService {
+    let terms = StatementTerms { calendar: core.calendar.clone(), currency: config.billing.currency };
+    StatementService::new(core.store.clone(), core.store.clone(), core.store.clone(), terms, exports)
 }

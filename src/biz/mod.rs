@@ -15,4 +15,5 @@ pub mod metering;
 pub mod recharge;
 pub mod reports;
 pub mod settlement;
+pub mod statements;
 pub mod values;

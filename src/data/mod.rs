@@ -36,6 +36,7 @@ use crate::biz::{
     recharge::{RechargeStore, matching::SettlementStore},
     reports::{record::RecordStore, statistics::Statistics},
     settlement::{adjustments::AdjustmentStore, ledger::Ledger, transaction::TransactionStore},
+    statements::{exports::BookStore, statement::StatementStore},
     values::error::StoreError,
 };
 
@@ -59,6 +60,8 @@ pub trait Store:
     + AdjustmentStore
     + RecordStore
     + Statistics
+    + StatementStore
+    + BookStore
     + AuditStore
     + RunStore
     + Users

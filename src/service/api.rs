@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
     limits::LimitService, metering::StreamService, prices::PriceService, recharge::RechargeService,
-    refund::RefundService, reports::ReportService, reservation::ReservationService, tokens::TokenService,
+    refund::RefundService, reports::ReportService, reservation::ReservationService, statements::StatementService,
+    tokens::TokenService,
 };
 
 /// Every rpc of the contract, by feature. gRPC and REST both call it.
@@ -22,4 +23,5 @@ pub struct Api {
     pub tokens: TokenService,
     pub recharges: RechargeService,
     pub reports: ReportService,
+    pub statements: StatementService,
 }

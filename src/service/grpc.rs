@@ -15,19 +15,20 @@ use super::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, DeletePriceVersionReply, DeletePriceVersionRequest,
-        GetAccountReply, GetAccountRequest, GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatsMonthRequest,
-        GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply,
-        GetTransactionRequest, GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest,
-        ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply, ListAuditEventsRequest,
-        ListPriceVersionsReply, ListPriceVersionsRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest,
-        ListRecordsReply, ListRecordsRequest, ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest,
-        MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest,
-        RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest,
-        RefundChargeReply, RefundChargeRequest, RefundRechargeReply, RefundRechargeRequest, ReleaseReservationReply,
-        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest,
-        SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
-        SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
-        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
+        GetAccountReply, GetAccountRequest, GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatementReply,
+        GetStatementRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest,
+        GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply, GetUsageRequest,
+        InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply,
+        ListAuditEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest, ListRechargeOrdersReply,
+        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, ListUnappliedPaymentsReply,
+        ListUnappliedPaymentsRequest, MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest,
+        QuotePriceReply, QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder,
+        RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply,
+        RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
+        ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
+        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply,
+        SetUserPlanRequest, billing_internal_service_server::BillingInternalService,
+        billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
 };
@@ -69,6 +70,11 @@ impl BillingService for Grpc {
     async fn list_adjustments(&self, request: Request<ListAdjustmentsRequest>) -> Reply<ListAdjustmentsReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.accounts.list_adjustments(message).await)
+    }
+
+    async fn get_statement(&self, request: Request<GetStatementRequest>) -> Reply<GetStatementReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.statements.get_statement(message).await)
     }
 
     async fn list_records(&self, request: Request<ListRecordsRequest>) -> Reply<ListRecordsReply> {

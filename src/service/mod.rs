@@ -11,6 +11,7 @@ mod check;
 mod codec;
 mod convert;
 pub mod errors;
+pub mod exports;
 pub mod grpc;
 pub mod idempotency;
 pub mod json;
@@ -27,6 +28,7 @@ mod reservation;
 pub mod rest;
 pub mod routes;
 pub mod signature;
+mod statements;
 pub mod timestamp;
 mod tokens;
 
@@ -42,8 +44,9 @@ pub use self::{
     prices::PriceService,
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,
-    reports::{ExportLimits, ReportService},
+    reports::ReportService,
     reservation::ReservationService,
+    statements::{StatementService, StatementTerms},
     tokens::TokenService,
 };
 

@@ -80,6 +80,30 @@ macro_rules! rpc {
     };
 }
 
+/// The handler of an export to the file of that name. CSV has no envelope in any style. Errors have the
+/// envelope of the style.
+macro_rules! csv {
+    ($feature:ident.$method:ident, $file:literal) => {
+        async |State(rest): State<Rest>, path: PathResult, request: Request| {
+            let replier = Replier::of(rest.style, &request);
+            let answer = match message(&rest.unknown, path, request, IdSource::None).await {
+                Ok(message) => rest.api.$feature.$method(message).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(lines) => {
+                    let headers = [
+                        (CONTENT_TYPE, "text/csv; charset=utf-8"),
+                        (CONTENT_DISPOSITION, concat!("attachment; filename=\"", $file, "\"")),
+                    ];
+                    (headers, Body::from_stream(lines)).into_response()
+                }
+                Err(error) => replier.fail(&error),
+            }
+        }
+    };
+}
+
 /// Most bytes of a body that has few fields.
 const MAX_BODY: usize = 64 * 1024;
 /// Most bytes of a top-up, and of a callback.
@@ -94,8 +118,10 @@ pub fn public_routes(limit: usize) -> Router<Rest> {
         .route("/api/v1/billing/recharge/{order_id}", get(rpc!(recharges.get_recharge_order)))
         .route("/api/v1/billing/recharges", get(rpc!(recharges.list_recharge_orders)))
         .route("/api/v1/billing/adjustments", get(rpc!(accounts.list_adjustments)))
+        .route("/api/v1/billing/statement", get(rpc!(statements.get_statement)))
+        .route("/api/v1/billing/statement.csv", get(csv!(statements.export_statement, "statement.csv")))
         .route("/api/v1/billing/records", get(rpc!(reports.list_records)))
-        .route("/api/v1/billing/records.csv", get(export_records))
+        .route("/api/v1/billing/records.csv", get(csv!(reports.export_records, "records.csv")))
         .route("/api/v1/billing/stats/today", get(rpc!(reports.get_stats_today)))
         .route("/api/v1/billing/stats/month", get(rpc!(reports.get_stats_month)))
         .route("/api/v1/billing/stats/summary", get(rpc!(reports.get_stats_summary)))
@@ -143,6 +169,14 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
         )
         .route("/internal/v1/billing/adjust", post(rpc!(audited accounts.adjust_balance, IdSource::AdjustmentId)))
         .route("/internal/v1/billing/refund", post(rpc!(audited refunds.refund_charge, IdSource::RefundId)))
+        .route("/internal/v1/billing/statements.csv", get(csv!(statements.export_statements, "statements.csv")))
+        .route("/internal/v1/billing/records.csv", get(csv!(statements.export_all_records, "records.csv")))
+        .route("/internal/v1/billing/recharges.csv", get(csv!(statements.export_recharges, "recharges.csv")))
+        .route(
+            "/internal/v1/billing/recharge-refunds.csv",
+            get(csv!(statements.export_recharge_refunds, "recharge-refunds.csv")),
+        )
+        .route("/internal/v1/billing/adjustments.csv", get(csv!(statements.export_adjustments, "adjustments.csv")))
         .route("/internal/v1/billing/quote", post(rpc!(prices.quote_price)))
         .route(
             "/internal/v1/billing/prices",
@@ -159,25 +193,6 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
 pub fn callback_route(limit: usize) -> Router<Rest> {
     let route = Router::new().route(CALLBACK_PATH, post(recharge_callback));
     route.layer(DefaultBodyLimit::max(MAX_RECHARGE_BODY.min(limit)))
-}
-
-/// CSV has no envelope in any style. Errors have the envelope of the style.
-async fn export_records(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
-    let replier = Replier::of(rest.style, &request);
-    let answer = match message(&rest.unknown, path, request, IdSource::None).await {
-        Ok(message) => rest.api.reports.export_records(message).await,
-        Err(error) => Err(error),
-    };
-    match answer {
-        Ok(lines) => {
-            let headers = [
-                (CONTENT_TYPE, "text/csv; charset=utf-8"),
-                (CONTENT_DISPOSITION, "attachment; filename=\"records.csv\""),
-            ];
-            (headers, Body::from_stream(lines)).into_response()
-        }
-        Err(error) => replier.fail(&error),
-    }
 }
 
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {

@@ -65,7 +65,7 @@ pub fn known_grpc_rpc(path: &str) -> Option<&'static str> {
     grpc_rpc(RPCS.get(path)?)
 }
 
-/// The rpc of a REST route. The export has a name too, although it is no rpc of the contract.
+/// The rpc of a REST route. Exports have names too, although they are no rpcs of the contract.
 pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
     let is_get = method == Method::GET;
     Some(match route {
@@ -74,6 +74,8 @@ pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
         "/api/v1/billing/recharge/{order_id}" => "GetRechargeOrder",
         "/api/v1/billing/recharges" => "ListRechargeOrders",
         "/api/v1/billing/adjustments" => "ListAdjustments",
+        "/api/v1/billing/statement" => "GetStatement",
+        "/api/v1/billing/statement.csv" => "ExportStatement",
         "/api/v1/billing/records" => "ListRecords",
         "/api/v1/billing/records.csv" => "ExportRecords",
         "/api/v1/billing/stats/today" => "GetStatsToday",
@@ -99,6 +101,11 @@ pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
         "/internal/v1/billing/api-keys/{api_key_id}/quota" => "SetApiKeyQuota",
         "/internal/v1/billing/adjust" => "AdjustBalance",
         "/internal/v1/billing/refund" => "RefundCharge",
+        "/internal/v1/billing/statements.csv" => "ExportStatements",
+        "/internal/v1/billing/records.csv" => "ExportAllRecords",
+        "/internal/v1/billing/recharges.csv" => "ExportRecharges",
+        "/internal/v1/billing/recharge-refunds.csv" => "ExportRechargeRefunds",
+        "/internal/v1/billing/adjustments.csv" => "ExportAdjustments",
         "/internal/v1/billing/quote" => "QuotePrice",
         "/internal/v1/billing/prices" => match *method {
             Method::DELETE => "DeletePriceVersion",

@@ -378,7 +378,7 @@ async fn a_grpc_call_must_be_a_post() {
 }
 
 /// A service whose user `u` has more records than the buffers of a connection take.
-async fn with_many_records(stall: &str) -> Service {
+pub async fn with_many_records(stall: &str) -> Service {
     let limits = [("server.limits.exports_per_user", "1"), ("server.limits.export_stall", stall)];
     let service = Service::start_with(Sqlite, &limits).await;
     let records = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 60000) \

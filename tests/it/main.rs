@@ -57,6 +57,7 @@ mod schema;
 mod scrape;
 mod stalls;
 mod state_machine;
+mod statements;
 mod statistics;
 mod tokens;
 mod unknown_outcomes;

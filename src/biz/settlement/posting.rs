@@ -394,9 +394,12 @@ pub struct PaymentCredit {
     pub call: AuditedCall,
 }
 
+/// The begin of the ids of such adjustments.
+pub const UNAPPLIED_PREFIX: &str = "unapplied payment ";
+
 impl PaymentCredit {
     pub fn new(user: UserId, payment: PaymentId, call: AuditedCall) -> Self {
-        let adjustment = AdjustmentId::from_stored(format!("unapplied payment {payment}"));
+        let adjustment = AdjustmentId::from_stored(format!("{UNAPPLIED_PREFIX}{payment}"));
         Self { user, payment, adjustment, request: Uuid::now_v7(), call }
     }
 }

@@ -67,6 +67,12 @@ impl Month {
         NaiveDate::from_ymd_opt(self.year, self.month, 1).unwrap_or_default()
     }
 
+    /// All its days.
+    pub fn days(self) -> DaySpan {
+        let last = self.next().first_day().pred_opt();
+        DaySpan { first: self.first_day(), last: last.unwrap_or(self.first_day()) }
+    }
+
     /// The month before it.
     pub fn previous(self) -> Self {
         match self.month {
@@ -155,6 +161,11 @@ impl Calendar {
         self
     }
 
+    /// The IANA name of the billing zone.
+    pub fn zone_name(&self) -> &'static str {
+        self.periods.zone.name()
+    }
+
     /// The days and months, without the clock.
     pub fn periods(&self) -> Periods {
         self.periods
@@ -233,6 +244,12 @@ impl Periods {
             .find_map(|quarter| self.zone.from_local_datetime(&(midnight + Duration::minutes(15 * quarter))).earliest())
             .map_or_else(|| midnight.and_utc(), |start| start.to_utc())
     }
+}
+
+/// Parses a month, `2026-11`. The error names `field`.
+pub fn parse_month(field: &str, text: &str) -> Result<Month, Invalid> {
+    let month = text.parse::<Month>().ok().filter(|month| month.year >= 1970);
+    month.ok_or_else(|| Invalid::new(field, "must be a month such as 2026-11"))
 }
 
 /// Parses a day, `2026-11-21`. The error names `field`.

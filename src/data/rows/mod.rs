@@ -11,5 +11,6 @@ pub(super) mod order_refund;
 pub(super) mod price;
 pub(super) mod refund;
 pub(super) mod report;
+pub(super) mod statement;
 pub(super) mod transaction;
 pub(super) mod unapplied;

@@ -6,6 +6,7 @@
 
 mod account;
 mod audit_trail;
+mod exports;
 mod identity;
 mod jobs;
 mod limits;
@@ -14,6 +15,7 @@ mod recharge;
 mod reports;
 mod row;
 mod settlement;
+mod statements;
 mod unapplied;
 mod writer;
 

@@ -9,12 +9,17 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
         "CheckQuota" | "DeductQuota" | "BatchDeductQuota" | "ReserveQuota" | "CommitReservation"
         | "ReleaseReservation" | "MeterStream" | "CountTokens" | "QuotePrice" | "Recharge" => &[Gateway, Admin],
         "GetTransaction" | "GetAccount" | "GetRechargeOrder" | "ListRechargeOrders" | "ListAdjustments"
-        | "ListRecords" | "ExportRecords" | "GetStatsToday" | "GetStatsMonth" | "GetStatsSummary" | "GetUsage" => {
-            &[Gateway, Support, Admin]
-        }
+        | "GetStatement" | "ListRecords" | "ExportRecords" | "GetStatsToday" | "GetStatsMonth" | "GetStatsSummary"
+        | "GetUsage" => &[Gateway, Support, Admin],
         "RechargeCallback" => &[Payment, Admin],
         "InitializeUser" | "SetApiKeyQuota" | "GetApiKeyQuota" => &[Keys, Admin],
-        "ListAuditEvents" | "ListUnappliedPayments" => &[Support, Admin],
+        "ListAuditEvents"
+        | "ListUnappliedPayments"
+        | "ExportStatements"
+        | "ExportAllRecords"
+        | "ExportRecharges"
+        | "ExportRechargeRefunds"
+        | "ExportAdjustments" => &[Support, Admin],
         "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" | "RefundRecharge"
         | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion" => &[Admin],
         _ => return None,

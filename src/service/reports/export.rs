@@ -1,13 +1,11 @@
-//! The export of consumption records as CSV. Pages are read as the caller receives them, so the memory
-//! does not depend on the length.
+//! The export of a user's consumption records as CSV.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
+use async_trait::async_trait;
 use axum::body::Bytes;
 use chrono::NaiveDate;
-use futures_util::{Stream, stream};
-use tokio::sync::mpsc;
-use tracing::Instrument;
+use futures_util::Stream;
 
 use super::ReportService;
 use crate::{
@@ -15,21 +13,23 @@ use crate::{
         reports::record::{Record, RecordFilter, RecordStore, RecordType},
         values::{
             calendar::Calendar,
-            error::{Error, Result},
+            error::Result,
             ids::UserId,
             invalid::Invalid,
             paging::{Cursor, PageStart},
         },
     },
-    service::proto::ListRecordsRequest,
+    service::{
+        exports::{Pages, csv_of, stream_csv},
+        proto::ListRecordsRequest,
+    },
 };
 
 /// Records that are read at once.
 const PAGE: u32 = 5_000;
-/// Deadline of an export.
-const LIMIT: Duration = Duration::from_secs(600);
 
-const COLUMNS: [&str; 20] = [
+/// The columns of a record.
+pub const COLUMNS: [&str; 20] = [
     "id",
     "created_at",
     "service_name",
@@ -53,14 +53,12 @@ const COLUMNS: [&str; 20] = [
 ];
 
 /// An export in progress.
-struct Export {
+struct RecordPages {
     store: Arc<dyn RecordStore>,
     calendar: Arc<Calendar>,
     filter: RecordFilter,
     /// The begin of the next page; `None` at the end.
     next: Option<PageStart>,
-    /// Longest time in which the caller takes nothing.
-    stall: Duration,
 }
 
 impl ReportService {
@@ -68,8 +66,8 @@ impl ReportService {
     /// names. The first page is read before this returns.
     ///
     /// # Errors
-    /// As [`ReportService::list_records`]; [`Error::Overloaded`] if too many exports run. A later
-    /// failure aborts the stream.
+    /// As [`ReportService::list_records`]; [`Error::Overloaded`](crate::biz::values::error::Error) if too
+    /// many exports run. A later failure aborts the stream.
     pub async fn export_records(
         &self,
         request: ListRecordsRequest,
@@ -78,11 +76,7 @@ impl ReportService {
             return Err(Invalid::new("page", "must be absent: an export has all records").into());
         }
         let user = UserId::parse("user_id", &request.user_id)?;
-        let share = self.exports_of_user.take(&user);
-        let share =
-            share.ok_or_else(|| Error::Overloaded("too many exports of this user at once; retry later".into()))?;
-        let permit = self.exports.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
+        let permit = self.exports.admit(Some(&user))?;
         let mut filter = self.record_filter(&request).await?;
         let mut next = Some(PageStart::Offset(0));
         if filter.is_narrow() {
@@ -90,62 +84,12 @@ impl ReportService {
             next = next.filter(|_| filter.days.is_some());
         }
         let (store, calendar) = (self.records.clone(), self.calendar.clone());
-        let mut export = Export { store, calendar, filter, next, stall: self.export_stall };
-        let mut first = format!("{}\n", COLUMNS.join(",")).into_bytes();
-        first.extend(export.page().await?.unwrap_or_default());
-        let (pages, taken) = mpsc::channel(1);
-        let sending = async move {
-            let _permits = (permit, share);
-            // A caller that reads very slowly must not keep the permit.
-            if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
-                tracing::warn!("export timed out; stream aborted");
-            }
-        };
-        tokio::spawn(sending.in_current_span());
-        Ok(stream::unfold(Some(taken), async |taken| {
-            let mut taken = taken?;
-            match taken.recv().await {
-                Some(ExportPart::Lines(lines)) => Some((Ok(lines), Some(taken))),
-                Some(ExportPart::End) => None,
-                // A truncated file must not look complete.
-                None => Some((Err(io::Error::other("the export was aborted")), None)),
-            }
-        }))
+        stream_csv(RecordPages { store, calendar, filter, next }, &COLUMNS, permit).await
     }
 }
 
-/// A part of an export.
-enum ExportPart {
-    Lines(Bytes),
-    End,
-}
-
-impl Export {
-    /// Sends `first`, and then each page when the caller takes it. After a failure, or if the
-    /// caller has gone, it sends no end.
-    async fn send(&mut self, first: Vec<u8>, pages: &mpsc::Sender<ExportPart>) {
-        let mut lines = first;
-        loop {
-            match tokio::time::timeout(self.stall, pages.send(ExportPart::Lines(lines.into()))).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => {
-                    tracing::warn!("the reader of an export took nothing for too long; stream aborted");
-                    return;
-                }
-            }
-            lines = match self.page().await {
-                Ok(Some(lines)) => lines,
-                Ok(None) => return drop(tokio::time::timeout(self.stall, pages.send(ExportPart::End)).await),
-                Err(error) => {
-                    tracing::warn!(error = %error.in_full(), "export aborted");
-                    return;
-                }
-            };
-        }
-    }
-
-    /// The lines of the next page; `None` after the last one.
+#[async_trait]
+impl Pages for RecordPages {
     async fn page(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(start) = self.next.take() else { return Ok(None) };
         let between = self.filter.days.map(|days| self.calendar.bounds(days));
@@ -154,26 +98,12 @@ impl Export {
             let last = records.last();
             self.next = last.map(|last| PageStart::After(Cursor { created_at: last.created_at, id: last.id.clone() }));
         }
-        csv_of(records.iter().map(|record| cells(record, self.calendar.at(record.created_at).day))).map(Some)
+        csv_of(records.iter().map(|record| record_cells(record, self.calendar.at(record.created_at).day))).map(Some)
     }
 }
 
-/// Lines of CSV. A reader of CSV gets the same texts back.
-///
-/// # Errors
-/// [`Error::Internal`], which only a defect can cause.
-pub fn csv_of<C: AsRef<[u8]>, const N: usize>(lines: impl Iterator<Item = [C; N]>) -> Result<Vec<u8>> {
-    let failed = |error: csv::Error| Error::Internal(format!("writing CSV: {error}"));
-    // Every text is quoted and unchanged, so that ids stay those of the API. A reader that trims
-    // blanks, or splits at semicolons, reads the same ids.
-    let mut writer = csv::WriterBuilder::new().quote_style(csv::QuoteStyle::NonNumeric).from_writer(Vec::new());
-    for line in lines {
-        writer.write_record(line).map_err(failed)?;
-    }
-    writer.into_inner().map_err(|error| Error::Internal(format!("writing CSV: {error}")))
-}
-
-fn cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] {
+/// The cells of a record, in the order of [`COLUMNS`].
+pub fn record_cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] {
     let usage = record.usage.unwrap_or_default();
     let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
     let kind = match record.kind {

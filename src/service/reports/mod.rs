@@ -5,26 +5,14 @@ pub mod paging;
 pub mod records;
 pub mod statistics;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
+use super::exports::Exports;
 use crate::biz::{
     account::catalog::Catalog,
-    limits::shares::Shares,
     reports::{record::RecordStore, statistics::Statistics},
-    values::{calendar::Calendar, ids::UserId},
+    values::calendar::Calendar,
 };
-
-/// The bounds of exports: more would delay the other readers of the database.
-#[derive(Debug, Clone, Copy)]
-pub struct ExportLimits {
-    /// Most exports at once.
-    pub exports: usize,
-    pub per_user: usize,
-    /// Longest time in which a reader takes nothing.
-    pub stall: Duration,
-}
 
 /// Reports on charges.
 pub struct ReportService {
@@ -32,10 +20,7 @@ pub struct ReportService {
     statistics: Arc<dyn Statistics>,
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
-    /// A permit for each export.
-    exports: Arc<Semaphore>,
-    exports_of_user: Arc<Shares<UserId>>,
-    export_stall: Duration,
+    exports: Arc<Exports>,
 }
 
 impl ReportService {
@@ -44,16 +29,8 @@ impl ReportService {
         statistics: Arc<dyn Statistics>,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
-        limits: ExportLimits,
+        exports: Arc<Exports>,
     ) -> Self {
-        Self {
-            records,
-            statistics,
-            catalog,
-            calendar,
-            exports: Arc::new(Semaphore::new(limits.exports)),
-            exports_of_user: Shares::new(limits.per_user),
-            export_stall: limits.stall,
-        }
+        Self { records, statistics, catalog, calendar, exports }
     }
 }

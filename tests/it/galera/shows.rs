@@ -5,7 +5,7 @@ use billing_service::service::proto::GetTransactionRequest;
 use super::shared;
 use crate::harness::{Database, Service, charge, load::credit, traced, wait::soon};
 
-const SHOWS: [&str; 6] = ["account", "records", "stats/month", "usage", "recharges", "records.csv"];
+const SHOWS: [&str; 7] = ["account", "records", "statement", "stats/month", "usage", "recharges", "records.csv"];
 
 /// Whether the complete answer arrives.
 fn answers(service: &Service, show: &str) -> impl Future<Output = bool> + use<> {

@@ -38,7 +38,7 @@ const CRATES: [(&str, &[&str]); 10] = [
 ];
 
 /// The folders of `biz`, from the inside out. A folder may import itself and the folders before it.
-const BIZ: [&str; 12] = [
+const BIZ: [&str; 13] = [
     "values",
     "database",
     "audit_trail",
@@ -50,6 +50,7 @@ const BIZ: [&str; 12] = [
     "check",
     "metering",
     "recharge",
+    "statements",
     "jobs",
 ];
 

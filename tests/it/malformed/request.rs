@@ -20,12 +20,13 @@ struct Route {
     message: MessageDescriptor,
 }
 
-/// All routes of the contract, and the export, which is no rpc.
+/// All routes of the contract, and the exports of one user, which are no rpcs.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let route = |method: String, path: String, rpc: &str| Route { method, path, message: message_of(rpc) };
     let rpcs = rpcs().into_iter().flat_map(|rpc| rpc.routes.into_iter().map(move |found| (rpc.name.clone(), found)));
     let mut routes: Vec<Route> = rpcs.map(|(rpc, (method, path))| route(method.to_string(), path, &rpc)).collect();
     routes.push(route("GET".into(), "/api/v1/billing/records.csv".into(), "ListRecords"));
+    routes.push(route("GET".into(), "/api/v1/billing/statement.csv".into(), "GetStatement"));
     assert!(routes.len() > 25);
     routes
 });

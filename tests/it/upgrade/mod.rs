@@ -1,7 +1,7 @@
 //! A legacy database is converted in place.
 
 mod kills;
-mod legacy;
+pub mod legacy;
 mod openings;
 mod plan;
 mod schema_lock;

@@ -199,5 +199,10 @@ async fn take_over(connection: &mut MySqlConnection, found: &Inspection, lock: &
     columns::ensure_one_order_a_payment(connection).await?;
     users::take_over(connection, reading).await?;
     users::forbid_records_without_a_day(connection).await?;
+    // Statements begin with the first full month from now.
+    execute(connection, TAKEN_OVER).await?;
     progress::forget(connection).await
 }
+
+/// Keeps the time of an earlier run, which was killed right after it.
+const TAKEN_OVER: &str = "INSERT IGNORE INTO legacy_takeover (only_row, taken_over_at) VALUES (1, UTC_TIMESTAMP(6))";

@@ -1,0 +1,153 @@
+//! The books of a month for statements: one statement over several tables, so that they are of one
+//! snapshot.
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{MySqlStore, statement::Statement};
+use crate::{
+    biz::{
+        settlement::posting::UNAPPLIED_PREFIX,
+        statements::{
+            period::StatementPeriod,
+            statement::{MonthBooks, StatementStore},
+        },
+        values::{error::StoreError, ids::UserId},
+    },
+    data::{
+        row::Columns,
+        rows::statement::{month_book_of, month_books_of},
+    },
+};
+
+/// The last change of an order is its credit or later, but for the skew of the clocks of two servers.
+const MOST_SKEW: TimeDelta = TimeDelta::days(1);
+
+#[async_trait]
+impl StatementStore for MySqlStore {
+    async fn taken_over_at(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let rows = self.viewer.fetch_all(sqlx::query("SELECT taken_over_at FROM legacy_takeover")).await?;
+        rows.first().map(|row| row.time(0)).transpose()
+    }
+
+    async fn books_of(&self, users: &[UserId], period: &StatementPeriod) -> Result<Vec<MonthBooks>, StoreError> {
+        let sets = self.viewer.fetch(books(users, period)).await?;
+        let rows: Vec<_> = sets.into_iter().flatten().collect();
+        month_books_of(users, &rows)
+    }
+
+    async fn month_books(
+        &self,
+        user: &UserId,
+        period: &StatementPeriod,
+        splits_by_model: bool,
+    ) -> Result<MonthBooks, StoreError> {
+        let users = std::slice::from_ref(user);
+        let mut statement = books(users, period);
+        if splits_by_model {
+            charges_by_model(&mut statement, user, period);
+        }
+        let sets = self.viewer.fetch(statement).await?;
+        let rows: Vec<_> = sets.into_iter().flatten().collect();
+        month_book_of(user, &rows, splits_by_model)
+    }
+}
+
+/// The balances of the users, and the sums of each kind of movement since the begin of the month.
+fn books(users: &[UserId], period: &StatementPeriod) -> Statement {
+    let of_users = |statement: &mut Statement| {
+        statement.push(" WHERE user_id IN (").texts(users.iter().map(UserId::as_str)).push(")");
+    };
+    let (start, end) = (period.start, period.end);
+    let mut statement = Statement::new(
+        "SELECT user_id, 'balance' AS source, 0 AS is_later, NULL AS service_name, NULL AS model, NULL AS late_of, \
+         0 AS calls, 0 AS free_count, 0 AS paid_count, 0 AS input_tokens, 0 AS output_tokens, \
+         0 AS cached_input_tokens, balance AS amount FROM user_balance",
+    );
+    of_users(&mut statement);
+
+    statement.push(" UNION ALL SELECT user_id, 'top_up', COALESCE(credited_at, updated_at) >= ").instant(end);
+    statement.push(" AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, 0, 0, 0, SUM(amount) FROM recharge_order");
+    of_users(&mut statement);
+    statement.push(" AND updated_at >= ").instant(start - MOST_SKEW);
+    statement.push(" AND status IN ('success', 'refunded') AND COALESCE(credited_at, updated_at) >= ").instant(start);
+    statement.push(" GROUP BY user_id, is_later");
+
+    statement.push(" UNION ALL SELECT user_id, IF(kind = 'chargeback', 'chargeback', 'top_up_refund') AS source, ");
+    statement.push("settled_at >= ").instant(end);
+    statement.push(" AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, 0, 0, 0, -SUM(amount) FROM recharge_refund");
+    of_users(&mut statement);
+    statement.push(" AND status = 'success' AND settled_at >= ").instant(start);
+    statement.push(" GROUP BY user_id, source, is_later");
+
+    statement.push(" UNION ALL SELECT user_id, IF(LEFT(adjustment_id, ").number(UNAPPLIED_PREFIX.len() as u32);
+    statement.push(") = ").texts([UNAPPLIED_PREFIX]).push(", 'unapplied_payment', 'adjustment') AS source, ");
+    statement.push("created_at >= ").instant(end);
+    statement.push(" AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, 0, 0, 0, SUM(amount) FROM balance_adjustment");
+    of_users(&mut statement);
+    statement.push(" AND created_at >= ").instant(start).push(" GROUP BY user_id, source, is_later");
+
+    let day = |statement: &mut Statement, day| {
+        statement.row(|row| {
+            row.day(day);
+        });
+    };
+    statement.push(" UNION ALL SELECT user_id, 'charge', usage_date > ");
+    day(&mut statement, period.days.last);
+    statement.push(
+        " AS is_later, service_name, NULL, NULL, 0, CAST(SUM(free_count) AS SIGNED), \
+         CAST(SUM(paid_count) AS SIGNED), 0, 0, 0, -SUM(amount) FROM usage_daily",
+    );
+    of_users(&mut statement);
+    statement.push(" AND usage_date >= ");
+    day(&mut statement, period.days.first);
+    statement.push(" GROUP BY user_id, is_later, service_name");
+
+    statement.push(" UNION ALL SELECT user_id, 'charge_refund', usage_date > ");
+    day(&mut statement, period.days.last);
+    statement.push(
+        " AS is_later, service_name, NULL, NULL, 0, CAST(SUM(refunded_free) AS SIGNED), \
+         CAST(SUM(refunded_paid) AS SIGNED), 0, 0, 0, SUM(refunded_amount) FROM usage_daily",
+    );
+    of_users(&mut statement);
+    statement.push(" AND refunded_amount IS NOT NULL AND usage_date >= ");
+    day(&mut statement, period.days.first);
+    statement.push(" GROUP BY user_id, is_later, service_name");
+    statement
+}
+
+/// Tokens of a charge, at its main record. A commit may still add to a charge that the report of a stream
+/// made, and the row then has the tokens of both; so only those of other charges are final.
+macro_rules! tokens {
+    ($column:literal) => {
+        concat!(
+            "CAST(SUM(IF(t.record_id = r.billing_record_id AND t.charged_by IS NULL, COALESCE(t.",
+            $column,
+            ", 0), 0)) AS SIGNED), "
+        )
+    };
+}
+
+/// Adds the charges and refunds of the month, from the records of both tables.
+fn charges_by_model(statement: &mut Statement, user: &UserId, period: &StatementPeriod) {
+    statement.push(concat!(
+        " UNION ALL SELECT r.user_id, IF(r.type IN (3, 4), 'charge_refund_by_model', 'charge_by_model') AS source, 0, \
+         r.service_name, t.model, r.late_of, \
+         CAST(COUNT(DISTINCT r.trace_id) + SUM(r.trace_id IS NULL) AS SIGNED), \
+         CAST(SUM(IF(r.type IN (1, 3), r.count, 0)) AS SIGNED), CAST(SUM(IF(r.type IN (2, 4), r.count, 0)) AS SIGNED), ",
+        tokens!("input_tokens"),
+        tokens!("output_tokens"),
+        tokens!("cached_input_tokens"),
+        "SUM(IF(r.type IN (3, 4), r.amount, -r.amount)) FROM ("
+    ));
+    for (index, table) in ["billing_record", "billing_record_archive"].into_iter().enumerate() {
+        statement.push(if index == 0 { "" } else { " UNION ALL " });
+        statement.push("SELECT user_id, billing_record_id, service_name, type, amount, count, trace_id, late_of FROM ");
+        statement.push(table).push(" WHERE user_id = ").texts([user.as_str()]);
+        statement.push(" AND created_at >= ").instant(period.start).push(" AND created_at < ").instant(period.end);
+    }
+    statement.push(
+        ") r LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+         GROUP BY r.user_id, source, r.service_name, t.model, r.late_of",
+    );
+}

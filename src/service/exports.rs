@@ -1,0 +1,163 @@
+//! Exports as CSV. Pages are read as the caller receives them, so the memory does not depend on the
+//! length.
+
+use std::{io, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use axum::body::Bytes;
+use futures_util::{Stream, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::Instrument;
+
+use crate::biz::{
+    limits::shares::{Share, Shares},
+    values::{
+        error::{Error, Result},
+        ids::UserId,
+    },
+};
+
+/// Deadline of an export.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The bounds of exports: more would delay the other readers of the database.
+#[derive(Debug, Clone, Copy)]
+pub struct ExportLimits {
+    /// Most exports at once.
+    pub exports: usize,
+    /// Most exports of one user at once, and most exports of all users at once.
+    pub per_user: usize,
+    /// Longest time in which a reader takes nothing.
+    pub stall: Duration,
+}
+
+/// Admits exports.
+pub struct Exports {
+    permits: Arc<Semaphore>,
+    /// `None` is the key of exports of all users.
+    of_user: Arc<Shares<Option<UserId>>>,
+    stall: Duration,
+}
+
+/// The permit of an export.
+pub struct ExportPermit {
+    _permit: OwnedSemaphorePermit,
+    _share: Share<Option<UserId>>,
+    stall: Duration,
+}
+
+impl Exports {
+    pub fn new(limits: ExportLimits) -> Self {
+        let permits = Arc::new(Semaphore::new(limits.exports));
+        Self { permits, of_user: Shares::new(limits.per_user), stall: limits.stall }
+    }
+
+    /// A permit for an export of one user, or of all users.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if too many exports run.
+    pub fn admit(&self, user: Option<&UserId>) -> Result<ExportPermit> {
+        let share = self.of_user.take(&user.cloned());
+        let whose = if user.is_some() { "this user" } else { "all users" };
+        let share = share
+            .ok_or_else(|| Error::Overloaded(format!("too many exports of {whose} at once; retry later").into()))?;
+        let permit = self.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
+        Ok(ExportPermit { _permit: permit, _share: share, stall: self.stall })
+    }
+}
+
+/// The lines of an export, page by page.
+#[async_trait]
+pub trait Pages: Send + 'static {
+    /// The lines of the next page, which may be none; `None` after the last page. Each call reads a
+    /// bounded number of rows.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn page(&mut self) -> Result<Option<Vec<u8>>>;
+}
+
+/// A part of an export.
+enum ExportPart {
+    Lines(Bytes),
+    End,
+}
+
+/// Streams the names of the columns and all pages. The first page is read before this returns. A later
+/// failure aborts the stream.
+///
+/// # Errors
+/// Those of the first page.
+pub async fn stream_csv<P: Pages>(
+    mut pages: P,
+    columns: &[&str],
+    permit: ExportPermit,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<P>> {
+    let mut first = format!("{}\n", columns.join(",")).into_bytes();
+    first.extend(pages.page().await?.unwrap_or_default());
+    let (sender, taken) = mpsc::channel(1);
+    let sending = async move {
+        // A caller that reads very slowly must not keep the permit.
+        if tokio::time::timeout(LIMIT, send(&mut pages, first, &sender, permit.stall)).await.is_err() {
+            tracing::warn!("export timed out; stream aborted");
+        }
+        drop(permit);
+    };
+    tokio::spawn(sending.in_current_span());
+    Ok(stream::unfold(Some(taken), async |taken| {
+        let mut taken = taken?;
+        match taken.recv().await {
+            Some(ExportPart::Lines(lines)) => Some((Ok(lines), Some(taken))),
+            Some(ExportPart::End) => None,
+            // A truncated file must not look complete.
+            None => Some((Err(io::Error::other("the export was aborted")), None)),
+        }
+    }))
+}
+
+/// Sends `first`, and then each page when the caller takes it. After a failure, or if the caller has
+/// gone, it sends no end.
+async fn send(pages: &mut impl Pages, first: Vec<u8>, parts: &mpsc::Sender<ExportPart>, stall: Duration) {
+    let mut lines = first;
+    loop {
+        // Pages without a matching row send nothing, but notice a caller that has gone.
+        if lines.is_empty() {
+            if parts.is_closed() {
+                return;
+            }
+        } else {
+            match tokio::time::timeout(stall, parts.send(ExportPart::Lines(lines.into()))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    tracing::warn!("the reader of an export took nothing for too long; stream aborted");
+                    return;
+                }
+            }
+        }
+        lines = match pages.page().await {
+            Ok(Some(lines)) => lines,
+            Ok(None) => return drop(tokio::time::timeout(stall, parts.send(ExportPart::End)).await),
+            Err(error) => {
+                tracing::warn!(error = %error.in_full(), "export aborted");
+                return;
+            }
+        };
+    }
+}
+
+/// Lines of CSV. A reader of CSV gets the same texts back.
+///
+/// # Errors
+/// [`Error::Internal`], which only a defect can cause.
+pub fn csv_of<C: AsRef<[u8]>, L: IntoIterator<Item = C>>(lines: impl Iterator<Item = L>) -> Result<Vec<u8>> {
+    let failed = |error: csv::Error| Error::Internal(format!("writing CSV: {error}"));
+    // Every text is quoted and unchanged, so that ids stay those of the API. A reader that trims
+    // blanks, or splits at semicolons, reads the same ids.
+    let mut writer = csv::WriterBuilder::new().quote_style(csv::QuoteStyle::NonNumeric).from_writer(Vec::new());
+    for line in lines {
+        writer.write_record(line).map_err(failed)?;
+    }
+    writer.into_inner().map_err(|error| Error::Internal(format!("writing CSV: {error}")))
+}

@@ -1,0 +1,82 @@
+//! A database of the legacy service has statements from its first full month with this service on.
+
+use super::assert_chain;
+use crate::{
+    harness::{Database, MySql, Service, charge, code_of, traced},
+    upgrade::legacy::{PLAIN, database, migrated},
+};
+
+/// The state that an earlier release has left after a conversion.
+const OF_AN_EARLIER_RELEASE: &str = "
+DROP TABLE legacy_takeover;
+ALTER TABLE recharge_order DROP KEY idx_user_updated;
+UPDATE _sqlx_migrations SET installed_on = '2026-11-20 00:00:00';
+UPDATE user_balance SET created_at = '2026-05-01 00:00:00', updated_at = updated_at;
+";
+
+async fn legacy_database() -> Database {
+    let database = database("Asia/Shanghai").await;
+    database.execute(&PLAIN.tables()).await;
+    database
+        .execute(
+            "INSERT INTO user_balance (user_balance_id, user_id, balance) VALUES ('1', 'u', 12.34);
+            INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status) VALUES
+                ('o1', 'u', 20.00, 'p1', 'success');
+            INSERT INTO billing_record (billing_record_id, user_id, service_name, type, amount, count, created_at) VALUES
+                ('r1', 'u', 'payment', 2, 0.1234, 1, '2026-10-05 00:00:00');",
+        )
+        .await;
+    migrated(&database, &[]);
+    database
+}
+
+async fn assert_begins_with(service: &Service, taken_over: &str, first: &str) {
+    for month in ["2026-01", taken_over] {
+        let refused = service.try_statement("u", month).await.unwrap_err();
+        assert_eq!(code_of(&refused).1, "10009");
+        let why = format!(
+            "month: has no statement: this service took the accounts over from the legacy service in \
+            {taken_over}, and {first} is the first full month"
+        );
+        assert_eq!(refused.message(), why);
+    }
+    let path = format!("/internal/v1/billing/statements.csv?month={taken_over}");
+    assert_eq!(service.internal_get(&path).await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_begin_with_the_first_full_month_after_the_conversion() {
+    let database = legacy_database().await;
+    database.execute("UPDATE legacy_takeover SET taken_over_at = '2026-11-29 10:00:00'").await;
+    let service = Service::start_on(database, &[]).await;
+    service.clock.set("2026-12-20T04:00:00Z");
+    service.deduct(traced("t", charge("u", "payment", 1_003))).await;
+    assert_begins_with(&service, "2026-11", "2026-12").await;
+    let december = service.statement("u", "2026-12").await;
+    assert_eq!((december.opening_balance, december.closing_balance), (12.34, 12.04));
+    service.clock.set("2027-01-20T04:00:00Z");
+    service.adjust("u", 1.0).await;
+    let january = service.statement("u", "2027-01").await;
+    assert_eq!((january.opening_balance, january.closing_balance), (12.04, 13.04));
+    service.assert_audit_is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_conversion_of_an_earlier_release_is_known_too() {
+    let database = legacy_database().await;
+    database.execute(OF_AN_EARLIER_RELEASE).await;
+    let rows = database.rows(&["version"], "FROM _sqlx_migrations WHERE description LIKE '%statements'").await;
+    database.execute(&format!("DELETE FROM _sqlx_migrations WHERE version >= {}", rows[0][0])).await;
+    let service = Service::start_on(database, &[]).await;
+    service.clock.set("2027-01-20T04:00:00Z");
+    assert_begins_with(&service, "2026-11", "2026-12").await;
+}
+
+#[tokio::test]
+async fn a_database_of_its_own_has_statements_of_every_month() {
+    let service = Service::start(MySql).await;
+    service.clock.set("2026-10-10T04:00:00Z");
+    service.adjust("u", 1.0).await;
+    assert_eq!(service.database.rows(&["COUNT(*)"], "FROM legacy_takeover").await, [["0"]]);
+    assert_eq!(assert_chain(&service, "u", &["1970-01", "2026-09", "2026-10"]).await, 1.0);
+}
