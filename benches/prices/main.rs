@@ -20,11 +20,12 @@ mod private_server;
 
 use std::{hint::black_box, path::Path, time::Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use billing_service::{
     app,
     biz::{charge::prices::Prices, values::ids::ModelName},
     config::Config,
+    data::dsn,
 };
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -36,7 +37,7 @@ const MODELS: u32 = 1_000;
 const VERSIONS: u32 = 100;
 const ROUNDS: usize = 5;
 /// Searches of one round.
-const SEARCHES: u32 = 1_000_000;
+const SEARCHES: u32 = 100_000;
 
 /// The details of each version. `NAME` stands for its model.
 const DETAILS: &str = r#"{"prices":{"cache_write":"6.25","reasoning":"30"},"tiers":[{"above_input_tokens":200000,"prices":{"input":"10","output":"45"}},{"above_input_tokens":500000,"prices":{"input":"20","output":"90"}}],"service_tiers":{"batch":"0.5","priority":"2"},"aliases":["NAME-2026*","latest-NAME"],"max_tokens":1000000}"#;
@@ -103,7 +104,7 @@ async fn write(driver: &str, source: &str) -> anyhow::Result<()> {
         "INSERT INTO price_version (model, effective_from, version_id, input_price, output_price, price_details)";
     let rows = MODELS * VERSIONS;
     if driver == "mysql" {
-        let mut connection = MySqlConnection::connect(source).await?;
+        let mut connection = MySqlConnection::connect_with(&dsn::mysql(source).map_err(|why| anyhow!(why))?).await?;
         let insert = format!(
             "{COLUMNS} SELECT CONCAT('model-', seq DIV {VERSIONS}), '2026-01-01' + INTERVAL seq MOD {VERSIONS} DAY, \
              CONCAT('v', seq MOD {VERSIONS}), 5, 30, REPLACE('{DETAILS}', 'NAME', CONCAT('model-', seq DIV {VERSIONS})) \
@@ -116,8 +117,9 @@ async fn write(driver: &str, source: &str) -> anyhow::Result<()> {
     let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(source)).await?;
     let insert = format!(
         "WITH RECURSIVE row(seq) AS (SELECT 0 UNION ALL SELECT seq + 1 FROM row WHERE seq < {}) \
-         {COLUMNS} SELECT 'model-' || seq / {VERSIONS}, 1767225600000000 + seq % {VERSIONS} * 86400000000, \
-         'v' || seq % {VERSIONS}, 5000000, 30000000, REPLACE('{DETAILS}', 'NAME', 'model-' || seq / {VERSIONS}) FROM row",
+         {COLUMNS} SELECT 'model-' || (seq / {VERSIONS}), 1767225600000000 + seq % {VERSIONS} * 86400000000, \
+         'v' || (seq % {VERSIONS}), 5000000, 30000000, \
+         REPLACE('{DETAILS}', 'NAME', 'model-' || (seq / {VERSIONS})) FROM row",
         rows - 1
     );
     sqlx::query(AssertSqlSafe(insert)).execute(&mut connection).await?;
