@@ -61,9 +61,11 @@ impl Tables {
             accounts.entry(format!("{prefix}{{{owner}}}:account")).or_default().insert(field.to_owned(), value);
         };
         let status = "CASE status WHEN 0 THEN 'ACTIVE' WHEN 1 THEN 'FROZEN' ELSE 'CLOSED' END";
-        let columns = ["user_id", "version", "MICROS(balance)", "MICROS(held)", status];
+        let plan = "COALESCE(CONCAT('=', plan), '-')";
+        let columns = ["user_id", "version", "MICROS(balance)", "MICROS(held)", status, plan];
         for row in database.rows(&columns, "FROM user_balance").await {
-            let [user, version, balance, held, status] = row.try_into().unwrap();
+            let [user, version, balance, held, status, plan] = row.try_into().unwrap();
+            enter(&user, "plan", plan);
             enter(&user, "version", version);
             enter(&user, "balance", balance);
             enter(&user, "held", held);
