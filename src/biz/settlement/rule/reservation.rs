@@ -90,7 +90,7 @@ impl Book<'_> {
             Status::Committed => return self.commit_again(request, delivered, &first, reservation),
             Status::Released => return Err(state("the reservation was released")),
         }
-        let first = first.served_by(request.served.as_ref())?;
+        let first = first.served_by(request)?;
         let counted = request.counted_output.filter(|_| request.cost.is_none());
         let knew_better = |reported: &Usage| counted.is_some_and(|counted| counted < reported.output_tokens);
         let transaction = match reservation.reported.filter(knew_better) {
