@@ -358,7 +358,7 @@ mod tests {
     fn an_exact_name_of_the_list_counts_before_the_aliases_of_a_plan() {
         let (mut book, from) = (PriceBook::default(), DateTime::UNIX_EPOCH);
         book.set(model("gpt-4.1"), from, version("large", &["gpt-4.1*"]));
-        book.set(model("gpt-4.1-mini"), from, version("mini", &["gpt-4.1-mini*", "small", "gpt-4.1-b"]));
+        book.set(model("gpt-4.1-mini"), from, version("mini", &["gpt-4.1-mini-*", "small", "gpt-4.1-b"]));
         let mut models = PriceBook::default();
         models.set(model("gpt-4.1"), from, version("plan", &["gpt-4.1*", "small", "gpt-4.1-a"]));
         models.set(model("own"), from, version("own", &["own*"]));
