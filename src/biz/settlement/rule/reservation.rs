@@ -230,9 +230,11 @@ impl Book<'_> {
                 let delivered = Delivered::stream(&first, usage);
                 match first.status {
                     Status::Committed => {
-                        // The commit of a text may have set the units.
-                        let count = reservation.delivered.as_ref().map_or(delivered.count, |before| before.count);
-                        let delivered = Delivered { count, ..delivered };
+                        // The commit of a text may have set the units, the model and the service tier.
+                        let delivered = match &reservation.delivered {
+                            Some(before) => Delivered { usage: delivered.usage, ..before.clone() },
+                            None => delivered,
+                        };
                         self.deliver_rest(delivered, request.record_ids, &first, reservation)?
                     }
                     _ => {

@@ -8,9 +8,9 @@ use super::account::{TestAccount, calls, commit_with, reported, tokens, units, y
 use crate::biz::{
     audit_trail::SET_USER_PLAN,
     charge::prices::{Class, Draft, PriceBook, PriceVersion},
-    settlement::posting::{Commit, PlanChange, Posting, Served},
+    settlement::posting::{Charge, Commit, PlanChange, Posting, Served},
     values::{
-        ids::{ModelName, PlanName, PriceVersionId, ServiceTier},
+        ids::{ModelName, PlanName, PriceVersionId, ServiceTier, TraceId},
         money::Money,
     },
 };
@@ -174,6 +174,34 @@ fn a_finish_may_add_the_served_model_to_a_reported_charge() {
     let answer = account.settle(commit_served("other", 3, 2));
     assert_eq!(answer, "added 0 free, 0 paid for 5.2, 0 short: charged 4 free, 1 paid for 6.6");
     assert_eq!(account.transaction().priced_by().unwrap().id.as_str(), "other-1");
+}
+
+#[test]
+fn a_stream_that_breaks_after_the_text_of_a_served_model_keeps_that_model() {
+    let account = TestAccount::with("200");
+    account.reserve(tokens(3, 1));
+    account.settle(reported(3, 2));
+    let text = Commit { counted_output: Some(1), usage: None, ..commit_served("other", 3, 1) };
+    assert_eq!(account.settle(text), "charged 4 free, 1 paid for 6.6");
+    account.settle(super::account::break_off(1, Some(super::account::usage(3, 3))));
+    let transaction = account.transaction();
+    assert_eq!((transaction.amount, transaction.priced_by().unwrap().id.as_str()), (yuan("15"), "other-1"));
+    let delivered = transaction.reservation.as_ref().unwrap().delivered.clone().unwrap();
+    assert_eq!(delivered.model.unwrap().as_str(), "other");
+}
+
+#[test]
+fn an_earlier_charge_that_the_delivery_does_not_explain_has_a_line() {
+    let account = TestAccount::with("200");
+    let of_free_quota = account.charge_of(tokens(4, 0));
+    account.settle(Charge { trace: TraceId::from_stored("before"), ..of_free_quota });
+    account.reserve(tokens(3, 1));
+    account.settle(reported(3, 2));
+    account.settle(super::account::break_off(1, None));
+    assert_eq!(lines(&account), ["input 3 = 3", "output 2 = 4"]);
+    let answer = account.settle(commit_with(6, 0));
+    assert_eq!(answer, "added 0 free, 1 paid for 0, 0 short: charged 0 free, 6 paid for 7");
+    assert_eq!(lines(&account), ["input 6 = 6", "earlier_charge 0 = 1"]);
 }
 
 fn set_plan(plan: Option<&str>) -> Posting {
