@@ -130,6 +130,7 @@ fn reports(core: &Core, exports: Arc<Exports>) -> ReportService {
 }
 
 fn statements(config: &Config, core: &Core, exports: Arc<Exports>) -> StatementService {
-    let terms = StatementTerms { calendar: core.calendar.clone(), currency: config.billing.currency };
+    let retry_timeout = config.billing.settlement.retry_timeout;
+    let terms = StatementTerms { calendar: core.calendar.clone(), currency: config.billing.currency, retry_timeout };
     StatementService::new(core.store.clone(), core.store.clone(), core.store.clone(), terms, exports)
 }

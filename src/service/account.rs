@@ -23,7 +23,7 @@ use crate::{
             accounts::Accounts,
             adjustments::AdjustmentStore,
             engine::Engine,
-            posting::{Adjusted, Adjustment, AdjustmentContent, PlanChange, StatusChange},
+            posting::{Adjusted, Adjustment, AdjustmentContent, PlanChange, StatusChange, UNAPPLIED_PREFIX},
         },
         values::{
             account_status::AccountStatus,
@@ -176,6 +176,10 @@ fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment>
     let reason = free_text("reason", request.reason, 1, 255)?;
     let operator = free_text("operator", request.operator, 0, 64)?;
     let id = AdjustmentId::parse("adjustment_id", &request.adjustment_id)?;
+    if id.as_str().starts_with(UNAPPLIED_PREFIX) {
+        let why = format!("must not begin with {UNAPPLIED_PREFIX:?}: ResolvePayment credits a payment");
+        return Err(Invalid::new("adjustment_id", why).into());
+    }
     let call = AuditedCall::new(ADJUST_BALANCE, actor, reason.clone());
     let content = AdjustmentContent { amount, reason, operator };
     Ok(Adjustment { user, id, content, allow_negative: request.allow_negative, request: Uuid::now_v7(), call })

@@ -239,8 +239,6 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
     let reservation = transaction.reservation.as_ref();
     let usage = transaction.content.usage.or(reservation.and_then(|reservation| reservation.usage()));
     let delivered: Option<&Delivered> = reservation.and_then(|reservation| reservation.delivered.as_ref());
-    let of_commit = delivered.and_then(|delivered| delivered.service_tier.as_ref());
-    let service_tier = of_commit.or(transaction.content.service_tier.as_ref());
     let served_model = delivered.and_then(|delivered| delivered.model.as_ref());
     GetTransactionReply {
         user_id: transaction.user.to_string(),
@@ -267,7 +265,7 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
         refunded_amount: transaction.refunded.amount.to_wire(),
         price_version: transaction.priced_by().map(|version| version.id.to_string()).unwrap_or_default(),
         shortfall: transaction.shortfall.to_wire(),
-        service_tier: service_tier.map(ServiceTier::to_string).unwrap_or_default(),
+        service_tier: transaction.service_tier().map(ServiceTier::to_string).unwrap_or_default(),
         served_model: served_model.map(ModelName::to_string).unwrap_or_default(),
         plan: plan_name(transaction.plan),
         price_lines: transaction.price_lines().into_iter().map(price_line).collect(),

@@ -14,7 +14,7 @@ use crate::harness::{
 };
 
 /// Metrics whose names the contract fixes, and the messages of promtool about them.
-const FIXED: [(&str, &str); 13] = [
+const FIXED: [(&str, &str); 14] = [
     ("billing_balance_amount", NO_TOTAL),
     ("billing_deduct_failure", NO_TOTAL),
     ("billing_deduct_success", NO_TOTAL),
@@ -26,6 +26,7 @@ const FIXED: [(&str, &str); 13] = [
     ("billing_stream_failed", NO_TOTAL),
     ("billing_stream_pending_created", NO_TOTAL),
     ("billing_stream_token_accuracy_pct", ABBREVIATED),
+    ("billing_usage_suspicious", NO_TOTAL),
     ("quota_check_duration_ms", ABBREVIATED),
     ("redis_lua_script_duration_ms", ABBREVIATED),
 ];

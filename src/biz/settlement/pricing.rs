@@ -1,7 +1,7 @@
 //! Prices a reservation: the units and the cost of the delivered work.
 
 use super::{
-    posting::Served,
+    posting::Commit,
     transaction::{Delivered, Transaction},
 };
 use crate::biz::{
@@ -11,7 +11,7 @@ use crate::biz::{
         prices::{PriceLine, Work, rounding},
         quote::{UNIT, calls, token_units},
     },
-    values::{error::Error, invalid::Invalid, money::Money, usage::Usage},
+    values::{error::Error, ids::ServiceTier, invalid::Invalid, money::Money, usage::Usage},
 };
 
 impl Transaction {
@@ -34,7 +34,7 @@ impl Transaction {
         if let Some(version) = &self.price_version {
             let usage =
                 usage.ok_or_else(|| Invalid::new("usage", "is required: the reservation is priced by model"))?;
-            let service_tier = delivered.service_tier.as_ref().or(self.content.service_tier.as_ref());
+            let service_tier = self.service_tier_of(Some(delivered));
             let work = Work { usage, calls: calls(self.quota_unit, units), service_tier };
             return Ok((units, version.cost(work)?));
         }
@@ -45,12 +45,29 @@ impl Transaction {
         Ok((units, full_cost))
     }
 
+    /// The service tier that prices the call.
+    pub fn service_tier(&self) -> Option<&ServiceTier> {
+        self.service_tier_of(self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref()))
+    }
+
+    /// The service tier of a delivery: its own or, without one, that of the reserve. Only a model that served
+    /// the call in place of another can lack the latter. The call then costs as without a service tier.
+    fn service_tier_of<'a>(&'a self, delivered: Option<&'a Delivered>) -> Option<&'a ServiceTier> {
+        let has = |name: &ServiceTier| {
+            self.price_version.as_ref().is_none_or(|version| version.prices.service_tiers().contains_key(name))
+        };
+        let of_reserve = self.content.service_tier.as_ref().filter(|name| has(name));
+        delivered.and_then(|delivered| delivered.service_tier.as_ref()).or(of_reserve)
+    }
+
     /// This reservation, priced by the model that served it: by its version in force at the reserve, in the
-    /// plan of the reserve. A reservation that no model prices stays as it is.
+    /// plan of the reserve. A reservation that no model prices, and a commit with a cost of its own, leave it
+    /// as it is.
     ///
     /// # Errors
     /// [`Error::Invalid`] names `model` if the model has no price.
-    pub fn served_by(self, served: Option<&Served>) -> Result<Self, Error> {
+    pub fn served_by(self, commit: &Commit) -> Result<Self, Error> {
+        let served = commit.served.as_ref().filter(|_| commit.cost.is_none());
         let (Some(served), Some(_)) = (served, &self.price_version) else { return Ok(self) };
         if self.content.model.as_ref() == Some(&served.model) {
             return Ok(self);
@@ -66,9 +83,9 @@ impl Transaction {
         }
         let cost = self.amount.plus(self.shortfall);
         let mut lines = self.lines_of_version().unwrap_or_else(|| self.lines_of_units(cost));
-        // Free units and earlier charges of a stream.
         lines.extend(rounding(&lines, cost).map(|line| match self.free {
-            0 => line,
+            // The lines have their own rounding, so only the earlier charge of a stream is left.
+            0 => PriceLine { class: EARLIER_CHARGE, ..line },
             units => PriceLine { class: FREE_QUOTA, units, ..line },
         }));
         lines.extend(rounding(&lines, self.amount).map(|line| PriceLine { class: SHORTFALL, ..line }));
@@ -79,8 +96,7 @@ impl Transaction {
         let version = self.priced_by()?;
         let delivered = self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
         let usage = delivered.map_or(self.content.usage, |delivered| delivered.usage)?;
-        let of_commit = delivered.and_then(|delivered| delivered.service_tier.as_ref());
-        let service_tier = of_commit.or(self.content.service_tier.as_ref());
+        let service_tier = self.service_tier();
         version.lines(Work { usage, calls: calls(self.quota_unit, self.free + self.paid), service_tier }).ok()
     }
 
@@ -106,7 +122,9 @@ impl Transaction {
     }
 }
 
-/// Lines beside those of the classes: the free units, and delivered work that was not charged.
+/// Lines beside those of the classes: the part of an earlier charge that the delivered work does not explain,
+/// the free units, and delivered work that was not charged.
+const EARLIER_CHARGE: &str = "earlier_charge";
 const FREE_QUOTA: &str = "free_quota";
 const SHORTFALL: &str = "shortfall";
 

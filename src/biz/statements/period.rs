@@ -1,5 +1,7 @@
 //! The month of a statement: its bounds, and whether it can still change.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::biz::values::{
@@ -7,9 +9,8 @@ use crate::biz::values::{
     invalid::Invalid,
 };
 
-/// Time after the close of a month in which its last batches are committed: a batch keeps the time at
-/// which it began, and the clocks of two servers differ a little. Afterwards the month is final.
-const LAST_COMMITS: TimeDelta = TimeDelta::minutes(1);
+/// Difference between the clocks of two servers, and the time of one commit.
+const MOST_SKEW: TimeDelta = TimeDelta::minutes(1);
 
 /// The month of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,12 +26,18 @@ pub struct StatementPeriod {
 }
 
 impl StatementPeriod {
-    /// The period of `month`. `taken_over_at` is the time at which a database of the legacy service was
-    /// taken over.
+    /// The period of `month`. A batch keeps the time at which it began, and is retried for `retry_timeout`: so
+    /// long after its close a month is final. `taken_over_at` is the time at which a database of the legacy
+    /// service was taken over.
     ///
     /// # Errors
     /// The month has not begun, or has no statement because the legacy service kept a part of its books.
-    pub fn of(month: Month, calendar: &Calendar, taken_over_at: Option<DateTime<Utc>>) -> Result<Self, Invalid> {
+    pub fn of(
+        month: Month,
+        calendar: &Calendar,
+        retry_timeout: Duration,
+        taken_over_at: Option<DateTime<Utc>>,
+    ) -> Result<Self, Invalid> {
         let now = calendar.now();
         if month > now.month {
             return Err(Invalid::new("month", format!("has not begun; the running month is {}", now.month)));
@@ -47,12 +54,12 @@ impl StatementPeriod {
         }
         let days = month.days();
         let (start, end) = calendar.bounds(days);
-        Ok(Self { month, days, start, end, is_closed: is_final(month, calendar, now) })
+        Ok(Self { month, days, start, end, is_closed: is_final(month, calendar, now, retry_timeout) })
     }
 }
 
-fn is_final(month: Month, calendar: &Calendar, now: BillingTime) -> bool {
-    calendar.periods().is_closed(month, calendar.at(now.utc - LAST_COMMITS))
+fn is_final(month: Month, calendar: &Calendar, now: BillingTime, retry_timeout: Duration) -> bool {
+    calendar.periods().is_closed(month, calendar.at(now.utc - MOST_SKEW - retry_timeout))
 }
 
 #[cfg(test)]
@@ -69,7 +76,8 @@ mod tests {
 
     fn period(month: &str, now: &'static str, taken_over: Option<&str>) -> Result<StatementPeriod, Invalid> {
         let calendar = Calendar::new("Asia/Shanghai".parse().unwrap(), At(now));
-        StatementPeriod::of(month.parse().unwrap(), &calendar, taken_over.map(|at| at.parse().unwrap()))
+        let taken_over = taken_over.map(|at| at.parse().unwrap());
+        StatementPeriod::of(month.parse().unwrap(), &calendar, Duration::from_secs(10), taken_over)
     }
 
     #[test]
@@ -85,8 +93,8 @@ mod tests {
         // It closes three days after the midnight of Shanghai.
         for (now, is_closed) in [
             ("2026-11-03T16:00:00Z", false),
-            ("2026-11-03T16:00:59.999999Z", false),
-            ("2026-11-03T16:01:00Z", true),
+            ("2026-11-03T16:01:09.999999Z", false),
+            ("2026-11-03T16:01:10Z", true),
             ("2027-11-03T16:01:00Z", true),
         ] {
             assert_eq!(period("2026-10", now, None).unwrap().is_closed, is_closed, "{now}");

@@ -154,6 +154,11 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// Whether the account had no balance and no movement.
+    pub fn is_empty(&self) -> bool {
+        self.opening.is_zero() && self.closing.is_zero() && self.lines.is_empty()
+    }
+
     /// # Errors
     /// [`Error::Internal`] if the records of the month have other sums than the rollup, which the audit
     /// reports too.
@@ -246,7 +251,7 @@ mod tests {
 
     fn period(month: &str) -> StatementPeriod {
         let calendar = Calendar::new("Asia/Shanghai".parse().unwrap(), Fixed);
-        StatementPeriod::of(month.parse().unwrap(), &calendar, None).unwrap()
+        StatementPeriod::of(month.parse().unwrap(), &calendar, std::time::Duration::ZERO, None).unwrap()
     }
 
     fn user() -> UserId {

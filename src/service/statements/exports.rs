@@ -227,7 +227,10 @@ impl Pages for StatementPages {
         }
         let books = self.store.books_of(&users, &self.period).await?;
         let statements: Result<Vec<_>> = books.into_iter().map(|books| Statement::of(books, &self.period)).collect();
-        csv_of(statements?.iter().map(|statement| self.cells(statement))).map(Some)
+        // Accounts that open after a month is closed must not change its file.
+        let shown = statements?;
+        let shown = shown.iter().filter(|statement| !statement.is_empty());
+        csv_of(shown.map(|statement| self.cells(statement))).map(Some)
     }
 }
 

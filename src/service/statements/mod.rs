@@ -2,7 +2,7 @@
 
 mod exports;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::body::Bytes;
 use chrono::{DateTime, Utc};
@@ -51,6 +51,8 @@ pub struct StatementTerms {
     pub calendar: Arc<Calendar>,
     /// The currency of every amount.
     pub currency: Currency,
+    /// Time during which a batch is retried.
+    pub retry_timeout: Duration,
 }
 
 impl StatementService {
@@ -116,7 +118,7 @@ impl StatementService {
         let calendar = &self.terms.calendar;
         let month = if month.is_empty() { calendar.now().month } else { parse_month("month", month)? };
         let taken_over_at = self.taken_over_at.get_or_try_init(|| self.store.taken_over_at()).await?;
-        Ok(StatementPeriod::of(month, calendar, *taken_over_at)?)
+        Ok(StatementPeriod::of(month, calendar, self.terms.retry_timeout, *taken_over_at)?)
     }
 }
 

@@ -99,7 +99,7 @@ async fn tamper(redis: &RedisDatabase, keys: &Keys) -> [&'static str; 8] {
     set(redis, &keys.account("broken"), "balance", "much").await;
     let quota = redis.hashes("billing:*:?k?:api_key").await[&keys.api_key()]["requests"].replace(" 5 1 ", " 5 0 ");
     set(redis, &keys.api_key(), "requests", &quota).await;
-    for (field, value) in [("version", "7"), ("balance", "5"), ("held", "0"), ("status", "ACTIVE")] {
+    for (field, value) in [("version", "7"), ("balance", "5"), ("held", "0"), ("status", "ACTIVE"), ("plan", "-")] {
         set(redis, &keys.account("nobody"), field, value).await;
     }
     ["balance", "held", "status", "quota", "version", "broken", "k", "nobody"]

@@ -150,6 +150,7 @@ async fn a_closed_month_stays_the_same_bytes_whatever_comes(#[values(MySql, Sqli
     paying.credit_unapplied(&order, "p-second", ("u", 5.0)).await;
     service.adjust("u", -1.0).await;
     service.deduct(traced("n", charge("u", "asset", 12))).await;
+    service.adjust("another", 1.0).await;
     assert_eq!(service.bytes_of("u", "2026-10").await, october);
 
     let november = service.statement("u", "2026-11").await;

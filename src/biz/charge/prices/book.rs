@@ -109,8 +109,8 @@ impl PriceBook {
         self.plans.insert(name, prices);
     }
 
-    /// The version for a user of `plan`, with its multiplier. A model that differs in the plan has the
-    /// prices of the plan.
+    /// The version for a user of `plan`, with its multiplier. The model of this name counts before every
+    /// alias, and of two aliases the better one. On equal terms the prices of the plan count first.
     ///
     /// # Errors
     /// As [`Self::at`].
@@ -127,43 +127,39 @@ impl PriceBook {
         let plan = plan.filter(|plan| self.plans.contains_key(plan));
         let plan = plan.unwrap_or_else(|| PlanName::from_stored(PlanName::DEFAULT));
         let Some(of_plan) = self.plans.get(&plan) else { return self.at(name, at).map(owned) };
-        let listed = self.at(name, at);
-        let differs = of_plan.models.at(name, at);
-        let differs = differs.or_else(|other| listed.as_ref().map_or(Err(other), |of| of_plan.models.at(of.model, at)));
-        if let Ok(found) = differs {
-            return Ok(owned(found));
+        if let Some(known) = of_plan.named(self, name, at) {
+            return known.usable(name).map(owned);
         }
-        let (model, version) = owned(listed?);
+        let (model, version) = owned(self.at(name, at)?);
         Ok((model, PriceVersion { multiplier: of_plan.multiplier, ..version }))
     }
 
     /// The version in force at `at`: the latest one that is not in the future. `name` is the name of a
-    /// model or, if no model has it, one of the aliases of a version in force. Of several aliases the
-    /// most specific one counts.
+    /// model or, if no such model has a version yet, one of the aliases of a version in force. Of several
+    /// aliases the most specific one counts.
     ///
     /// # Errors
     /// [`Invalid`] names `model` if no valid version is in force.
     pub fn at(&self, name: &ModelName, at: DateTime<Utc>) -> Result<Found<'_>, Invalid> {
-        let (model, versions) = match self.models.get_key_value(name) {
-            Some(known) => known,
-            None => self
-                .aliased(name, at)
-                .and_then(|model| self.models.get_key_value(model))
-                .ok_or_else(|| Invalid::new("model", format!("{name:?} has no price")))?,
+        let known = self.exact(name, at).or_else(|| self.aliased(name, at).map(|(_, known)| known));
+        let Some(known) = known else {
+            let yet = if self.models.contains_key(name) { " yet" } else { "" };
+            return Err(Invalid::new("model", format!("{name:?} has no price{yet}")));
         };
-        match in_force(versions, at) {
-            Some(Ok(version)) => Ok(Found { model, version }),
-            // The caller can't correct the row. The log has the reason for the operator.
-            Some(Err(_)) => Err(Invalid::new("model", format!("{name:?} has no usable price"))),
-            None => Err(Invalid::new("model", format!("{name:?} has no price yet"))),
-        }
+        known.usable(name)
     }
 
-    /// The model that `name` is an alias of.
-    fn aliased(&self, name: &ModelName, at: DateTime<Utc>) -> Option<&ModelName> {
-        let has = |model: &ModelName, alias: &Alias| match self.models.get(model).and_then(|all| in_force(all, at)) {
-            Some(Ok(version)) => version.prices.aliases().contains(alias),
-            _ => false,
+    /// The version in force of the model of this name.
+    fn exact(&self, name: &ModelName, at: DateTime<Utc>) -> Option<Known<'_>> {
+        let (model, versions) = self.models.get_key_value(name)?;
+        Some(Known { model, version: in_force(versions, at)? })
+    }
+
+    /// The version in force of the model that `name` is an alias of.
+    fn aliased(&self, name: &ModelName, at: DateTime<Utc>) -> Option<(Rank, Known<'_>)> {
+        let has = |model: &ModelName, alias: &Alias| {
+            let version = self.models.get(model).and_then(|versions| last_usable(versions, at));
+            version.is_some_and(|version| version.prices.aliases().contains(alias))
         };
         let text = name.as_str();
         if !self.names.is_empty()
@@ -171,7 +167,7 @@ impl PriceBook {
             && let Some(models) = self.names.get(&alias)
             && let Some(model) = models.iter().find(|model| has(model, &alias))
         {
-            return Some(model);
+            return Some((Rank::Name, self.exact(model, at)?));
         }
         if self.globs.is_empty() {
             return None;
@@ -183,7 +179,8 @@ impl PriceBook {
         let best = matching.max_by(|(one, of_one), (other, of_other)| {
             one.specificity().cmp(&other.specificity()).then_with(|| (other, of_other).cmp(&(one, of_one)))
         });
-        best.map(|(_, model)| model)
+        let (alias, model) = best?;
+        Some((Rank::Glob(alias.specificity()), self.exact(model, at)?))
     }
 
     /// The begin of the version of a model, usable or not, that was in force at `at`.
@@ -205,6 +202,53 @@ impl PriceBook {
     ) -> impl Iterator<Item = (DateTime<Utc>, &Result<PriceVersion, Invalid>)> + use<'_> {
         self.models.get(model).into_iter().flatten().map(|(from, version)| (*from, version))
     }
+}
+
+impl PlanPrices {
+    /// The version of a model that differs in the plan, if `name` means one. `list` has the prices of all
+    /// plans.
+    fn named<'b>(&'b self, list: &'b PriceBook, name: &ModelName, at: DateTime<Utc>) -> Option<Known<'b>> {
+        let exact = self.models.exact(name, at);
+        // An exact name counts before every alias, in the list too.
+        if exact.is_some() || list.exact(name, at).is_some() {
+            return exact;
+        }
+        match (self.models.aliased(name, at), list.aliased(name, at)) {
+            (Some((rank, known)), Some((of_list, _))) if rank >= of_list => Some(known),
+            (_, Some((_, known))) => self.models.exact(known.model, at),
+            (of_plan, None) => of_plan.map(|(_, known)| known),
+        }
+    }
+}
+
+/// How well an alias names a call: a name more than each glob, and of two globs the more specific one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Glob(usize),
+    Name,
+}
+
+/// The version in force of a model, usable or not.
+#[derive(Debug, Clone, Copy)]
+struct Known<'b> {
+    model: &'b ModelName,
+    version: &'b Result<PriceVersion, Invalid>,
+}
+
+impl<'b> Known<'b> {
+    fn usable(self, name: &ModelName) -> Result<Found<'b>, Invalid> {
+        match self.version {
+            Ok(version) => Ok(Found { model: self.model, version }),
+            // The caller can't correct the row. The log has the reason for the operator.
+            Err(_) => Err(Invalid::new("model", format!("{name:?} has no usable price"))),
+        }
+    }
+}
+
+/// The version with the aliases at `at`. An unusable version keeps those of the last usable one, so that
+/// they name no other model meanwhile.
+fn last_usable(versions: &Versions, at: DateTime<Utc>) -> Option<&PriceVersion> {
+    versions.range(..=at).rev().find_map(|(_, version)| version.as_ref().ok())
 }
 
 fn in_force(versions: &Versions, at: DateTime<Utc>) -> Option<&Result<PriceVersion, Invalid>> {
@@ -311,6 +355,49 @@ mod tests {
     }
 
     #[test]
+    fn an_exact_name_of_the_list_counts_before_the_aliases_of_a_plan() {
+        let (mut book, from) = (PriceBook::default(), DateTime::UNIX_EPOCH);
+        book.set(model("gpt-4.1"), from, version("large", &["gpt-4.1*"]));
+        book.set(model("gpt-4.1-mini"), from, version("mini", &["gpt-4.1-mini-*", "small", "gpt-4.1-b"]));
+        let mut models = PriceBook::default();
+        models.set(model("gpt-4.1"), from, version("plan", &["gpt-4.1*", "small", "gpt-4.1-a"]));
+        models.set(model("own"), from, version("own", &["own*"]));
+        let plan = PlanName::from_stored("reseller");
+        book.add_plan(plan, PlanPrices { multiplier: "2".parse().unwrap(), models });
+        for (name, expected) in [
+            ("gpt-4.1", "plan x 1"),
+            ("gpt-4.1-mini", "mini x 2"),
+            // A more specific glob, and a name, count in either book.
+            ("gpt-4.1-mini-2025", "mini x 2"),
+            ("gpt-4.1-b", "mini x 2"),
+            ("gpt-4.1-a", "plan x 1"),
+            // On equal terms the plan counts.
+            ("gpt-4.1-nano", "plan x 1"),
+            ("small", "plan x 1"),
+            ("own-1", "own x 1"),
+        ] {
+            let (_, version) = book.at_in(Some(plan), &model(name), from).unwrap();
+            assert_eq!(format!("{} x {}", version.id, version.multiplier), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_alias_prices_a_name_until_the_first_version_of_its_own() {
+        let mut book = PriceBook::default();
+        let (first, second) = (time("2026-10-01T00:00:00Z"), time("2026-11-01T00:00:00Z"));
+        book.set(model("m"), first, version("m", &["m-2*"]));
+        book.set(model("m-2025"), second, version("own", &[]));
+        book.set(model("alone"), second, version("alone", &[]));
+        let at = |name: &str, when| book.at(&model(name), when).map(|found| found.version.id.to_string());
+        assert_eq!(at("m-2025", first).unwrap(), "m");
+        assert_eq!(at("m-2025", second).unwrap(), "own");
+        assert_eq!(at("alone", first).unwrap_err().why, "\"alone\" has no price yet");
+        book.set(model("m-2025"), first, Err(Invalid::new("input_price", "bad")));
+        let why = book.at(&model("m-2025"), first).unwrap_err().why;
+        assert_eq!(why, "\"m-2025\" has no usable price");
+    }
+
+    #[test]
     fn an_alias_stands_while_its_version_is_in_force() {
         let mut book = PriceBook::default();
         let (first, second) = (time("2026-10-01T00:00:00Z"), time("2026-11-01T00:00:00Z"));
@@ -322,5 +409,21 @@ mod tests {
             [Some("v1".into()), Some("v1".into()), None]
         );
         assert_eq!([at("m-old", second), at("m-1x", second), at("m-new", second)], [None, None, Some("v2".into())]);
+    }
+
+    #[test]
+    fn an_unusable_version_keeps_the_aliases_from_other_models() {
+        let mut book = PriceBook::default();
+        let (first, second) = (time("2026-10-01T00:00:00Z"), time("2026-11-01T00:00:00Z"));
+        book.set(model("m-mini"), first, version("v1", &["m-mini-*", "small"]));
+        book.set(model("m"), first, version("m", &["m-*"]));
+        book.set(model("n"), first, version("n", &["s*"]));
+        book.set(model("m-mini"), second, Err(Invalid::new("input_price", "bad")));
+        let at = |name: &str, when| book.at(&model(name), when).map(|found| found.version.id.to_string());
+        for name in ["m-mini-2025", "small", "m-mini"] {
+            assert_eq!(at(name, first).unwrap(), "v1");
+            assert_eq!(at(name, second).unwrap_err().why, format!("{name:?} has no usable price"));
+        }
+        assert_eq!(at("m-large", second).unwrap(), "m");
     }
 }

@@ -116,6 +116,10 @@ pub fn read_beside(draft: &mut Draft, text: &str) -> Result<OfTransaction, Inval
         return Err(refused("must be a JSON object".into()));
     }
     let details: Details = serde_json::from_str(text).map_err(|error| refused(error.to_string()))?;
+    // Two prices of one class would be one too many.
+    if let Some(column) = COLUMNS.into_iter().find(|class| details.prices.contains_key(class.name())) {
+        return Err(refused(format!("{0} has the column {0}_price", column.name())));
+    }
     read_classes(&mut draft.given, &details.prices).map_err(|error| refused(error.to_string()))?;
     for tier in details.tiers {
         let mut given = Given::default();
@@ -192,6 +196,9 @@ mod tests {
             "[]",
             r#"{"input":"1"}"#,
             r#"{"prices":{"inputs":"1"}}"#,
+            r#"{"prices":{"input":"1"}}"#,
+            r#"{"prices":{"cached_input":"1"}}"#,
+            r#"{"prices":{"output":"1"}}"#,
             r#"{"prices":{"image":"x"}}"#,
             r#"{"prices":{"image":1}}"#,
             r#"{"tiers":[{"prices":{}}]}"#,

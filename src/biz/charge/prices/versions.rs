@@ -55,8 +55,8 @@ impl NewVersion {
             let why = "has a version of this model already, which is in force and can't change";
             return Change::Refused(Invalid::new("effective_from", why));
         }
-        let has_id = |row: &StoredVersion| row.version.as_ref().is_ok_and(|version| version.id == self.id);
-        if stored.iter().any(|row| row.effective_from != self.effective_from && has_id(row)) {
+        // Every row of another instant has this id, also an unusable one.
+        if stored.iter().any(|row| row.effective_from != self.effective_from) {
             return Change::Refused(Invalid::new("version_id", "is the id of another version of this model"));
         }
         let before = before.map(|version| state(&self.model, self.effective_from, &version.id, &version.prices));
@@ -168,6 +168,7 @@ mod tests {
         assert_eq!(put(&new(200, "a", 2), &[stored(&first)], 50), "version_id");
         let unusable = StoredVersion { version: Err(Invalid::new("input_price", "bad")), ..stored(&first) };
         assert_eq!(put(&other, std::slice::from_ref(&unusable), 100), "false -> true");
+        assert_eq!(put(&new(200, "a", 2), std::slice::from_ref(&unusable), 50), "version_id");
 
         let key = VersionKey { model: ModelName::from_stored("m"), id: PriceVersionId::from_stored("a") };
         let delete = |row: Option<&StoredVersion>, now| decided(key.decide(row, &call(), at(now)));

@@ -51,7 +51,7 @@ impl Book<'_> {
         }
         check_stream(request, first)?;
         let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
-        let served = first.clone().served_by(request.served.as_ref())?;
+        let served = first.clone().served_by(request)?;
         let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, &served, reservation)?;
         Ok(Outcome::Settled { transaction, effect })
     }

@@ -90,7 +90,7 @@ impl Book<'_> {
             Status::Committed => return self.commit_again(request, delivered, &first, reservation),
             Status::Released => return Err(state("the reservation was released")),
         }
-        let first = first.served_by(request.served.as_ref())?;
+        let first = first.served_by(request)?;
         let counted = request.counted_output.filter(|_| request.cost.is_none());
         let knew_better = |reported: &Usage| counted.is_some_and(|counted| counted < reported.output_tokens);
         let transaction = match reservation.reported.filter(knew_better) {
@@ -230,9 +230,11 @@ impl Book<'_> {
                 let delivered = Delivered::stream(&first, usage);
                 match first.status {
                     Status::Committed => {
-                        // The commit of a text may have set the units.
-                        let count = reservation.delivered.as_ref().map_or(delivered.count, |before| before.count);
-                        let delivered = Delivered { count, ..delivered };
+                        // The commit of a text may have set the units, the model and the service tier.
+                        let delivered = match &reservation.delivered {
+                            Some(before) => Delivered { usage: delivered.usage, ..before.clone() },
+                            None => delivered,
+                        };
                         self.deliver_rest(delivered, request.record_ids, &first, reservation)?
                     }
                     _ => {

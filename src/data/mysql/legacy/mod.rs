@@ -204,5 +204,6 @@ async fn take_over(connection: &mut MySqlConnection, found: &Inspection, lock: &
     progress::forget(connection).await
 }
 
-/// Keeps the time of an earlier run, which was killed right after it.
-const TAKEN_OVER: &str = "INSERT IGNORE INTO legacy_takeover (only_row, taken_over_at) VALUES (1, UTC_TIMESTAMP(6))";
+/// In place of the time that the migration noted: the opening entries have the time of this run.
+const TAKEN_OVER: &str = "INSERT INTO legacy_takeover (only_row, taken_over_at) VALUES (1, UTC_TIMESTAMP(6)) \
+                          ON DUPLICATE KEY UPDATE taken_over_at = VALUES(taken_over_at)";

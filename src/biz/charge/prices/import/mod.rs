@@ -105,7 +105,7 @@ impl PriceFile {
         let model = ModelName::parse("model", name).map_err(|error| error.to_string())?;
         let Value::Object(members) = entry else { return Err("is no entry of a model".into()) };
         let costs = self.costs(members)?;
-        let free = may_be_free(members);
+        let unread = unread_costs(members);
         let mut draft = Draft { max_tokens: max_tokens(members), ..Draft::default() };
         draft.given = converted(&costs.base, conversion)?;
         let [input, output] = [Class::Input, Class::Output].map(|class| draft.given[class as usize]);
@@ -114,7 +114,10 @@ impl PriceFile {
             _ if !is_priced => return Err("has no price of tokens, calls or images".into()),
             (Some(_), Some(_)) => {}
             // A price that is not known is never zero, unless the kind of model has no such tokens.
-            _ if free => {
+            _ if may_be_free(members) => {
+                if let Some(name) = unread.first() {
+                    return Err(format!("has {name}, which has no class"));
+                }
                 draft.given[Class::Input as usize] = input.or(Some(Money::ZERO));
                 draft.given[Class::Output as usize] = output.or(Some(Money::ZERO));
             }
@@ -134,7 +137,11 @@ impl PriceFile {
                 draft.service_tiers.insert(ServiceTier::from_stored(*service_tier), factor);
             }
         }
-        draft.check().map(|prices| (model, prices)).map_err(|error| error.to_string())
+        let prices = draft.check().map_err(|error| error.to_string())?;
+        if !unread.is_empty() {
+            self.notes.push(format!("{name}: these costs have no class and are left out: {}", unread.join(", ")));
+        }
+        Ok((model, prices))
     }
 
     /// Sorts the members of an entry.
@@ -216,6 +223,16 @@ fn number(value: &Value) -> Option<Decimal> {
         _ => return None,
     };
     Decimal::from_scientific(&text).or_else(|_| text.parse()).ok()
+}
+
+/// The costs of tokens, calls or other parts that no class has. A cost of nothing is none.
+fn unread_costs(members: &Map<String, Value>) -> Vec<&str> {
+    let is_cost = |name: &str| name.starts_with("input_cost_") || name.starts_with("output_cost_");
+    let is_unread = |name: &str| is_cost(name) && member(name) == Member::Other;
+    let costs = members.iter().filter(|(name, value)| {
+        is_unread(name) && !value.is_null() && number(value).is_none_or(|amount| !amount.is_zero())
+    });
+    costs.map(|(name, _)| name.as_str()).collect()
 }
 
 /// Whether a model of this kind may have no tokens of input or output.

@@ -83,6 +83,10 @@ fn an_entry_without_usable_prices_is_skipped_with_the_reason() {
             json!({"input_cost_per_token": "dear", "output_cost_per_token": 0}),
             "input_cost_per_token is no cost: \"dear\"",
         ),
+        (
+            json!({"mode": "image_generation", "input_cost_per_token": 5e-6, "output_cost_per_image_token": 4e-5}),
+            "has output_cost_per_image_token, which has no class",
+        ),
         (json!(7), "is no entry of a model"),
         (json!({"input_cost_per_token": 9e9, "output_cost_per_token": 0}), "the price of input is too large"),
     ] {
@@ -92,6 +96,8 @@ fn an_entry_without_usable_prices_is_skipped_with_the_reason() {
     assert_eq!(embedding["prices"], json!({"input": "0.1", "output": "0"}));
     let image = of(json!({"mode": "image_generation", "input_cost_per_image": 0.04})).unwrap();
     assert_eq!(image["prices"], json!({"input": "0", "output": "0", "image": "0.04"}));
+    let zero = json!({"mode": "embedding", "input_cost_per_token": 1e-7, "output_cost_per_second": 0.0});
+    assert_eq!(of(zero).unwrap()["prices"], json!({"input": "0.1", "output": "0"}));
     for bad in ["", "[]", "7"] {
         assert_eq!(read(bad, plain()).unwrap_err().field, "file");
     }
@@ -111,6 +117,21 @@ fn service_tiers_without_a_common_factor_take_the_largest() {
     assert_eq!(tiers, ["flex 0.5", "priority 2"]);
     assert_eq!(file.notes, ["m: the costs of priority have no common factor; the largest one, 2, is used"]);
     assert_eq!(file.ignored.keys().collect::<Vec<_>>(), ["output_cost_per_token_above_200k_tokens_flex"]);
+}
+
+#[test]
+fn costs_without_a_class_are_noted_by_model() {
+    let tokens = json!({
+        "mode": "image_generation",
+        "input_cost_per_token": 5e-6,
+        "output_cost_per_token": 0,
+        "output_cost_per_image_token": 4e-5,
+        "input_cost_per_second": 0,
+        "input_cost_per_character": null,
+    });
+    let file = read(&json!({"m": tokens}).to_string(), plain()).unwrap();
+    assert_eq!(file.models.len(), 1);
+    assert_eq!(file.notes, ["m: these costs have no class and are left out: output_cost_per_image_token"]);
 }
 
 /// Fifty invented models in the published shape. Every member is a cost or is named as ignored.

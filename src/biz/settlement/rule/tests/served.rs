@@ -8,20 +8,26 @@ use super::account::{TestAccount, calls, commit_with, reported, tokens, units, y
 use crate::biz::{
     audit_trail::SET_USER_PLAN,
     charge::prices::{Class, Draft, PriceBook, PriceVersion},
-    settlement::posting::{Commit, PlanChange, Posting, Served},
+    settlement::posting::{Charge, Commit, PlanChange, Posting, Served},
     values::{
-        ids::{ModelName, PlanName, PriceVersionId, ServiceTier},
+        ids::{ModelName, PlanName, PriceVersionId, ServiceTier, TraceId},
         money::Money,
     },
 };
 
 /// A version of a model, with the prices of one token and a batch at half of them.
 fn version(id: &str, input: &str, output: &str) -> PriceVersion {
+    version_of(id, input, output, &[("batch", "0.5")])
+}
+
+fn version_of(id: &str, input: &str, output: &str, service_tiers: &[(&str, &str)]) -> PriceVersion {
     let million = |price: &str| Some(Money::from_micros(yuan(price).micros() * 1_000_000));
     let mut draft = Draft::default();
     draft.given[Class::Input as usize] = million(input);
     draft.given[Class::Output as usize] = million(output);
-    draft.service_tiers.insert(ServiceTier::from_stored("batch"), "0.5".parse().unwrap());
+    for (name, factor) in service_tiers {
+        draft.service_tiers.insert(ServiceTier::from_stored(*name), factor.parse().unwrap());
+    }
     PriceVersion::new(PriceVersionId::from_stored(id), draft.check().unwrap())
 }
 
@@ -33,6 +39,7 @@ fn served(model: &str) -> Served {
         // After the reserve of these cases.
         ("other", "2026-11-30T05:00:00Z", version("other-2", "100", "100")),
         ("m", "2026-11-01T00:00:00Z", version("m-2", "100", "100")),
+        ("plain", "2026-11-01T00:00:00Z", version_of("plain-1", "3", "12", &[])),
     ] {
         book.set(ModelName::from_stored(model), at(from), Ok(version));
     }
@@ -108,6 +115,55 @@ fn a_commit_names_the_service_tier_that_it_got() {
     assert_eq!(account.settle(of("batch")), "found: charged 4 free, 1 paid for 3.3");
 }
 
+/// Reserves five calls of "m" as a batch.
+fn reserve_a_batch(account: &TestAccount) {
+    let mut reserve = account.reserve_of(calls(5, 3, 1));
+    reserve.call.content.service_tier = Some(ServiceTier::from_stored("batch"));
+    let quote = reserve.call.quote.as_mut().unwrap();
+    quote.version = Some(version("m-1", "1", "2"));
+    assert_eq!(account.settle(reserve), "holds 4 free and 1");
+}
+
+#[test]
+fn a_served_model_without_the_service_tier_of_the_reserve_costs_as_without_one() {
+    for (model, answer, version, service_tier) in [
+        ("m", "charged 4 free, 1 paid for 0.7", "m-1", Some("batch")),
+        ("other", "charged 4 free, 1 paid for 3.3", "other-1", Some("batch")),
+        ("plain", "charged 4 free, 1 paid for 6.6", "plain-1", None),
+    ] {
+        let account = TestAccount::with("200");
+        reserve_a_batch(&account);
+        assert_eq!(account.settle(commit_served(model, 3, 2)), answer, "{model}");
+        assert_eq!(account.transaction().priced_by().unwrap().id.as_str(), version);
+        assert_eq!(account.transaction().service_tier().map(ServiceTier::as_str), service_tier);
+        assert_eq!(account.transaction().price_lines().len(), 3, "the lines of both classes and the free quota");
+        assert_eq!(lines(&account).last().unwrap().split(' ').next(), Some("free_quota"));
+        assert_eq!(account.settle(commit_served(model, 3, 2)), format!("found: {answer}"));
+    }
+    let account = TestAccount::with("200");
+    reserve_a_batch(&account);
+    let named = Commit { service_tier: Some(ServiceTier::from_stored("batch")), ..commit_served("plain", 3, 2) };
+    assert_eq!(account.settle(named), "refused: service_tier: \"batch\" is none of this model (none)");
+}
+
+#[test]
+fn a_commit_with_a_cost_needs_no_price_of_the_served_model() {
+    let account = TestAccount::with("200");
+    account.reserve(calls(5, 3, 1));
+    let paid = |cost: &str| Commit { cost: Some(yuan(cost)), ..commit_served("none", 3, 2) };
+    assert_eq!(account.settle(paid("10")), "charged 4 free, 1 paid for 2");
+    assert_eq!(account.transaction().priced_by(), None);
+    assert_eq!(account.settle(paid("10")), "found: charged 4 free, 1 paid for 2");
+
+    // The same for an addition to a reported charge.
+    let account = TestAccount::with("200");
+    account.reserve(tokens(3, 1));
+    account.settle(reported(3, 2));
+    account.settle(super::account::break_off(1, None));
+    let answer = account.settle(paid("10"));
+    assert_eq!(answer, "added 0 free, 0 paid for 0.6, 0 short: charged 4 free, 1 paid for 2");
+}
+
 #[test]
 fn a_finish_may_add_the_served_model_to_a_reported_charge() {
     let account = TestAccount::with("200");
@@ -118,6 +174,34 @@ fn a_finish_may_add_the_served_model_to_a_reported_charge() {
     let answer = account.settle(commit_served("other", 3, 2));
     assert_eq!(answer, "added 0 free, 0 paid for 5.2, 0 short: charged 4 free, 1 paid for 6.6");
     assert_eq!(account.transaction().priced_by().unwrap().id.as_str(), "other-1");
+}
+
+#[test]
+fn a_stream_that_breaks_after_the_text_of_a_served_model_keeps_that_model() {
+    let account = TestAccount::with("200");
+    account.reserve(tokens(3, 1));
+    account.settle(reported(3, 2));
+    let text = Commit { counted_output: Some(1), usage: None, ..commit_served("other", 3, 1) };
+    assert_eq!(account.settle(text), "charged 4 free, 1 paid for 6.6");
+    account.settle(super::account::break_off(1, Some(super::account::usage(3, 3))));
+    let transaction = account.transaction();
+    assert_eq!((transaction.amount, transaction.priced_by().unwrap().id.as_str()), (yuan("15"), "other-1"));
+    let delivered = transaction.reservation.as_ref().unwrap().delivered.clone().unwrap();
+    assert_eq!(delivered.model.unwrap().as_str(), "other");
+}
+
+#[test]
+fn an_earlier_charge_that_the_delivery_does_not_explain_has_a_line() {
+    let account = TestAccount::with("200");
+    let of_free_quota = account.charge_of(tokens(4, 0));
+    account.settle(Charge { trace: TraceId::from_stored("before"), ..of_free_quota });
+    account.reserve(tokens(3, 1));
+    account.settle(reported(3, 2));
+    account.settle(super::account::break_off(1, None));
+    assert_eq!(lines(&account), ["input 3 = 3", "output 2 = 4"]);
+    let answer = account.settle(commit_with(6, 0));
+    assert_eq!(answer, "added 0 free, 1 paid for 0, 0 short: charged 0 free, 6 paid for 7");
+    assert_eq!(lines(&account), ["input 6 = 6", "earlier_charge 0 = 1"]);
 }
 
 fn set_plan(plan: Option<&str>) -> Posting {
