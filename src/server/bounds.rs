@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{extract::Request, response::Response};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{
     arrival::Arrival,
@@ -87,26 +87,15 @@ impl Bounds {
     }
 }
 
-/// Keeps the requests of a group of routes within its bounds. It is a layer of its own type, because one from a
-/// function would clone and box the routes for every request.
+/// A group of routes within its bounds. It is a service of its own type, because a layer from a function would
+/// clone and box the routes for every request.
 #[derive(Clone)]
-pub struct Enforce(pub Arc<Bounds>);
-
-impl<S> Layer<S> for Enforce {
-    type Service = Enforced<S>;
-
-    fn layer(&self, routes: S) -> Enforced<S> {
-        Enforced { routes, bounds: self.0.clone() }
-    }
+pub struct Bounded<S> {
+    pub routes: S,
+    pub bounds: Arc<Bounds>,
 }
 
-#[derive(Clone)]
-pub struct Enforced<S> {
-    routes: S,
-    bounds: Arc<Bounds>,
-}
-
-impl<S> Service<Request> for Enforced<S>
+impl<S> Service<Request> for Bounded<S>
 where
     S: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>,
 {
@@ -135,11 +124,9 @@ where
         }
         let is_stream = is_stream(&request);
         let (mut request, arrival) = Arrival::watch(request, &bounds.memory, is_stream);
-        let mut budget = arrival.budget();
+        let budget = arrival.budget();
         if bounds.is_grpc {
             request = inflate::grpc(request, bounds.message_bytes, &bounds.memory, budget.as_ref(), is_stream);
-        } else if let Some(budget) = budget.take() {
-            request.extensions_mut().insert(budget);
         }
         let answer = self.routes.call(request);
         Box::pin(async move {

@@ -30,7 +30,7 @@ pub fn rest(request: Request, max_bytes: usize) -> Request {
     let (mut head, body) = request.into_parts();
     head.headers.remove(CONTENT_ENCODING);
     head.headers.remove(CONTENT_LENGTH);
-    let budget = head.extensions.get::<BodyBudget>().cloned();
+    let budget = BodyBudget::current();
     let inflating = async move {
         let compressed = to_bytes(body, max_bytes).await.map_err(io::Error::other)?;
         let content = inflate(compressed, max_bytes, budget).await?;

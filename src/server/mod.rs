@@ -25,11 +25,12 @@ use axum::{Router, extract::Request, response::Response};
 use http::{StatusCode, Version};
 use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
+use tower::layer::layer_fn;
 
 use self::{
     access::{Callers, CrossSite, FrontEnd, Gate},
     body_memory::BodyMemory,
-    bounds::{Bounds, Enforce, MAX_OPEN_MESSAGE},
+    bounds::{Bounded, Bounds, MAX_OPEN_MESSAGE},
     http_error::http_error,
     permits::Permits,
     request::is_grpc,
@@ -210,7 +211,8 @@ fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style, body_memory: usize
 /// Limits the requests at once, and the time of each. Health and metrics have no such limits, so that an
 /// overloaded server does not look dead.
 fn bound(routes: Router, bounds: Bounds) -> Router {
-    routes.layer(Enforce(Arc::new(bounds)))
+    let bounds = Arc::new(bounds);
+    routes.layer(layer_fn(move |routes| Bounded { routes, bounds: bounds.clone() }))
 }
 
 /// Adds the answers for paths and methods that do not exist, and around every request the span, the count,

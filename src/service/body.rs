@@ -31,8 +31,8 @@ impl<F: Fn(usize) -> bool + Send + Sync> TakeBytes for F {
     }
 }
 
-/// Takes memory for what is made of a body, until its request ends. The transport adds it to each request
-/// with a body.
+/// Takes memory for what is made of a body, until its request ends. The transport runs each request with a
+/// body in the scope of its budget.
 #[derive(Clone)]
 pub struct BodyBudget(Arc<dyn TakeBytes>);
 

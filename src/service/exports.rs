@@ -5,6 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::body::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::Instrument;
@@ -17,6 +18,8 @@ use crate::biz::{
     },
 };
 
+/// Rows that are read at once.
+pub const PAGE: u32 = 5_000;
 /// Deadline of an export.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -160,4 +163,9 @@ pub fn csv_of<C: AsRef<[u8]>, L: IntoIterator<Item = C>>(lines: impl Iterator<It
         writer.write_record(line).map_err(failed)?;
     }
     writer.into_inner().map_err(|error| Error::Internal(format!("writing CSV: {error}")))
+}
+
+/// A time in UTC, in microseconds, as it is stored.
+pub fn time_text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

@@ -55,7 +55,7 @@ where
     let read = if request.method() == Method::POST {
         // The body is the whole message, so all query parameters are unknown.
         pairs(&request)?.into_iter().for_each(|(name, _)| unknown.add(|| name));
-        let budget = request.extensions().get::<BodyBudget>().cloned();
+        let budget = BodyBudget::current();
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
         let is_large = body.len() > MAX_INLINE_JSON;

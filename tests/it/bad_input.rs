@@ -106,6 +106,8 @@ async fn other_bad_requests_are_refused_by_field(#[values(MySql, Sqlite)] on: Ba
         (AdjustBalanceRequest { reason: "é".repeat(256), ..adjust() }, "reason"),
         (AdjustBalanceRequest { reason: "a\u{0}b".into(), ..adjust() }, "reason"),
         (AdjustBalanceRequest { adjustment_id: String::new(), ..adjust() }, "adjustment_id"),
+        // Those of credited payments, which a statement shows in a line of their own.
+        (AdjustBalanceRequest { adjustment_id: "unapplied payment p".into(), ..adjust() }, "adjustment_id"),
         (AdjustBalanceRequest { operator: "o".repeat(65), ..adjust() }, "operator"),
     ] {
         assert_names(internal.clone().adjust_balance(request).await.unwrap_err(), "10009", field);

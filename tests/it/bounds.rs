@@ -6,7 +6,10 @@ use billing_service::service::proto::{
     BatchDeductQuotaRequest, DeductQuotaRequest, MeterStreamReply, MeterStreamRequest, RechargeRequest,
     ReserveQuotaRequest,
 };
-use futures_util::future::{Either, select};
+use futures_util::{
+    future::{Either, join_all, select},
+    stream,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -330,6 +333,23 @@ async fn a_caller_has_a_share_of_the_permits_and_of_the_streams() {
     let refused = metered(&service, "one", "t-2").await.1.unwrap_err();
     assert!(refused.message().contains("of this caller"), "{}", refused.message());
     metered(&service, "other", "t-3").await.1.unwrap();
+}
+
+/// Streams without an open end together, so many of them would be a burst.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_has_a_bounded_number_of_streams_that_do_not_open() {
+    let service = Service::start(Sqlite).await;
+    let silent = async || {
+        let replies = service.internal.clone().meter_stream(stream::pending()).await.unwrap();
+        replies.into_inner().message().await.unwrap_err()
+    };
+    assert_eq!(code_of(&silent().await).1, "10009");
+    // On a slow machine the first ones end before the last one begins.
+    until("one is refused", async || {
+        let ended = join_all((0..1_010).map(|_| silent())).await;
+        ended.iter().any(|status| code_of(status).1 == "10014")
+    })
+    .await;
 }
 
 fn token(caller: &str) -> String {

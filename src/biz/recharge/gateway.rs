@@ -46,6 +46,18 @@ pub struct Payment {
     pub state: PaymentState,
 }
 
+impl Payment {
+    /// The currency and the amount; `None` if the one is not known or the other has no place in it.
+    pub fn money(&self) -> Option<(Currency, Money)> {
+        money_of(&self.currency, self.minor_amount)
+    }
+}
+
+fn money_of(currency: &str, minor_amount: i64) -> Option<(Currency, Money)> {
+    let currency = Currency::parse(currency)?;
+    Some((currency, currency.from_minor(minor_amount)?))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentState {
     /// The user has not paid yet.
@@ -94,6 +106,13 @@ pub struct FoundRefundContent {
     /// In minor units of the currency.
     pub minor_amount: i64,
     pub currency: String,
+}
+
+impl FoundRefundContent {
+    /// As [`Payment::money`].
+    pub fn money(&self) -> Option<(Currency, Money)> {
+        money_of(&self.currency, self.minor_amount)
+    }
 }
 
 /// The headers of a request that go on to payment-service unchanged.

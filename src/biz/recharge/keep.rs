@@ -14,7 +14,6 @@ use crate::biz::{
         unapplied::{UnappliedCause, UnappliedStatus},
     },
     values::{
-        currency::Currency,
         error::{Error, Result},
         ids::{OrderId, PaymentId},
         money::Money,
@@ -105,9 +104,8 @@ impl Recharges {
                 return Err(Error::PaymentUnavailable(why.into()));
             }
         }
-        let currency = Currency::parse(&payment.currency);
-        let amount = currency.and_then(|currency| Some((currency, currency.from_minor(payment.minor_amount)?)));
-        let (currency, amount) = amount.ok_or_else(|| PaymentError::Malformed("the amount of the payment".into()))?;
+        let (currency, amount) =
+            payment.money().ok_or_else(|| PaymentError::Malformed("the amount of the payment".into()))?;
         let reported = Reported { amount, currency: currency.code(), ..reported };
         let pays = |order: &Order| amount == order.amount && currency == self.terms.currency;
         match order.filter(pays) {

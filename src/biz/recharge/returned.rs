@@ -17,7 +17,6 @@ use crate::biz::{
         unapplied::{UnappliedChange, UnappliedPayment, UnappliedStatus},
     },
     values::{
-        currency::Currency,
         error::{Error, Result},
         ids::{OrderId, PaymentId, RefundId},
         invalid::Invalid,
@@ -201,8 +200,7 @@ fn proven(named: &Named, returned: Returned, found: FoundRefund) -> Option<Retur
             |refund: &&OrderRefund| refund.order == returned.order && refund.amount == returned.report.amount;
         return named.refund.as_ref().filter(of_refund).map(|_| returned.clone());
     };
-    let currency = Currency::parse(&content.currency)?;
-    let amount = currency.from_minor(content.minor_amount)?;
+    let (currency, amount) = content.money()?;
     if let Some(own) = own {
         let is_same = content.payment.as_ref().is_none_or(|payment| *payment == own.payment);
         return proven(Some(own.payment.clone()), amount, currency.code()).filter(|_| is_same);

@@ -15,8 +15,11 @@ use crate::{
     data::{
         row::Columns,
         rows::{
-            account::user_of, order::order_of, order_refund::order_refund_of, report::record_of,
-            transaction::adjusted_of,
+            account::user_of,
+            order::{order_columns, order_of},
+            order_refund::{order_refund_columns, order_refund_of},
+            report::record_of,
+            transaction::{adjusted_of, adjustment_columns},
         },
     },
 };
@@ -40,22 +43,22 @@ impl BookStore for MySqlStore {
     }
 
     async fn all_orders(&self, after: Option<&OrderId>, limit: u32) -> Result<Vec<Order>, StoreError> {
-        let query = sqlx::query(
-            "SELECT order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, created_at, \
-             updated_at, idempotency_key, refunded_amount, refunding_amount, credited_at FROM recharge_order \
-             WHERE order_id > ? ORDER BY order_id LIMIT ?",
-        )
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            order_columns!(),
+            " FROM recharge_order WHERE order_id > ? ORDER BY order_id LIMIT ?"
+        ))
         .bind(after.map_or("", OrderId::as_str))
         .bind(limit);
         self.viewer.fetch_all(query).await?.iter().map(order_of).collect()
     }
 
     async fn all_order_refunds(&self, after: Option<&RefundId>, limit: u32) -> Result<Vec<OrderRefund>, StoreError> {
-        let query = sqlx::query(
-            "SELECT refund_id, order_id, user_id, kind, status, amount, asked_amount, is_forced, reason, request_id, \
-             balance_after, created_at, updated_at, settled_at FROM recharge_refund \
-             WHERE refund_id > ? ORDER BY refund_id LIMIT ?",
-        )
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            order_refund_columns!(),
+            " FROM recharge_refund WHERE refund_id > ? ORDER BY refund_id LIMIT ?"
+        ))
         .bind(after.map_or("", RefundId::as_str))
         .bind(limit);
         self.viewer.fetch_all(query).await?.iter().map(order_refund_of).collect()
@@ -64,11 +67,12 @@ impl BookStore for MySqlStore {
     async fn all_adjustments(&self, after: Option<&Adjusted>, limit: u32) -> Result<Vec<Adjusted>, StoreError> {
         let (user, id) = after.map_or(("", ""), |last| (last.user.as_str(), last.id.as_str()));
         // The first condition limits the range of the key; the second one is exact.
-        let query = sqlx::query(
-            "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
-             FROM balance_adjustment WHERE user_id >= ? AND (user_id > ? OR adjustment_id > ?) \
-             ORDER BY user_id, adjustment_id LIMIT ?",
-        )
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            adjustment_columns!(),
+            " FROM balance_adjustment WHERE user_id >= ? AND (user_id > ? OR adjustment_id > ?) \
+             ORDER BY user_id, adjustment_id LIMIT ?"
+        ))
         .bind(user)
         .bind(user)
         .bind(id)

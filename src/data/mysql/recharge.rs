@@ -39,17 +39,16 @@ use crate::{
     data::{
         error::corrupt,
         row::Columns,
-        rows::{account::balance_of, order::order_of, order_refund::order_refund_of},
+        rows::{
+            account::balance_of,
+            order::{order_columns, order_of},
+            order_refund::{order_refund_columns, order_refund_of},
+        },
     },
 };
 
-/// The columns of [`order_of`].
-const COLUMNS: &str = "order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, \
-    created_at, updated_at, idempotency_key, refunded_amount, refunding_amount, credited_at";
-
-/// The columns of [`order_refund_of`].
-const REFUND_COLUMNS: &str = "refund_id, order_id, user_id, kind, status, amount, asked_amount, is_forced, reason, \
-    request_id, balance_after, created_at, updated_at, settled_at";
+const COLUMNS: &str = order_columns!();
+const REFUND_COLUMNS: &str = order_refund_columns!();
 
 #[async_trait]
 impl OrderStore for MySqlStore {

@@ -25,7 +25,7 @@ use crate::{
         row::Columns,
         rows::{
             report::{counted_of, daily_use_of, record_of, service_totals_of},
-            transaction::adjusted_of,
+            transaction::{adjusted_of, adjustment_columns},
         },
     },
 };
@@ -133,11 +133,12 @@ impl AdjustmentStore for MySqlStore {
             PageStart::After(cursor) => (0, cursor.created_at, cursor.id.as_str()),
         };
         // The first condition on the cursor limits the range of the key; the second one is exact.
-        let query = sqlx::query(
-            "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
-             FROM balance_adjustment WHERE user_id = ? AND created_at <= ? AND (created_at < ? OR request_id < ?) \
-             ORDER BY created_at DESC, request_id DESC LIMIT ? OFFSET ?",
-        )
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            adjustment_columns!(),
+            " FROM balance_adjustment WHERE user_id = ? AND created_at <= ? AND (created_at < ? OR request_id < ?) \
+             ORDER BY created_at DESC, request_id DESC LIMIT ? OFFSET ?"
+        ))
         .bind(user.as_str())
         .bind(after.naive_utc())
         .bind(after.naive_utc())

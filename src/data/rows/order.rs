@@ -11,6 +11,15 @@ use crate::{
     data::{error::corrupt, row::Columns},
 };
 
+/// The columns of [`order_of`].
+macro_rules! order_columns {
+    () => {
+        "order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, created_at, updated_at, \
+         idempotency_key, refunded_amount, refunding_amount, credited_at"
+    };
+}
+pub(in crate::data) use order_columns;
+
 /// An order: id, user, amount, payment method, status, payment and its page, creation, last change,
 /// idempotency key, refunded and pending amount, time of the credit.
 pub fn order_of(row: &impl Columns) -> Result<Order, StoreError> {

@@ -11,6 +11,15 @@ use crate::{
     data::{error::corrupt, row::Columns},
 };
 
+/// The columns of [`order_refund_of`].
+macro_rules! order_refund_columns {
+    () => {
+        "refund_id, order_id, user_id, kind, status, amount, asked_amount, is_forced, reason, request_id, balance_after, \
+         created_at, updated_at, settled_at"
+    };
+}
+pub(in crate::data) use order_refund_columns;
+
 /// A refund: id, order, user, kind, status, amount, asked amount, whether it is forced, reason,
 /// request, balance after it, creation, last change, time of the debit.
 pub fn order_refund_of(row: &impl Columns) -> Result<OrderRefund, StoreError> {

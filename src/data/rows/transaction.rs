@@ -141,6 +141,14 @@ pub fn due_of(row: &impl Columns) -> Result<Due, StoreError> {
     })
 }
 
+/// The columns of [`adjusted_of`].
+macro_rules! adjustment_columns {
+    () => {
+        "user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at"
+    };
+}
+pub(in crate::data) use adjustment_columns;
+
 /// An adjustment: user, id, amount, reason, operator, request, balance after it, time.
 pub fn adjusted_of(row: &impl Columns) -> Result<Adjusted, StoreError> {
     Ok(Adjusted {

@@ -33,29 +33,24 @@ use crate::{
     data::{
         error::store_error,
         row::Columns,
-        rows::{order::order_of, order_refund::order_refund_of},
+        rows::{
+            order::{order_columns, order_of},
+            order_refund::{order_refund_columns, order_refund_of},
+        },
     },
 };
 
 /// Selects orders in the columns of [`order_of`]; conditions follow.
 macro_rules! select {
     ($conditions:literal) => {
-        concat!(
-            "SELECT order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, created_at, \
-             updated_at, idempotency_key, refunded_amount, refunding_amount, credited_at FROM recharge_order WHERE ",
-            $conditions
-        )
+        concat!("SELECT ", order_columns!(), " FROM recharge_order WHERE ", $conditions)
     };
 }
 
 /// Selects refunds in the columns of [`order_refund_of`]; conditions follow.
 macro_rules! select_refund {
     ($conditions:literal) => {
-        concat!(
-            "SELECT refund_id, order_id, user_id, kind, status, amount, asked_amount, is_forced, reason, request_id, \
-             balance_after, created_at, updated_at, settled_at FROM recharge_refund WHERE ",
-            $conditions
-        )
+        concat!("SELECT ", order_refund_columns!(), " FROM recharge_refund WHERE ", $conditions)
     };
 }
 

@@ -25,7 +25,7 @@ use crate::{
         row::Columns,
         rows::{
             report::{counted_of, daily_use_of, record_of, service_totals_of},
-            transaction::adjusted_of,
+            transaction::{adjusted_of, adjustment_columns},
         },
     },
 };
@@ -119,11 +119,12 @@ impl AdjustmentStore for SqliteStore {
             PageStart::Offset(offset) => (*offset, i64::MAX, ""),
             PageStart::After(cursor) => (0, cursor.created_at.timestamp_micros(), cursor.id.as_str()),
         };
-        let rows = sqlx::query(
-            "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
-             FROM balance_adjustment WHERE user_id = ? AND (created_at, request_id) < (?, ?) \
-             ORDER BY created_at DESC, request_id DESC LIMIT ? OFFSET ?",
-        )
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            adjustment_columns!(),
+            " FROM balance_adjustment WHERE user_id = ? AND (created_at, request_id) < (?, ?) \
+             ORDER BY created_at DESC, request_id DESC LIMIT ? OFFSET ?"
+        ))
         .bind(user.as_str())
         .bind(after)
         .bind(after_id)

@@ -20,13 +20,10 @@ use crate::{
         },
     },
     service::{
-        exports::{Pages, csv_of, stream_csv},
+        exports::{PAGE, Pages, csv_of, stream_csv, time_text},
         proto::ListRecordsRequest,
     },
 };
-
-/// Records that are read at once.
-const PAGE: u32 = 5_000;
 
 /// The columns of a record.
 pub const COLUMNS: [&str; 20] = [
@@ -114,7 +111,7 @@ pub fn record_cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] 
     };
     [
         record.id.clone(),
-        record.created_at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
+        time_text(record.created_at),
         record.service.to_string(),
         kind.into(),
         record.amount.to_string(),

@@ -1,5 +1,7 @@
 //! A database of the legacy service has statements from its first full month with this service on.
 
+use rstest::rstest;
+
 use super::assert_chain;
 use crate::{
     harness::{Database, MySql, Service, charge, code_of, traced},
@@ -11,23 +13,41 @@ const OF_AN_EARLIER_RELEASE: &str = "
 DROP TABLE legacy_takeover;
 ALTER TABLE recharge_order DROP KEY idx_user_updated;
 UPDATE _sqlx_migrations SET installed_on = '2026-11-20 00:00:00';
-UPDATE user_balance SET created_at = '2026-05-01 00:00:00', updated_at = updated_at;
+";
+const OLD_ACCOUNTS: &str = "UPDATE user_balance SET created_at = '2026-05-01 00:00:00', updated_at = updated_at; DELETE FROM balance_adjustment";
+
+const OLD_BOOKS: &str = "
+INSERT INTO user_balance (user_balance_id, user_id, balance) VALUES ('1', 'u', 12.34);
+INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status) VALUES
+    ('o1', 'u', 20.00, 'p1', 'success');
+INSERT INTO billing_record (billing_record_id, user_id, service_name, type, amount, count, created_at) VALUES
+    ('r1', 'u', 'payment', 2, 0.1234, 1, '2026-10-05 00:00:00');
 ";
 
 async fn legacy_database() -> Database {
     let database = database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
-    database
-        .execute(
-            "INSERT INTO user_balance (user_balance_id, user_id, balance) VALUES ('1', 'u', 12.34);
-            INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status) VALUES
-                ('o1', 'u', 20.00, 'p1', 'success');
-            INSERT INTO billing_record (billing_record_id, user_id, service_name, type, amount, count, created_at) VALUES
-                ('r1', 'u', 'payment', 2, 0.1234, 1, '2026-10-05 00:00:00');",
-        )
-        .await;
+    database.execute(OLD_BOOKS).await;
     migrated(&database, &[]);
     database
+}
+
+/// The migration finds the accounts of the legacy service, and notes its own time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversion_of_old_accounts_counts_from_its_end() {
+    let database = database("Asia/Shanghai").await;
+    database.execute(&PLAIN.tables()).await;
+    database.execute(OLD_BOOKS).await;
+    let killed = "INSERT INTO legacy_takeover VALUES (1, '2026-01-01 00:00:00')";
+    database
+        .execute(
+            "CREATE TABLE legacy_takeover (only_row TINYINT NOT NULL PRIMARY KEY, taken_over_at DATETIME(6) NOT NULL)",
+        )
+        .await;
+    database.execute(killed).await;
+    migrated(&database, &[]);
+    let openings = "FROM legacy_takeover, balance_adjustment WHERE adjustment_id = 'opening'";
+    assert_eq!(database.rows(&["taken_over_at >= balance_adjustment.created_at"], openings).await, [["1"]]);
 }
 
 async fn assert_begins_with(service: &Service, taken_over: &str, first: &str) {
@@ -61,10 +81,16 @@ async fn statements_begin_with_the_first_full_month_after_the_conversion() {
     service.assert_audit_is_clean().await;
 }
 
+/// By accounts that are older than the first migration, or by opening entries where the legacy service kept no
+/// time of its accounts.
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_conversion_of_an_earlier_release_is_known_too() {
+async fn the_conversion_of_an_earlier_release_is_known_too(#[values(true, false)] by_accounts: bool) {
     let database = legacy_database().await;
     database.execute(OF_AN_EARLIER_RELEASE).await;
+    if by_accounts {
+        database.execute(OLD_ACCOUNTS).await;
+    }
     let rows = database.rows(&["version"], "FROM _sqlx_migrations WHERE description LIKE '%statements'").await;
     database.execute(&format!("DELETE FROM _sqlx_migrations WHERE version >= {}", rows[0][0])).await;
     let service = Service::start_on(database, &[]).await;

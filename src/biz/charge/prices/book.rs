@@ -120,18 +120,21 @@ impl PriceBook {
         name: &ModelName,
         at: DateTime<Utc>,
     ) -> Result<(ModelName, PriceVersion), Invalid> {
-        let owned = |found: Found<'_>| (found.model.clone(), found.version.clone());
+        let (known, multiplier) = match self.plan(plan) {
+            Some(plan) => plan.known(self, name, at),
+            None => (self.known(name, at), Factor::ONE),
+        };
+        let Found { model, version } = self.usable(known, name)?;
+        Ok((model.clone(), PriceVersion { multiplier, ..version.clone() }))
+    }
+
+    /// The prices of a plan, or of the default plan.
+    fn plan(&self, name: Option<PlanName>) -> Option<&PlanPrices> {
         if self.plans.is_empty() {
-            return self.at(name, at).map(owned);
+            return None;
         }
-        let plan = plan.filter(|plan| self.plans.contains_key(plan));
-        let plan = plan.unwrap_or_else(|| PlanName::from_stored(PlanName::DEFAULT));
-        let Some(of_plan) = self.plans.get(&plan) else { return self.at(name, at).map(owned) };
-        if let Some(known) = of_plan.named(self, name, at) {
-            return known.usable(name).map(owned);
-        }
-        let (model, version) = owned(self.at(name, at)?);
-        Ok((model, PriceVersion { multiplier: of_plan.multiplier, ..version }))
+        let default = || self.plans.get(&PlanName::from_stored(PlanName::DEFAULT));
+        name.and_then(|name| self.plans.get(&name)).or_else(default)
     }
 
     /// The version in force at `at`: the latest one that is not in the future. `name` is the name of a
@@ -141,12 +144,22 @@ impl PriceBook {
     /// # Errors
     /// [`Invalid`] names `model` if no valid version is in force.
     pub fn at(&self, name: &ModelName, at: DateTime<Utc>) -> Result<Found<'_>, Invalid> {
-        let known = self.exact(name, at).or_else(|| self.aliased(name, at).map(|(_, known)| known));
-        let Some(known) = known else {
-            let yet = if self.models.contains_key(name) { " yet" } else { "" };
-            return Err(Invalid::new("model", format!("{name:?} has no price{yet}")));
+        self.usable(self.known(name, at), name)
+    }
+
+    fn known(&self, name: &ModelName, at: DateTime<Utc>) -> Option<Known<'_>> {
+        self.exact(name, at).or_else(|| self.aliased(name, at).map(|(_, known)| known))
+    }
+
+    fn usable<'b>(&self, known: Option<Known<'b>>, name: &ModelName) -> Result<Found<'b>, Invalid> {
+        let why = match known {
+            Some(Known { model, version: Ok(version) }) => return Ok(Found { model, version }),
+            // The caller can't correct the row. The log has the reason for the operator.
+            Some(_) => "has no usable price",
+            None if self.models.contains_key(name) => "has no price yet",
+            None => "has no price",
         };
-        known.usable(name)
+        Err(Invalid::new("model", format!("{name:?} {why}")))
     }
 
     /// The version in force of the model of this name.
@@ -205,18 +218,25 @@ impl PriceBook {
 }
 
 impl PlanPrices {
-    /// The version of a model that differs in the plan, if `name` means one. `list` has the prices of all
-    /// plans.
-    fn named<'b>(&'b self, list: &'b PriceBook, name: &ModelName, at: DateTime<Utc>) -> Option<Known<'b>> {
-        let exact = self.models.exact(name, at);
+    /// The version that `name` means, and its factor. `list` has the prices of all plans.
+    fn known<'b>(&'b self, list: &'b PriceBook, name: &ModelName, at: DateTime<Utc>) -> (Option<Known<'b>>, Factor) {
         // An exact name counts before every alias, in the list too.
-        if exact.is_some() || list.exact(name, at).is_some() {
-            return exact;
+        if let Some(known) = self.models.exact(name, at) {
+            return (Some(known), Factor::ONE);
         }
-        match (self.models.aliased(name, at), list.aliased(name, at)) {
-            (Some((rank, known)), Some((of_list, _))) if rank >= of_list => Some(known),
-            (_, Some((_, known))) => self.models.exact(known.model, at),
-            (of_plan, None) => of_plan.map(|(_, known)| known),
+        if let Some(known) = list.exact(name, at) {
+            return (Some(known), self.multiplier);
+        }
+        let (of_plan, of_list) = (self.models.aliased(name, at), list.aliased(name, at));
+        match (of_plan, of_list) {
+            (Some((rank, known)), of_list) if of_list.is_none_or(|(of_list, _)| rank >= of_list) => {
+                (Some(known), Factor::ONE)
+            }
+            (_, Some((_, known))) => match self.models.exact(known.model, at) {
+                Some(own) => (Some(own), Factor::ONE),
+                None => (Some(known), self.multiplier),
+            },
+            (_, None) => (None, self.multiplier),
         }
     }
 }
@@ -233,16 +253,6 @@ enum Rank {
 struct Known<'b> {
     model: &'b ModelName,
     version: &'b Result<PriceVersion, Invalid>,
-}
-
-impl<'b> Known<'b> {
-    fn usable(self, name: &ModelName) -> Result<Found<'b>, Invalid> {
-        match self.version {
-            Ok(version) => Ok(Found { model: self.model, version }),
-            // The caller can't correct the row. The log has the reason for the operator.
-            Err(_) => Err(Invalid::new("model", format!("{name:?} has no usable price"))),
-        }
-    }
 }
 
 /// The version with the aliases at `at`. An unusable version keeps those of the last usable one, so that

@@ -17,10 +17,7 @@ use crate::biz::{
         posting::PaymentUpdate,
         unapplied::{UnappliedCause, UnappliedStatus},
     },
-    values::{
-        currency::Currency,
-        error::{Error, Result},
-    },
+    values::error::{Error, Result},
 };
 
 impl Recharges {
@@ -127,9 +124,7 @@ impl Recharges {
     /// # Errors
     /// The refusal, if the payment may still be credited later.
     async fn keep_refused(&self, order: &Order, payment: &Payment, refusal: Error, settles: bool) -> Result<()> {
-        let currency = Currency::parse(&payment.currency);
-        let amount = currency.and_then(|currency| Some((currency, currency.from_minor(payment.minor_amount)?)));
-        let (Some(cause), Some((currency, amount))) = (UnappliedCause::of(&refusal), amount) else {
+        let (Some(cause), Some((currency, amount))) = (UnappliedCause::of(&refusal), payment.money()) else {
             return Err(refusal);
         };
         if !settles {

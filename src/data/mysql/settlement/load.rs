@@ -41,7 +41,7 @@ use crate::{
             account::user_of,
             key_quota,
             refund::refunded_of,
-            transaction::{adjusted_of, transaction_of},
+            transaction::{adjusted_of, adjustment_columns, transaction_of},
         },
     },
 };
@@ -112,10 +112,11 @@ pub async fn load(
     }
     if !keys.adjustments.is_empty() {
         statement
-            .push(
-                "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
-                 FROM balance_adjustment WHERE (user_id, adjustment_id) IN (",
-            )
+            .push(concat!(
+                "SELECT ",
+                adjustment_columns!(),
+                " FROM balance_adjustment WHERE (user_id, adjustment_id) IN ("
+            ))
             .pairs(&keys.adjustments)
             .push("); ");
     }

@@ -26,7 +26,7 @@ use crate::{
         },
     },
     data::{
-        rows::transaction::adjusted_of,
+        rows::transaction::{adjusted_of, adjustment_columns},
         sqlite::{
             SqliteStore,
             account::accounts,
@@ -123,10 +123,11 @@ fn load_adjustments(
     (state, left_out): (&mut State, &mut LeftOut),
 ) -> Result<(), StoreError> {
     let mut find = transaction
-        .prepare_cached(
-            "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
-             FROM balance_adjustment WHERE user_id = ? AND adjustment_id = ?",
-        )
+        .prepare_cached(concat!(
+            "SELECT ",
+            adjustment_columns!(),
+            " FROM balance_adjustment WHERE user_id = ? AND adjustment_id = ?"
+        ))
         .map_err(writer_error)?;
     for &(user, id) in &keys.adjustments {
         let settled = found(&mut find, [user.as_str(), id.as_str()], |row| adjusted_of(row));

@@ -1,40 +1,36 @@
 //! The exports of all accounts as CSV: statements, records, top-ups, their refunds, and adjustments. Each
 //! line names its billing day or month, and the zone.
 
+mod tables;
+
 use std::{io, sync::Arc};
 
 use async_trait::async_trait;
 use axum::body::Bytes;
-use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use futures_util::Stream;
 
+use self::tables::{
+    ADJUSTMENT_COLUMNS, Adjustments, ORDER_COLUMNS, OrderRefunds, Orders, REFUND_COLUMNS, RowPages, Table,
+};
 use super::{StatementService, StatementTerms};
 use crate::{
     biz::{
-        settlement::{order::Order, order_refund::OrderRefund, posting::Adjusted},
         statements::{
             exports::{BookStore, RecordSpan, UserRecord},
             period::StatementPeriod,
             statement::{LineKind, Statement, StatementStore},
         },
-        values::{
-            calendar::DaySpan,
-            error::Result,
-            ids::{OrderId, RefundId, UserId},
-            invalid::Invalid,
-            paging::Cursor,
-        },
+        values::{calendar::DaySpan, error::Result, ids::UserId, invalid::Invalid, paging::Cursor},
     },
     service::{
         convert::{MAX_DAYS, span},
-        exports::{Pages, csv_of, stream_csv},
+        exports::{PAGE, Pages, csv_of, stream_csv},
         proto::{ExportBooksRequest, ExportStatementsRequest},
         reports::export::{COLUMNS as RECORD_COLUMNS, record_cells},
     },
 };
 
-/// Rows that are read at once.
-const PAGE: u32 = 5_000;
 /// Users whose books or records are read at once.
 const USERS: u32 = 200;
 
@@ -57,46 +53,6 @@ const STATEMENT_COLUMNS: [&str; 18] = [
     "paid_count",
     "refunded_free_count",
     "refunded_paid_count",
-];
-const ORDER_COLUMNS: [&str; 12] = [
-    "order_id",
-    "user_id",
-    "amount",
-    "currency",
-    "status",
-    "payment_method",
-    "payment_order_id",
-    "refunded_amount",
-    "created_at",
-    "credited_at",
-    "billing_day",
-    "time_zone",
-];
-const REFUND_COLUMNS: [&str; 12] = [
-    "refund_id",
-    "order_id",
-    "user_id",
-    "kind",
-    "status",
-    "amount",
-    "currency",
-    "reason",
-    "created_at",
-    "settled_at",
-    "billing_day",
-    "time_zone",
-];
-const ADJUSTMENT_COLUMNS: [&str; 10] = [
-    "adjustment_id",
-    "user_id",
-    "amount",
-    "currency",
-    "reason",
-    "operator",
-    "balance",
-    "created_at",
-    "billing_day",
-    "time_zone",
 ];
 
 impl StatementService {
@@ -176,7 +132,7 @@ impl StatementService {
 
     fn rows<T: Table>(&self, request: &ExportBooksRequest) -> Result<RowPages<T>> {
         let days = self.days(request)?;
-        Ok(RowPages { books: self.books.clone(), terms: self.terms.clone(), days, last: None, is_done: false })
+        Ok(RowPages::new(self.books.clone(), self.terms.clone(), days))
     }
 
     /// The days of an export. Without an end they end today, and without a begin they begin with the month
@@ -291,148 +247,4 @@ impl RecordPages {
         cells.extend([self.terms.currency.to_string(), self.terms.calendar.zone_name().into()]);
         cells
     }
-}
-
-/// A table whose rows are exported by their billing day. It has few rows, so all of them are read.
-#[async_trait]
-trait Table: Send + Sync + 'static {
-    type Row: Send + Sync;
-
-    async fn read(books: &dyn BookStore, after: Option<&Self::Row>) -> Result<Vec<Self::Row>>;
-
-    /// The time that decides its billing day.
-    fn time(row: &Self::Row) -> DateTime<Utc>;
-
-    fn cells(row: &Self::Row, day: NaiveDate, terms: &StatementTerms) -> Vec<String>;
-}
-
-struct RowPages<T: Table> {
-    books: Arc<dyn BookStore>,
-    terms: StatementTerms,
-    days: DaySpan,
-    last: Option<T::Row>,
-    is_done: bool,
-}
-
-#[async_trait]
-impl<T: Table> Pages for RowPages<T> {
-    async fn page(&mut self) -> Result<Option<Vec<u8>>> {
-        if self.is_done {
-            return Ok(None);
-        }
-        let mut rows = T::read(&*self.books, self.last.as_ref()).await?;
-        self.is_done = rows.len() < PAGE as usize;
-        let of_days = rows.iter().filter_map(|row| {
-            let day = self.terms.calendar.at(T::time(row)).day;
-            (self.days.first..=self.days.last).contains(&day).then(|| T::cells(row, day, &self.terms))
-        });
-        let lines = csv_of(of_days)?;
-        self.last = rows.pop();
-        Ok(Some(lines))
-    }
-}
-
-enum Orders {}
-
-#[async_trait]
-impl Table for Orders {
-    type Row = Order;
-
-    async fn read(books: &dyn BookStore, after: Option<&Order>) -> Result<Vec<Order>> {
-        let after: Option<&OrderId> = after.map(|order| &order.id);
-        Ok(books.all_orders(after, PAGE).await?)
-    }
-
-    fn time(order: &Order) -> DateTime<Utc> {
-        credit_of(order).unwrap_or(order.created_at)
-    }
-
-    fn cells(order: &Order, day: NaiveDate, terms: &StatementTerms) -> Vec<String> {
-        vec![
-            order.id.to_string(),
-            order.user.to_string(),
-            order.amount.to_string(),
-            terms.currency.to_string(),
-            order.status.to_string(),
-            order.method.map(|method| method.name().to_owned()).unwrap_or_default(),
-            order.payment.as_ref().map(ToString::to_string).unwrap_or_default(),
-            order.refunded.to_string(),
-            time_text(order.created_at),
-            credit_of(order).map(time_text).unwrap_or_default(),
-            day.to_string(),
-            terms.calendar.zone_name().into(),
-        ]
-    }
-}
-
-/// The time of the credit. The last change of an order that an older release has credited was the credit.
-fn credit_of(order: &Order) -> Option<DateTime<Utc>> {
-    order.status.is_credited().then(|| order.credited_at.unwrap_or(order.updated_at))
-}
-
-enum OrderRefunds {}
-
-#[async_trait]
-impl Table for OrderRefunds {
-    type Row = OrderRefund;
-
-    async fn read(books: &dyn BookStore, after: Option<&OrderRefund>) -> Result<Vec<OrderRefund>> {
-        let after: Option<&RefundId> = after.map(|refund| &refund.id);
-        Ok(books.all_order_refunds(after, PAGE).await?)
-    }
-
-    fn time(refund: &OrderRefund) -> DateTime<Utc> {
-        refund.settled_at.unwrap_or(refund.created_at)
-    }
-
-    fn cells(refund: &OrderRefund, day: NaiveDate, terms: &StatementTerms) -> Vec<String> {
-        vec![
-            refund.id.to_string(),
-            refund.order.to_string(),
-            refund.user.to_string(),
-            refund.kind.name().into(),
-            refund.status.name().into(),
-            refund.amount.to_string(),
-            terms.currency.to_string(),
-            refund.reason.clone(),
-            time_text(refund.created_at),
-            refund.settled_at.map(time_text).unwrap_or_default(),
-            day.to_string(),
-            terms.calendar.zone_name().into(),
-        ]
-    }
-}
-
-enum Adjustments {}
-
-#[async_trait]
-impl Table for Adjustments {
-    type Row = Adjusted;
-
-    async fn read(books: &dyn BookStore, after: Option<&Adjusted>) -> Result<Vec<Adjusted>> {
-        Ok(books.all_adjustments(after, PAGE).await?)
-    }
-
-    fn time(adjusted: &Adjusted) -> DateTime<Utc> {
-        adjusted.created_at
-    }
-
-    fn cells(adjusted: &Adjusted, day: NaiveDate, terms: &StatementTerms) -> Vec<String> {
-        vec![
-            adjusted.id.to_string(),
-            adjusted.user.to_string(),
-            adjusted.content.amount.to_string(),
-            terms.currency.to_string(),
-            adjusted.content.reason.clone(),
-            adjusted.content.operator.clone(),
-            adjusted.balance_after.to_string(),
-            time_text(adjusted.created_at),
-            day.to_string(),
-            terms.calendar.zone_name().into(),
-        ]
-    }
-}
-
-fn time_text(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
