@@ -19,7 +19,7 @@ use crate::{
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, Hints,
         LimitService, MAX_UNOPENED_OF_CALLER, PriceService, RechargeService, RefundService, ReportService,
-        ReservationService, StatementService, StatementTerms, StreamService, TokenService,
+        ReservationService, StatementService, StatementTerms, StreamService, TokenService, Uses,
         exports::{ExportLimits, Exports},
     },
 };
@@ -126,7 +126,9 @@ fn exports(config: &Config) -> Arc<Exports> {
 }
 
 fn reports(core: &Core, exports: Arc<Exports>) -> ReportService {
-    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone(), exports)
+    let uses = Uses { store: core.store.clone(), keeper: core.use_keeper.clone() };
+    let stores = (core.store.clone() as _, core.store.clone() as _);
+    ReportService::new(stores, uses, core.catalog.clone(), core.calendar.clone(), exports)
 }
 
 fn statements(config: &Config, core: &Core, exports: Arc<Exports>) -> StatementService {

@@ -51,6 +51,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0020_refunds_of_top_ups"),
     pair!("0021_model_prices_and_plans"),
     pair!("0022_statements"),
+    pair!("0023_usage_by"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.

@@ -44,7 +44,7 @@ pub use self::{
     prices::PriceService,
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,
-    reports::ReportService,
+    reports::{ReportService, Uses},
     reservation::ReservationService,
     statements::{StatementService, StatementTerms},
     tokens::TokenService,

@@ -62,6 +62,7 @@ mod statistics;
 mod tokens;
 mod unknown_outcomes;
 mod upgrade;
+mod use_by;
 mod values;
 mod wire;
 

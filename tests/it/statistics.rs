@@ -9,12 +9,12 @@ use rstest::rstest;
 use crate::harness::{Backend, MySql, Service, Sqlite, charge};
 
 async fn today(service: &Service, name: &str) -> GetStatsReply {
-    let request = GetStatsTodayRequest { user_id: "u".into(), service_name: name.into() };
+    let request = GetStatsTodayRequest { user_id: "u".into(), service_name: name.into(), ..Default::default() };
     service.public.clone().get_stats_today(request).await.unwrap().into_inner()
 }
 
 async fn month(service: &Service, name: &str) -> GetStatsReply {
-    let request = GetStatsMonthRequest { user_id: "u".into(), service_name: name.into() };
+    let request = GetStatsMonthRequest { user_id: "u".into(), service_name: name.into(), ..Default::default() };
     service.public.clone().get_stats_month(request).await.unwrap().into_inner()
 }
 
@@ -78,8 +78,13 @@ async fn the_summary_is_the_sum_of_its_services_and_of_the_records(#[values(MySq
 async fn usage_is_a_dense_daily_series_per_service(#[values(MySql, Sqlite)] on: Backend) {
     let service = three_days(on).await;
     let usage = |from: &str, to: &str, name: &str| {
-        let request =
-            GetUsageRequest { user_id: "u".into(), from: from.into(), to: to.into(), service_name: name.into() };
+        let request = GetUsageRequest {
+            user_id: "u".into(),
+            from: from.into(),
+            to: to.into(),
+            service_name: name.into(),
+            ..Default::default()
+        };
         let mut client = service.public.clone();
         async move { client.get_usage(request).await.unwrap().into_inner() }
     };

@@ -6,6 +6,7 @@
 //! - used quota of a month = free units of its records, less those given back, + units taken over from
 //!   the legacy service
 //! - rollup of a day = its records
+//! - rollup by service, model and API key of a day = its records, if it has all of them
 //! - settled transactions = their records
 //! - refunds = their records = the sums that the refunded charges have; no charge is refunded beyond its
 //!   units and its amount
@@ -24,6 +25,7 @@ use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::Users,
     jobs::retry::repeat,
+    reports::usage::{UseGroup, UseSums},
     values::{
         error::StoreError,
         ids::{ApiKeyId, ServiceName, UserId},
@@ -74,6 +76,9 @@ pub struct Evidence {
     /// The days on which rollup and records differ, at most [`MAX_DAYS`] for all users of one
     /// snapshot. The database compares the days, because all days are too many to read.
     pub differing_days: Vec<DifferingDay>,
+    /// The groups of the rollup by service, model and API key that differ, with the same limit. A day that
+    /// lacks records is not behind the books: the next read sums it.
+    pub differing_use: Vec<DifferingUse>,
     /// Rows that the service cannot read, with their values. Settlement quarantines the account for
     /// some of them.
     pub unreadable: Vec<String>,
@@ -106,6 +111,7 @@ impl Evidence {
             charged: Money::ZERO,
             free_units: BTreeMap::new(),
             differing_days: Vec::new(),
+            differing_use: Vec::new(),
             unreadable: Vec::new(),
         }
     }
@@ -150,6 +156,24 @@ pub struct DifferingDay {
     pub day: NaiveDate,
     pub rollup: DayBook,
     pub records: DayBook,
+}
+
+/// A group of one day on which the rollup by service, model and API key differs from the records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DifferingUse {
+    pub day: NaiveDate,
+    pub group: UseGroup,
+    pub rollup: UseSums,
+    pub records: UseSums,
+}
+
+impl DifferingUse {
+    /// The counts and amounts that differ.
+    fn differences(&self) -> Vec<(&'static str, String, String)> {
+        let both = self.rollup.named().into_iter().zip(self.records.named());
+        let differing = both.filter(|((_, rollup), (_, records))| rollup != records);
+        differing.map(|((name, rollup), (_, records))| (name, rollup, records)).collect()
+    }
 }
 
 impl fmt::Display for DayBook {
@@ -345,6 +369,13 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
     }
     for DifferingDay { service, day, rollup, records } in &evidence.differing_days {
         expect(format!("rollup of {service} on {day}"), rollup.to_string(), records.to_string());
+    }
+    for differing in &evidence.differing_use {
+        let DifferingUse { day, group: UseGroup { service, model, api_key }, .. } = differing;
+        for (name, rollup, records) in differing.differences() {
+            let group = format!("service {service}, model '{model}', API key '{api_key}'");
+            expect(format!("{name} in the rollup of {group} on {day}"), rollup, records);
+        }
     }
     differences
 }

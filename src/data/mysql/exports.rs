@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The column of the user, behind those of a record.
-const USER: usize = 20;
+const USER: usize = 22;
 
 #[async_trait]
 impl BookStore for MySqlStore {
@@ -88,7 +88,7 @@ fn records(span: RecordSpan<'_>, limit: u32) -> Statement {
         "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
          t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
          t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
-         t.images, r.user_id FROM (",
+         t.images, t.served_model, COALESCE(t.commit_service_tier, t.service_tier), r.user_id FROM (",
     );
     for (index, table) in ["billing_record", "billing_record_archive"].into_iter().enumerate() {
         statement.push(if index == 0 { "(" } else { " UNION ALL (" });

@@ -25,6 +25,7 @@ mod statement;
 mod statements;
 mod transaction;
 mod unapplied;
+mod usage;
 mod variables;
 
 use std::{

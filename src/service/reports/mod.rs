@@ -1,16 +1,21 @@
-//! The rpcs of records, statistics, usage series and exports.
+//! The rpcs of records, statistics, usage and exports.
 
 pub mod export;
 pub mod paging;
 pub mod records;
 pub mod statistics;
+pub mod usage;
 
 use std::sync::Arc;
 
 use super::exports::Exports;
 use crate::biz::{
     account::catalog::Catalog,
-    reports::{record::RecordStore, statistics::Statistics},
+    reports::{
+        record::RecordStore,
+        statistics::Statistics,
+        usage::{UseStore, keeper::UseKeeper},
+    },
     values::calendar::Calendar,
 };
 
@@ -18,19 +23,28 @@ use crate::biz::{
 pub struct ReportService {
     records: Arc<dyn RecordStore>,
     statistics: Arc<dyn Statistics>,
+    uses: Arc<dyn UseStore>,
+    keeper: Arc<UseKeeper>,
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
     exports: Arc<Exports>,
 }
 
+/// The rollup by service, model and API key.
+pub struct Uses {
+    pub store: Arc<dyn UseStore>,
+    pub keeper: Arc<UseKeeper>,
+}
+
 impl ReportService {
     pub fn new(
-        records: Arc<dyn RecordStore>,
-        statistics: Arc<dyn Statistics>,
+        (records, statistics): (Arc<dyn RecordStore>, Arc<dyn Statistics>),
+        uses: Uses,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
         exports: Arc<Exports>,
     ) -> Self {
-        Self { records, statistics, catalog, calendar, exports }
+        let Uses { store: uses, keeper } = uses;
+        Self { records, statistics, uses, keeper, catalog, calendar, exports }
     }
 }

@@ -1,10 +1,24 @@
 //! The list of consumption records.
 
-use super::{ReportService, paging::Page};
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::{
+    ReportService,
+    paging::{Page, token_after},
+};
 use crate::{
     biz::{
-        reports::record::{Record, RecordFilter, RecordType},
-        values::{error::Result, ids::UserId, invalid::Invalid},
+        reports::{
+            record::{Counted, Record, RecordFilter, RecordType},
+            usage::UseFilter,
+        },
+        values::{
+            calendar::DaySpan,
+            error::Result,
+            ids::{ApiKeyId, ModelName, UserId},
+            invalid::Invalid,
+            paging::{Cursor, PageStart},
+        },
     },
     service::{
         convert::{int32, int64, optional_span},
@@ -12,36 +26,113 @@ use crate::{
     },
 };
 
+/// The range of days in both databases.
+const ALL_DAYS: DaySpan = DaySpan { first: day(1970), last: day(9999) };
+
+/// Records that a filter by model or API key reads at once, and most reads of one page.
+const READ_AT_ONCE: u32 = 500;
+const MAX_READS: u32 = 10;
+
+const fn day(year: i32) -> NaiveDate {
+    match NaiveDate::from_ymd_opt(year, 1, 1) {
+        Some(day) => day,
+        None => NaiveDate::MIN,
+    }
+}
+
 impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
         let filter = self.record_filter(&request).await?;
-        let between = filter.days.map(|days| self.calendar.bounds(days));
-        // The additional entry shows whether another page follows.
-        let size = page.size + 1;
-        let (records, counted) = if filter.is_narrow() {
-            let counted = self.records.count_records(&filter).await?;
-            let records = match counted.days {
-                Some(days) => {
-                    let between = Some(self.calendar.bounds(days));
-                    self.records.records(&filter, between, &page.start, size).await?
+        let (records, next_page_token, counted) = if filter.is_of_calls() {
+            if page.start != PageStart::Offset(0) && request.page_token.is_empty() {
+                let why = "must be 1 with model or api_key_id; go on with page_token";
+                return Err(Invalid::new("page", why).into());
+            }
+            let (narrowed, counted) = self.narrowed(filter).await?;
+            match narrowed {
+                Some(filter) => {
+                    let (records, next) = self.walk(&filter, &page).await?;
+                    (records, next, counted)
                 }
-                None => Vec::new(),
-            };
-            (records, counted)
+                None => (Vec::new(), String::new(), counted),
+            }
         } else {
-            futures_util::try_join!(
-                self.records.records(&filter, between, &page.start, size),
-                self.records.count_records(&filter),
-            )?
+            let (records, counted) = self.page_of(filter, &page).await?;
+            let (records, next) = page.cut(&records, place);
+            (records.to_vec(), next, counted)
         };
-        let (records, next_page_token) = page.cut(&records, |record| (record.created_at, &record.id));
         Ok(ListRecordsReply {
             records: records.iter().map(record).collect(),
             total: int32(counted.records),
             next_page_token,
             total_records: int64(counted.records),
         })
+    }
+
+    /// The records of a page, and one more if another page follows.
+    async fn page_of(&self, filter: RecordFilter, page: &Page) -> Result<(Vec<Record>, Counted)> {
+        let size = page.size + 1;
+        if filter.is_narrow() {
+            let (narrowed, counted) = self.narrowed(filter).await?;
+            let Some(filter) = narrowed else { return Ok((Vec::new(), counted)) };
+            let between = filter.days.map(|days| self.calendar.bounds(days));
+            return Ok((self.records.records(&filter, between, &page.start, size).await?, counted));
+        }
+        let between = filter.days.map(|days| self.calendar.bounds(days));
+        Ok(futures_util::try_join!(
+            self.records.records(&filter, between, &page.start, size),
+            self.records.count_records(&filter),
+        )?)
+    }
+
+    /// Counts the matching records, and limits the filter to the days that have some; `None` if no day
+    /// has.
+    pub(super) async fn narrowed(&self, filter: RecordFilter) -> Result<(Option<RecordFilter>, Counted)> {
+        if !filter.is_of_calls() {
+            let counted = self.records.count_records(&filter).await?;
+            let narrowed = counted.days.map(|days| RecordFilter { days: Some(days), ..filter });
+            return Ok((narrowed, counted));
+        }
+        let uses = UseFilter {
+            user: filter.user.clone(),
+            span: filter.days.unwrap_or(ALL_DAYS),
+            service: filter.service.clone(),
+            model: filter.model.clone(),
+            api_key: filter.api_key.clone(),
+        };
+        let missing = self.keeper.up_to_date(&uses.user, uses.span).await?;
+        let counted = self.uses.count_matching(&uses, filter.kind).await?;
+        let narrowed = match (missing, counted.days) {
+            (0, None) => None,
+            (0, days) => Some(RecordFilter { days, ..filter }),
+            // A missing record may match on any day.
+            _ => Some(filter),
+        };
+        Ok((narrowed, counted))
+    }
+
+    /// The matching records of a page, and its token. Reads a bounded number of records, so the page may
+    /// be short although more follow.
+    async fn walk(&self, filter: &RecordFilter, page: &Page) -> Result<(Vec<Record>, String)> {
+        let between = filter.days.map(|days| self.calendar.bounds(days));
+        let (mut start, mut found) = (page.start.clone(), Vec::new());
+        for _ in 0..MAX_READS {
+            let records = self.records.records(filter, between, &start, READ_AT_ONCE).await?;
+            let is_end = records.len() < READ_AT_ONCE as usize;
+            let last = records.last().map(|last| Cursor { created_at: last.created_at, id: last.id.clone() });
+            found.extend(records.into_iter().filter(|record| filter.has_call(record)));
+            if is_end || found.len() > page.size as usize {
+                let (records, next) = page.cut(&found, place);
+                return Ok((records.to_vec(), next));
+            }
+            start = last.map_or(start, PageStart::After);
+        }
+        let next = match &start {
+            PageStart::After(Cursor { created_at, id }) => token_after(*created_at, id),
+            PageStart::Offset(_) => String::new(),
+        };
+        Ok((found, next))
     }
 
     pub(super) async fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
@@ -55,8 +146,14 @@ impl ReportService {
             ),
         };
         let days = optional_span(&request.from, &request.to, self.calendar.now().day)?;
-        Ok(RecordFilter { user, service, kind, days })
+        let model = ModelName::parse_optional("model", &request.model)?;
+        let api_key = ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
+        Ok(RecordFilter { user, service, kind, days, model, api_key })
     }
+}
+
+fn place(record: &Record) -> (DateTime<Utc>, &str) {
+    (record.created_at, &record.id)
 }
 
 fn record(record: &Record) -> BillingRecord {
@@ -82,5 +179,7 @@ fn record(record: &Record) -> BillingRecord {
         audio_input_tokens: int32(usage.audio_input_tokens),
         audio_output_tokens: int32(usage.audio_output_tokens),
         images: int32(usage.images),
+        served_model: text(record.served_model.as_ref().map(|model| model.as_str())),
+        service_tier: text(record.service_tier.as_ref().map(|tier| tier.as_str())),
     }
 }

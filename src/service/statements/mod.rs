@@ -108,7 +108,7 @@ impl StatementService {
     async fn statement(&self, request: &GetStatementRequest) -> Result<Statement> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let period = self.period(&request.month).await?;
-        let filter = RecordFilter { user: user.clone(), service: None, kind: None, days: Some(period.days) };
+        let filter = RecordFilter::of_days(&user, Some(period.days));
         let split = self.records.count_records(&filter).await?.records <= MAX_SPLIT_RECORDS;
         Statement::of(self.store.month_books(&user, &period, split).await?, &period)
     }

@@ -17,6 +17,7 @@ use crate::{
         error::store_error,
         mysql::{MySqlStore, statement::Statement},
         rows::audit::{self, Books, Note},
+        usage::{self, differing_use_of},
     },
 };
 
@@ -68,6 +69,7 @@ const USERS: &str = concat!(
     (SELECT DISTINCT user_id FROM billing_record_archive WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM billing_transaction WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM usage_by WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM charge_refund WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
@@ -77,7 +79,7 @@ const USERS: &str = concat!(
     AND user_id > ? ORDER BY user_id LIMIT ?) ORDER BY user_id LIMIT ?"
 );
 /// Number of tables in [`USERS`].
-const USER_TABLES: usize = 10;
+const USER_TABLES: usize = 11;
 
 async fn read(
     snapshot: &mut Transaction<'_, MySql>,
@@ -105,6 +107,12 @@ async fn read(
         statement.push("user_id BETWEEN ").texts([first.as_str()]).push(" AND ").texts([last.as_str()]);
     };
     books.note_days(differing_days(snapshot, of_these, MAX_DAYS).await?);
+    let mut differing = sqlx::query(&**usage::DIFFERING);
+    for _ in 0..usage::RANGES {
+        differing = differing.bind(first.as_str()).bind(last.as_str());
+    }
+    let rows = differing.bind(MAX_DAYS).fetch_all(&mut **snapshot).await.map_err(store_error)?;
+    books.note_use(rows.iter().map(differing_use_of).collect::<Result<_, _>>()?);
     Ok(books.into_evidence())
 }
 

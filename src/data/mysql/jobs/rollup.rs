@@ -1,17 +1,23 @@
-//! Compares the daily rollup with the records, and rebuilds it.
+//! Compares the rollups with the records, and rebuilds the daily one.
 
 use async_trait::async_trait;
+use chrono::NaiveDate;
 use sqlx::MySqlConnection;
 
 use crate::{
     biz::{
         account::users::UserSpan,
-        jobs::{audit::DifferingDay, rollup::RollupStore},
+        jobs::{
+            audit::DifferingDay,
+            rollup::{LackingUse, RollupStore},
+        },
         values::{error::StoreError, ids::UserId},
     },
     data::{
         mysql::{MySqlStore, statement::Statement},
+        row::Columns,
         rows::{account::user_of, jobs::differing_day_of},
+        usage::{self, lacking_use_of},
     },
 };
 
@@ -34,6 +40,25 @@ impl RollupStore for MySqlStore {
     /// the commit would fail on the rows that settlements write.
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
         self.waiter.run(Statement::transaction(|statement| rebuild(statement, user))).await
+    }
+
+    async fn differing_use(&self, users: &UserSpan, limit: u32) -> Result<Vec<(UserId, NaiveDate)>, StoreError> {
+        let mut query = sqlx::query(&**usage::DIFFERING_OF_SPAN);
+        for _ in 0..usage::RANGES {
+            query = query.bind(users.after()).bind(users.last.as_str());
+        }
+        let query = query.bind(limit);
+        let rows = self.reader.fetch_all(query).await?;
+        rows.iter().map(|row| Ok((user_of(row)?, row.day(1)?))).collect()
+    }
+
+    async fn lacking_use(&self, users: &UserSpan) -> Result<Vec<LackingUse>, StoreError> {
+        let mut query = sqlx::query(&**usage::LACKING);
+        for _ in 0..2 {
+            query = query.bind(users.after()).bind(users.last.as_str());
+        }
+        let rows = self.reader.fetch_all(query).await?;
+        rows.iter().map(lacking_use_of).collect()
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
         error::store_error,
         rows::audit::{self, Books, Note},
         sqlite::SqliteStore,
+        usage::{self, differing_use_of},
     },
 };
 
@@ -60,6 +61,7 @@ const USERS: &str = concat!(
     SELECT user_id FROM billing_record_archive WHERE user_id > ?1 UNION \
     SELECT user_id FROM billing_transaction WHERE user_id > ?1 UNION \
     SELECT user_id FROM usage_daily WHERE user_id > ?1 UNION \
+    SELECT user_id FROM usage_by WHERE user_id > ?1 UNION \
     SELECT user_id FROM balance_adjustment WHERE user_id > ?1 UNION \
     SELECT user_id FROM quota_opening WHERE user_id > ?1 UNION \
     SELECT user_id FROM charge_refund WHERE user_id > ?1 UNION \
@@ -92,6 +94,12 @@ async fn read(
         books.note(&rows, *note)?;
     }
     books.note_days(differing_days(snapshot, &first, &last, MAX_DAYS).await?);
+    let mut differing = sqlx::query(&**usage::DIFFERING);
+    for _ in 0..usage::RANGES {
+        differing = differing.bind(first.as_str()).bind(last.as_str());
+    }
+    let rows = differing.bind(MAX_DAYS).fetch_all(&mut **snapshot).await.map_err(store_error)?;
+    books.note_use(rows.iter().map(differing_use_of).collect::<Result<_, _>>()?);
     Ok(books.into_evidence())
 }
 

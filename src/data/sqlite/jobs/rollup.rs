@@ -1,19 +1,25 @@
-//! Compares the daily rollup with the records, and rebuilds it.
+//! Compares the rollups with the records, and rebuilds the daily one.
 
 use async_trait::async_trait;
+use chrono::NaiveDate;
 use rusqlite::{Connection, TransactionBehavior};
 use sqlx::SqliteConnection;
 
 use crate::{
     biz::{
         account::users::UserSpan,
-        jobs::{audit::DifferingDay, rollup::RollupStore},
+        jobs::{
+            audit::DifferingDay,
+            rollup::{LackingUse, RollupStore},
+        },
         values::{error::StoreError, ids::UserId},
     },
     data::{
         error::store_error,
+        row::Columns,
         rows::{account::user_of, jobs::differing_day_of},
         sqlite::{SqliteStore, writer::writer_error},
+        usage::{self, lacking_use_of},
     },
 };
 
@@ -100,6 +106,25 @@ impl RollupStore for SqliteStore {
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
         let user = user.clone();
         self.writer.run_and_rest(move |connection| rebuild(connection, &user).map_err(writer_error)).await
+    }
+
+    async fn differing_use(&self, users: &UserSpan, limit: u32) -> Result<Vec<(UserId, NaiveDate)>, StoreError> {
+        let mut query = sqlx::query(&**usage::DIFFERING_OF_SPAN);
+        for _ in 0..usage::RANGES {
+            query = query.bind(users.after()).bind(users.last.as_str());
+        }
+        let query = query.bind(limit);
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(|row| Ok((user_of(row)?, row.day(1)?))).collect()
+    }
+
+    async fn lacking_use(&self, users: &UserSpan) -> Result<Vec<LackingUse>, StoreError> {
+        let mut query = sqlx::query(&**usage::LACKING);
+        for _ in 0..2 {
+            query = query.bind(users.after()).bind(users.last.as_str());
+        }
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(lacking_use_of).collect()
     }
 }
 

@@ -1,0 +1,273 @@
+//! The SQL of the rollup by service, model and API key that both databases understand, and its rows.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use chrono::NaiveDate;
+
+use super::{error::corrupt, row::Columns};
+use crate::biz::{
+    jobs::{audit::DifferingUse, rollup::LackingUse},
+    reports::usage::{DayPart, GroupBy, StaleDay, UseCount, UseGroup, UseSums},
+    values::{
+        calendar::DaySpan,
+        error::StoreError,
+        ids::{ServiceName, UserId},
+    },
+};
+
+/// The tokens of a charge, at its main record. A commit may still add to a charge that the report of a
+/// stream made, and its row then has the tokens of both; so only those of other charges are final.
+macro_rules! tokens {
+    ($column:literal) => {
+        concat!(
+            "SUM(CASE WHEN t.record_id = r.billing_record_id AND t.charged_by IS NULL THEN COALESCE(t.",
+            $column,
+            ", 0) ELSE 0 END)"
+        )
+    };
+}
+
+/// The column of each count in the order of [`UseCount::ALL`], and its sum over records `r` with their
+/// transactions `t`.
+const COUNTS: [(&str, &str); UseCount::ALL.len()] = [
+    (
+        "calls",
+        "COUNT(DISTINCT CASE WHEN r.type IN (1, 2) THEN r.trace_id END) \
+         + SUM(CASE WHEN r.type IN (1, 2) AND r.trace_id IS NULL THEN 1 ELSE 0 END)",
+    ),
+    ("free_count", "SUM(CASE r.type WHEN 1 THEN r.count ELSE 0 END)"),
+    ("paid_count", "SUM(CASE r.type WHEN 2 THEN r.count ELSE 0 END)"),
+    ("refunded_free", "SUM(CASE r.type WHEN 3 THEN r.count ELSE 0 END)"),
+    ("refunded_paid", "SUM(CASE r.type WHEN 4 THEN r.count ELSE 0 END)"),
+    ("free_records", "SUM(CASE r.type WHEN 1 THEN 1 ELSE 0 END)"),
+    ("paid_records", "SUM(CASE r.type WHEN 2 THEN 1 ELSE 0 END)"),
+    ("free_refunds", "SUM(CASE r.type WHEN 3 THEN 1 ELSE 0 END)"),
+    ("paid_refunds", "SUM(CASE r.type WHEN 4 THEN 1 ELSE 0 END)"),
+    ("input_tokens", tokens!("input_tokens")),
+    ("cached_input_tokens", tokens!("cached_input_tokens")),
+    ("cache_write_tokens", tokens!("cache_write_tokens")),
+    ("cache_write_1h_tokens", tokens!("cache_write_1h_tokens")),
+    ("audio_input_tokens", tokens!("audio_input_tokens")),
+    ("output_tokens", tokens!("output_tokens")),
+    ("reasoning_tokens", tokens!("reasoning_tokens")),
+    ("audio_output_tokens", tokens!("audio_output_tokens")),
+    ("images", tokens!("images")),
+];
+/// The columns of the two amounts, and their sums over records.
+const AMOUNTS: [(&str, &str); 2] = [
+    ("amount", "SUM(CASE WHEN r.type IN (3, 4) THEN 0 ELSE r.amount END)"),
+    ("refunded_amount", "SUM(CASE WHEN r.type IN (3, 4) THEN r.amount ELSE 0 END)"),
+];
+
+fn columns() -> impl Iterator<Item = (&'static str, &'static str)> {
+    COUNTS.into_iter().chain(AMOUNTS)
+}
+
+fn list(of: impl Fn((&'static str, &'static str)) -> String) -> String {
+    columns().map(of).collect::<Vec<_>>().join(", ")
+}
+
+/// The columns of sums in the table, behind those of the key.
+pub(super) static COLUMNS: LazyLock<String> = LazyLock::new(|| list(|(column, _)| column.to_owned()));
+
+/// The records of both tables under a condition, in one snapshot, so that a record that moves between the
+/// tables is in exactly one.
+fn records(condition: &str) -> String {
+    let read = |table| {
+        format!(
+            "SELECT user_id, usage_date, billing_record_id, service_name, type, amount, count, trace_id \
+             FROM {table} WHERE {condition}"
+        )
+    };
+    let both = ["billing_record", "billing_record_archive"].map(read).join(" UNION ALL ");
+    format!("({both}) r LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id")
+}
+
+/// Takes the user and the two instants, for each of the two tables.
+const BETWEEN: &str = "user_id = ? AND created_at >= ? AND created_at < ?";
+
+/// The sums of records by group, as [`group_of`] reads them. Takes [`BETWEEN`] twice.
+pub(super) static SUMS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT r.service_name, COALESCE(t.model, ''), COALESCE(t.api_key_id, ''), {} FROM {} \
+         GROUP BY r.service_name, COALESCE(t.model, ''), COALESCE(t.api_key_id, '')",
+        list(|(_, sum)| sum.to_owned()),
+        records(BETWEEN)
+    )
+});
+
+/// The number of records. Takes [`BETWEEN`] twice.
+pub(super) static COUNT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT (SELECT COUNT(*) FROM billing_record WHERE {BETWEEN}) \
+         + (SELECT COUNT(*) FROM billing_record_archive WHERE {BETWEEN})"
+    )
+});
+
+/// The records of a day by the daily rollup, and by this one.
+const RECORDED: &str = "free_records + paid_records + COALESCE(free_refunds + paid_refunds, 0)";
+const ROLLED: &str = "free_records + paid_records + free_refunds + paid_refunds";
+
+/// The records of each day of a user and of each of its parts, as [`stale_days_of`] reads them. Takes the
+/// user and the two days, twice.
+pub(super) static PARTS: LazyLock<String> = LazyLock::new(|| {
+    let of_user = "user_id = ? AND usage_date BETWEEN ? AND ?";
+    format!(
+        "SELECT usage_date, part, SUM(recorded), SUM(rolled) FROM (\
+         SELECT usage_date, -1 AS part, {RECORDED} AS recorded, 0 AS rolled FROM usage_daily WHERE {of_user} \
+         UNION ALL SELECT usage_date, part, 0, {ROLLED} FROM usage_by WHERE {of_user}) parts \
+         GROUP BY usage_date, part ORDER BY usage_date DESC, part"
+    )
+});
+
+/// Takes the user, the two days, and twice each: service, model, API key.
+const FILTER: &str = "user_id = ? AND usage_date BETWEEN ? AND ? AND (? IS NULL OR service_name = ?) \
+    AND (? IS NULL OR model = ?) AND (? IS NULL OR api_key_id = ?)";
+
+/// The sums by a property, as [`grouped_of`] reads them. Takes [`FILTER`], twice the last value of the page
+/// before, and the limit.
+pub(super) fn grouped(by: GroupBy) -> &'static str {
+    static STATEMENTS: LazyLock<[String; GroupBy::ALL.len()]> = LazyLock::new(|| {
+        GroupBy::ALL.map(|by| {
+            let (key, shown) = match by {
+                GroupBy::Service => ("service_name", "service_name"),
+                GroupBy::Model => ("model", "model"),
+                GroupBy::ApiKey => ("api_key_id", "api_key_id"),
+                GroupBy::Day => ("usage_date", "CAST(usage_date AS CHAR)"),
+            };
+            let sums = list(|(column, _)| format!("SUM({column})"));
+            format!(
+                "SELECT {shown}, {sums} FROM usage_by WHERE {FILTER} AND (? IS NULL OR {key} > ?) \
+                 GROUP BY {key} ORDER BY {key} LIMIT ?"
+            )
+        })
+    });
+    &STATEMENTS[by as usize]
+}
+
+/// Use by service and day. Takes [`FILTER`].
+pub(super) static DAILY: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT service_name, usage_date, CAST(SUM(free_count) AS SIGNED), CAST(SUM(paid_count) AS SIGNED), \
+         SUM(amount), CAST(SUM(refunded_free + refunded_paid) AS SIGNED), SUM(refunded_amount) FROM usage_by \
+         WHERE {FILTER} GROUP BY service_name, usage_date ORDER BY service_name, usage_date"
+    )
+});
+
+/// The number of records of a type, or of all for 0, with the first and the last day. Takes the type and
+/// [`FILTER`].
+pub(super) static MATCHING: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT CAST(COALESCE(SUM(records), 0) AS SIGNED), MIN(usage_date), MAX(usage_date) FROM (\
+         SELECT usage_date, CASE ? WHEN 1 THEN free_records WHEN 2 THEN paid_records WHEN 3 THEN free_refunds \
+         WHEN 4 THEN paid_refunds ELSE {ROLLED} END AS records FROM usage_by WHERE {FILTER}) days WHERE records > 0"
+    )
+});
+
+/// The groups of a range of users that differ from the records, of the days that have all records or more.
+/// Takes the range five times, and the limit.
+fn differing(range: &str) -> String {
+    let of_table = list(|(column, _)| column.to_owned());
+    let zeros = list(|_| "0".to_owned());
+    let recorded = list(|(column, _)| format!("0 AS recorded_{column}"));
+    let sums = list(|(_, sum)| sum.to_owned());
+    let says = list(|(column, _)| format!("SUM({column})"));
+    let should_be = list(|(column, _)| format!("SUM(recorded_{column})"));
+    let differs: Vec<_> = columns().map(|(column, _)| format!("SUM({column}) <> SUM(recorded_{column})")).collect();
+    format!(
+        "SELECT b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id, {says}, {should_be} FROM (\
+         SELECT user_id, usage_date, service_name, model, api_key_id, {of_table}, {recorded} FROM usage_by \
+         WHERE {range} UNION ALL \
+         SELECT r.user_id, r.usage_date, r.service_name, COALESCE(t.model, ''), COALESCE(t.api_key_id, ''), \
+         {zeros}, {sums} FROM {} \
+         GROUP BY r.user_id, r.usage_date, r.service_name, COALESCE(t.model, ''), COALESCE(t.api_key_id, '')) b \
+         JOIN (SELECT user_id, usage_date FROM (\
+         SELECT user_id, usage_date, {ROLLED} AS rolled, 0 AS recorded FROM usage_by WHERE {range} \
+         UNION ALL SELECT user_id, usage_date, 0, {RECORDED} FROM usage_daily WHERE {range}) numbers \
+         GROUP BY user_id, usage_date HAVING SUM(rolled) >= SUM(recorded)) d \
+         ON d.user_id = b.user_id AND d.usage_date = b.usage_date \
+         GROUP BY b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id HAVING {} \
+         ORDER BY b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id LIMIT ?",
+        records(range),
+        differs.join(" OR ")
+    )
+}
+
+/// The number of times that [`DIFFERING`] and [`DIFFERING_OF_SPAN`] take their range.
+pub(super) const RANGES: usize = 5;
+/// See [`differing`]; the range is from the first to the last user.
+pub(super) static DIFFERING: LazyLock<String> = LazyLock::new(|| differing("user_id BETWEEN ? AND ?"));
+/// See [`differing`]; the range is a span.
+pub(super) static DIFFERING_OF_SPAN: LazyLock<String> = LazyLock::new(|| differing("user_id > ? AND user_id <= ?"));
+
+/// The users of a span with days that lack records, each with the first and the last of them. Takes the
+/// span twice.
+pub(super) static LACKING: LazyLock<String> = LazyLock::new(|| {
+    let of_span = "user_id > ? AND user_id <= ?";
+    format!(
+        "SELECT user_id, MIN(usage_date), MAX(usage_date), COUNT(*) FROM (SELECT user_id, usage_date FROM (\
+         SELECT user_id, usage_date, {ROLLED} AS rolled, 0 AS recorded FROM usage_by WHERE {of_span} \
+         UNION ALL SELECT user_id, usage_date, 0, {RECORDED} FROM usage_daily WHERE {of_span}) numbers \
+         GROUP BY user_id, usage_date HAVING SUM(rolled) < SUM(recorded)) days GROUP BY user_id ORDER BY user_id"
+    )
+});
+
+/// The sums from column `first` on.
+fn sums_of(row: &impl Columns, first: usize) -> Result<UseSums, StoreError> {
+    let mut counts = [0; UseCount::ALL.len()];
+    for (index, count) in counts.iter_mut().enumerate() {
+        *count = row.sum(first + index)?;
+    }
+    let amounts = first + counts.len();
+    Ok(UseSums::new(counts, row.money(amounts)?, row.money(amounts + 1)?))
+}
+
+/// The number of columns of [`sums_of`].
+const SUM_COLUMNS: usize = UseCount::ALL.len() + AMOUNTS.len();
+
+fn group_at(row: &impl Columns, first: usize) -> Result<UseGroup, StoreError> {
+    let service = ServiceName::from_stored(row.text(first)?);
+    Ok(UseGroup { service, model: row.text(first + 1)?, api_key: row.text(first + 2)? })
+}
+
+/// A group and its sums.
+pub(super) fn group_of(row: &impl Columns) -> Result<(UseGroup, UseSums), StoreError> {
+    Ok((group_at(row, 0)?, sums_of(row, 3)?))
+}
+
+/// The value of a property, and its sums.
+pub(super) fn grouped_of(row: &impl Columns) -> Result<(String, UseSums), StoreError> {
+    Ok((row.text(0)?, sums_of(row, 1)?))
+}
+
+/// A user, day and group, with the sums of the rollup and of the records.
+pub(super) fn differing_use_of(row: &impl Columns) -> Result<(UserId, DifferingUse), StoreError> {
+    let user = UserId::from_stored(row.text(0)?);
+    let (rollup, records) = (sums_of(row, 5)?, sums_of(row, 5 + SUM_COLUMNS)?);
+    Ok((user, DifferingUse { day: row.day(1)?, group: group_at(row, 2)?, rollup, records }))
+}
+
+/// A user, with the first and last of the days that lack records, and their number.
+pub(super) fn lacking_use_of(row: &impl Columns) -> Result<LackingUse, StoreError> {
+    let span = DaySpan { first: row.day(1)?, last: row.day(2)? };
+    Ok(LackingUse { user: UserId::from_stored(row.text(0)?), span, days: row.number(3)? })
+}
+
+/// Day, part or -1, the records of the day in the row of -1, and those of the part. Ordered by day.
+pub(super) fn stale_days_of(rows: &[impl Columns]) -> Result<Vec<StaleDay>, StoreError> {
+    let mut days: Vec<StaleDay> = Vec::new();
+    for row in rows {
+        let day: NaiveDate = row.day(0)?;
+        if days.last().is_none_or(|last| last.day != day) {
+            days.push(StaleDay { day, recorded: 0, rolled: BTreeMap::new() });
+        }
+        let Some(last) = days.last_mut() else { continue };
+        let count = |column| u64::try_from(row.sum(column)?).map_err(|_| corrupt("records"));
+        match u16::try_from(row.number::<i64>(1)?) {
+            Ok(part) => drop(last.rolled.insert(DayPart::from_number(part), count(3)?)),
+            Err(_) => last.recorded = count(2)?,
+        }
+    }
+    days.retain(|day| day.recorded != day.rolled.values().sum::<u64>());
+    Ok(days)
+}

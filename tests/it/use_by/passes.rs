@@ -1,0 +1,162 @@
+//! Passes over the records: in part, twice, by several servers, and cut short.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use billing_service::{
+    app,
+    biz::{
+        reports::usage::refresh::{Budget, refresh},
+        values::{
+            calendar::{Calendar, DaySpan},
+            error::StoreError,
+            ids::UserId,
+        },
+    },
+    service::proto::DeductQuotaRequest,
+};
+use rstest::rstest;
+use tokio::time::timeout;
+
+use super::{USER, break_stream, commit_of, expected, groups_of, random_call, records, reserve_of, start, usage_of};
+use crate::harness::{
+    Backend, MySql, Service, Sqlite,
+    caller::Dice,
+    charge,
+    process::{ServerProcess, until_killed},
+    wait::until,
+};
+
+/// Enough records that a day is summed in slices.
+const LARGE: usize = 6_000;
+
+/// A large day: calls at three times of it, by models and keys.
+async fn large_day(on: Backend) -> Service {
+    let service = start(on).await;
+    for (number, at) in ["2026-11-20T01:00:00Z", "2026-11-20T02:05:00Z", "2026-11-20T04:00:00Z"].iter().enumerate() {
+        service.clock.set(at);
+        let call = DeductQuotaRequest {
+            model: ["", "m-1", "m-2"][number].into(),
+            api_key_id: format!("key-{}", number % 2),
+            ..charge(USER, "asset", 1)
+        };
+        service.charge_many(&format!("large-{number}"), LARGE / 3, &call).await;
+    }
+    service
+}
+
+async fn assert_is_exact_in_the_end(service: &Service) {
+    for by in super::NAMES {
+        let reply = service.whole_usage(usage_of(by)).await;
+        let records = records(service).await;
+        assert_eq!(groups_of(&reply), expected(&records, by, &BTreeSet::new(), |_| true), "{by}");
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn charges_write_nothing_to_the_rollup(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    let mut dice = Dice(3);
+    for n in 0..20 {
+        service.deduct(random_call(&mut dice, format!("c-{n}"))).await;
+        let call = random_call(&mut dice, format!("r-{n}"));
+        service.internal.clone().reserve_quota(reserve_of(&call)).await.unwrap();
+        service.internal.clone().commit_reservation(commit_of(&call)).await.unwrap();
+    }
+    break_stream(&service, "s").await;
+    assert_eq!(service.database.rows(&["COUNT(*)"], "FROM usage_by").await, [["0"]]);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_day_is_summed_behind_the_read(#[values(MySql, Sqlite)] on: Backend) {
+    let service = large_day(on).await;
+    // A hold of the first hour, committed after the day was summed.
+    service.clock.set("2026-11-20T01:03:00Z");
+    let late = DeductQuotaRequest { trace_id: "late".into(), model: "m-3".into(), ..charge(USER, "asset", 2) };
+    service.internal.clone().reserve_quota(reserve_of(&late)).await.unwrap();
+    service.clock.set("2026-11-20T04:01:00Z");
+    let first = service.usage(usage_of("model")).await;
+    assert!(first.pending_records > 0, "a request has no time for all of them");
+    assert_is_exact_in_the_end(&service).await;
+    service.internal.clone().commit_reservation(commit_of(&late)).await.unwrap();
+    assert_is_exact_in_the_end(&service).await;
+    service.clock.set("2026-11-20T05:00:00Z");
+    service.deduct(charge(USER, "asset", 1)).await;
+    assert_eq!(service.usage(usage_of("day")).await.pending_records, 0, "the newest records are summed at once");
+    assert_is_exact_in_the_end(&service).await;
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_that_grows_large_stays_exact(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    for round in 0..4 {
+        service.charge_many(&format!("round-{round}"), 1_900, &charge(USER, "asset", 1)).await;
+        assert_is_exact_in_the_end(&service).await;
+        service.clock.advance(chrono::TimeDelta::minutes(7));
+    }
+    let parts = service.database.rows(&["COUNT(DISTINCT part)"], "FROM usage_by WHERE part > 0").await;
+    assert!(parts[0][0].parse::<u32>().unwrap() > 1, "{parts:?}");
+    service.assert_audit_is_clean().await;
+}
+
+/// Passes of two servers at once, each cut short at some time, while charges go on.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_at_once_and_cut_short_change_nothing(#[values(MySql, Sqlite)] on: Backend) {
+    let service = large_day(on).await;
+    let calendar = Arc::new(Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone()));
+    let (user, day) = (UserId::from_stored(USER), "2026-11-20".parse().unwrap());
+    let span = DaySpan { first: day, last: day };
+    let (first, second) = (
+        app::connect(&service.database.config(&[])).await.unwrap(),
+        app::connect(&service.database.config(&[])).await.unwrap(),
+    );
+    let passing = async |store: &Arc<dyn billing_service::data::Store>, seed: u64| {
+        let mut dice = Dice(seed);
+        for _ in 0..20 {
+            let limit = Duration::from_millis(dice.below(60) as u64);
+            match timeout(limit, refresh(&**store, &calendar, &user, span, Budget::WITHOUT_END)).await {
+                Ok(Err(StoreError::Conflict(_))) | Ok(Ok(_)) | Err(_) => {}
+                Ok(Err(error)) => panic!("{error}"),
+            }
+        }
+    };
+    let charging = async {
+        let mut dice = Dice(11);
+        for n in 0..60 {
+            service.deduct(random_call(&mut dice, format!("during-{n}"))).await;
+        }
+    };
+    tokio::join!(passing(&first, 1), passing(&second, 2), charging);
+    assert_is_exact_in_the_end(&service).await;
+    service.assert_audit_is_clean().await;
+    first.close().await;
+    second.close().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_in_a_pass_leaves_exact_sums(#[values(MySql, Sqlite)] on: Backend) {
+    until_killed(1, async || {
+        let service = large_day(on).await;
+        let conf = service.database.config_file(super::MODELS);
+        let mut server = ServerProcess::start_beside(&conf).await;
+        // Port 9107 has no route of usage, so the job of the killed process is the read over gRPC.
+        let mut client =
+            billing_service::service::proto::billing_service_client::BillingServiceClient::connect(server.grpc.clone())
+                .await
+                .unwrap();
+        let span = billing_service::service::proto::GetUsageRequest { to: "2026-11-20".into(), ..usage_of("model") };
+        let pending = client.get_usage(span).await.unwrap().into_inner().pending_records;
+        let some = async || service.database.rows(&["COUNT(*)"], "FROM usage_by").await[0][0] != "0";
+        until("the pass has begun", some).await;
+        server.kill();
+        assert_is_exact_in_the_end(&service).await;
+        service.assert_audit_is_clean().await;
+        usize::from(pending > 0)
+    })
+    .await;
+}
