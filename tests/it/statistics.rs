@@ -9,12 +9,12 @@ use rstest::rstest;
 use crate::harness::{Backend, MySql, Service, Sqlite, charge};
 
 async fn today(service: &Service, name: &str) -> GetStatsReply {
-    let request = GetStatsTodayRequest { user_id: "u".into(), service_name: name.into(), ..Default::default() };
+    let request = GetStatsTodayRequest { user_id: "u".into(), service_name: name.into() };
     service.public.clone().get_stats_today(request).await.unwrap().into_inner()
 }
 
 async fn month(service: &Service, name: &str) -> GetStatsReply {
-    let request = GetStatsMonthRequest { user_id: "u".into(), service_name: name.into(), ..Default::default() };
+    let request = GetStatsMonthRequest { user_id: "u".into(), service_name: name.into() };
     service.public.clone().get_stats_month(request).await.unwrap().into_inner()
 }
 
