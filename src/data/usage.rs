@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use chrono::NaiveDate;
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 
 use super::{error::corrupt, row::Columns};
 use crate::biz::{
-    jobs::{audit::DifferingUse, rollup::LackingUse},
+    jobs::{rollup::LackingUse, use_audit::DifferingUse},
     reports::usage::{DayPart, GroupBy, StaleDay, UseCount, UseGroup, UseSums},
     values::{
         calendar::DaySpan,
@@ -32,7 +32,9 @@ macro_rules! tokens {
 const COUNTS: [(&str, &str); UseCount::ALL.len()] = [
     (
         "calls",
-        "COUNT(DISTINCT CASE WHEN r.type IN (1, 2) THEN r.trace_id END) \
+        // A call may have records of two times. With the time, the calls of all slices are those of the day.
+        "COUNT(DISTINCT CASE WHEN r.type IN (1, 2) AND r.trace_id IS NOT NULL \
+         THEN CONCAT(r.trace_id, ' ', r.created_at) END) \
          + SUM(CASE WHEN r.type IN (1, 2) AND r.trace_id IS NULL THEN 1 ELSE 0 END)",
     ),
     ("free_count", "SUM(CASE r.type WHEN 1 THEN r.count ELSE 0 END)"),
@@ -75,7 +77,7 @@ pub(super) static COLUMNS: LazyLock<String> = LazyLock::new(|| list(|(column, _)
 fn records(condition: &str) -> String {
     let read = |table| {
         format!(
-            "SELECT user_id, usage_date, billing_record_id, service_name, type, amount, count, trace_id \
+            "SELECT user_id, usage_date, billing_record_id, service_name, type, amount, count, trace_id, created_at \
              FROM {table} WHERE {condition}"
         )
     };
@@ -104,20 +106,44 @@ pub(super) static COUNT: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The time of the newest record. Takes [`BETWEEN`] twice.
+pub(super) static NEWEST: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT MAX(newest) FROM (SELECT MAX(created_at) AS newest FROM billing_record WHERE {BETWEEN} \
+         UNION ALL SELECT MAX(created_at) FROM billing_record_archive WHERE {BETWEEN}) both_tables"
+    )
+});
+
 /// The records of a day by the daily rollup, and by this one.
 const RECORDED: &str = "free_records + paid_records + COALESCE(free_refunds + paid_refunds, 0)";
 const ROLLED: &str = "free_records + paid_records + free_refunds + paid_refunds";
 
-/// The records of each day of a user and of each of its parts, as [`stale_days_of`] reads them. Takes the
-/// user and the two days, twice.
+/// The records of each day of a user and of each of its parts, and the rows of the part, as
+/// [`stale_days_of`] reads them. Takes the user and the two days, twice.
 pub(super) static PARTS: LazyLock<String> = LazyLock::new(|| {
     let of_user = "user_id = ? AND usage_date BETWEEN ? AND ?";
     format!(
-        "SELECT usage_date, part, SUM(recorded), SUM(rolled) FROM (\
+        "SELECT usage_date, part, SUM(recorded), SUM(rolled), COUNT(*) FROM (\
          SELECT usage_date, -1 AS part, {RECORDED} AS recorded, 0 AS rolled FROM usage_daily WHERE {of_user} \
          UNION ALL SELECT usage_date, part, 0, {ROLLED} FROM usage_by WHERE {of_user}) parts \
          GROUP BY usage_date, part ORDER BY usage_date DESC, part"
     )
+});
+
+/// The statements that replace the slices of a day by their sum. Each takes the user and the day.
+pub(super) static FOLD: LazyLock<[String; 3]> = LazyLock::new(|| {
+    let of_day = "user_id = ? AND usage_date = ?";
+    let sums = list(|(column, _)| format!("SUM({column})"));
+    [
+        format!("DELETE FROM usage_by WHERE {of_day} AND part = 0"),
+        format!(
+            "INSERT INTO usage_by (user_id, usage_date, part, service_name, model, api_key_id, {}) \
+             SELECT user_id, usage_date, 0, service_name, model, api_key_id, {sums} FROM usage_by \
+             WHERE {of_day} AND part > 0 GROUP BY user_id, usage_date, service_name, model, api_key_id",
+            *COLUMNS
+        ),
+        format!("DELETE FROM usage_by WHERE {of_day} AND part > 0"),
+    ]
 });
 
 /// Takes the user, the two days, and twice each: service, model, API key.
@@ -154,19 +180,9 @@ pub(super) static DAILY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The number of records of a type, or of all for 0, with the first and the last day. Takes the type and
-/// [`FILTER`].
-pub(super) static MATCHING: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "SELECT CAST(COALESCE(SUM(records), 0) AS SIGNED), MIN(usage_date), MAX(usage_date) FROM (\
-         SELECT usage_date, CASE ? WHEN 1 THEN free_records WHEN 2 THEN paid_records WHEN 3 THEN free_refunds \
-         WHEN 4 THEN paid_refunds ELSE {ROLLED} END AS records FROM usage_by WHERE {FILTER}) days WHERE records > 0"
-    )
-});
-
-/// The groups of a range of users that differ from the records, of the days that have all records or more.
-/// Takes the range five times, and the limit.
-fn differing(range: &str) -> String {
+/// The groups of some days that differ from the records, of the days that have all records or more. Takes
+/// the days, twice the days with the times of their records, twice the days, and the limit.
+fn differing(days: &str, records_of_days: &str) -> String {
     let of_table = list(|(column, _)| column.to_owned());
     let zeros = list(|_| "0".to_owned());
     let recorded = list(|(column, _)| format!("0 AS recorded_{column}"));
@@ -177,28 +193,64 @@ fn differing(range: &str) -> String {
     format!(
         "SELECT b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id, {says}, {should_be} FROM (\
          SELECT user_id, usage_date, service_name, model, api_key_id, {of_table}, {recorded} FROM usage_by \
-         WHERE {range} UNION ALL \
+         WHERE {days} UNION ALL \
          SELECT r.user_id, r.usage_date, r.service_name, COALESCE(t.model, ''), COALESCE(t.api_key_id, ''), \
          {zeros}, {sums} FROM {} \
          GROUP BY r.user_id, r.usage_date, r.service_name, COALESCE(t.model, ''), COALESCE(t.api_key_id, '')) b \
          JOIN (SELECT user_id, usage_date FROM (\
-         SELECT user_id, usage_date, {ROLLED} AS rolled, 0 AS recorded FROM usage_by WHERE {range} \
-         UNION ALL SELECT user_id, usage_date, 0, {RECORDED} FROM usage_daily WHERE {range}) numbers \
+         SELECT user_id, usage_date, {ROLLED} AS rolled, 0 AS recorded FROM usage_by WHERE {days} \
+         UNION ALL SELECT user_id, usage_date, 0, {RECORDED} FROM usage_daily WHERE {days}) numbers \
          GROUP BY user_id, usage_date HAVING SUM(rolled) >= SUM(recorded)) d \
          ON d.user_id = b.user_id AND d.usage_date = b.usage_date \
          GROUP BY b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id HAVING {} \
          ORDER BY b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id LIMIT ?",
-        records(range),
+        records(records_of_days),
         differs.join(" OR ")
     )
 }
 
-/// The number of times that [`DIFFERING`] and [`DIFFERING_OF_SPAN`] take their range.
-pub(super) const RANGES: usize = 5;
-/// See [`differing`]; the range is from the first to the last user.
-pub(super) static DIFFERING: LazyLock<String> = LazyLock::new(|| differing("user_id BETWEEN ? AND ?"));
-/// See [`differing`]; the range is a span.
-pub(super) static DIFFERING_OF_SPAN: LazyLock<String> = LazyLock::new(|| differing("user_id > ? AND user_id <= ?"));
+/// See [`differing`]; all days from the first to the last user.
+pub(super) static DIFFERING_OF_USERS: LazyLock<String> = LazyLock::new(|| {
+    let of_users = "user_id BETWEEN ? AND ?";
+    differing(of_users, of_users)
+});
+/// See [`differing`]; a user and two days.
+pub(super) static DIFFERING_OF_DAYS: LazyLock<String> = LazyLock::new(|| {
+    let of_days = "user_id = ? AND usage_date BETWEEN ? AND ?";
+    differing(of_days, &format!("{of_days} AND created_at >= ? AND created_at < ?"))
+});
+/// The places of [`differing`] that take the days, each with whether it takes the times too.
+pub(super) const PLACES: [bool; 5] = [false, true, true, false, false];
+
+/// Times that have all records of some days in any zone.
+pub(super) fn times_of(days: DaySpan) -> (DateTime<Utc>, DateTime<Utc>) {
+    let around = Days::new(2);
+    let first = days.first.checked_sub_days(around).unwrap_or(days.first);
+    let last = days.last.checked_add_days(around).unwrap_or(days.last);
+    (first.and_time(NaiveTime::MIN).and_utc(), last.and_time(NaiveTime::MIN).and_utc())
+}
+
+/// The records of each user of a span, as many as both rollups have together. Takes the span twice.
+pub(super) static SIZES: LazyLock<String> = LazyLock::new(|| {
+    let of_span = "user_id > ? AND user_id <= ?";
+    format!(
+        "SELECT user_id, SUM(records) FROM (SELECT user_id, {RECORDED} AS records FROM usage_daily WHERE {of_span} \
+         UNION ALL SELECT user_id, {ROLLED} FROM usage_by WHERE {of_span}) numbers GROUP BY user_id ORDER BY user_id"
+    )
+});
+/// The records of each day of a user, as many as both rollups have together. Takes the user twice.
+pub(super) static DAY_SIZES: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT usage_date, SUM(records) FROM (SELECT usage_date, {RECORDED} AS records FROM usage_daily \
+         WHERE user_id = ? UNION ALL SELECT usage_date, {ROLLED} FROM usage_by WHERE user_id = ?) numbers \
+         GROUP BY usage_date ORDER BY usage_date"
+    )
+});
+
+/// A user or a day, and its records. A damaged number below zero counts as none.
+pub(super) fn size_at(row: &impl Columns) -> Result<u64, StoreError> {
+    Ok(u64::try_from(row.sum(1)?).unwrap_or(0))
+}
 
 /// The users of a span with days that lack records, each with the first and the last of them. Takes the
 /// span twice.
@@ -253,21 +305,24 @@ pub(super) fn lacking_use_of(row: &impl Columns) -> Result<LackingUse, StoreErro
     Ok(LackingUse { user: UserId::from_stored(row.text(0)?), span, days: row.number(3)? })
 }
 
-/// Day, part or -1, the records of the day in the row of -1, and those of the part. Ordered by day.
+/// Day, part or -1, the records of the day in the row of -1, those of the part, and its rows. Ordered by day.
 pub(super) fn stale_days_of(rows: &[impl Columns]) -> Result<Vec<StaleDay>, StoreError> {
     let mut days: Vec<StaleDay> = Vec::new();
     for row in rows {
         let day: NaiveDate = row.day(0)?;
         if days.last().is_none_or(|last| last.day != day) {
-            days.push(StaleDay { day, recorded: 0, rolled: BTreeMap::new() });
+            days.push(StaleDay { day, recorded: 0, rolled: BTreeMap::new(), rows: 0 });
         }
         let Some(last) = days.last_mut() else { continue };
         let count = |column| u64::try_from(row.sum(column)?).map_err(|_| corrupt("records"));
         match u16::try_from(row.number::<i64>(1)?) {
-            Ok(part) => drop(last.rolled.insert(DayPart::from_number(part), count(3)?)),
+            Ok(part) => {
+                last.rolled.insert(DayPart::from_number(part), count(3)?);
+                last.rows += row.number::<u64>(4)?;
+            }
             Err(_) => last.recorded = count(2)?,
         }
     }
-    days.retain(|day| day.recorded != day.rolled.values().sum::<u64>());
+    days.retain(|day| !day.is_equal() || day.is_sliced());
     Ok(days)
 }

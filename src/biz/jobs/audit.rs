@@ -23,9 +23,12 @@ use chrono::NaiveDate;
 
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
-    account::users::Users,
-    jobs::retry::repeat,
-    reports::usage::{UseGroup, UseSums},
+    account::users::UserSpan,
+    jobs::{
+        retry::repeat,
+        use_audit::{DifferingUse, UseAudit, ranges},
+    },
+    reports::usage::UseGroup,
     values::{
         error::StoreError,
         ids::{ApiKeyId, ServiceName, UserId},
@@ -76,9 +79,6 @@ pub struct Evidence {
     /// The days on which rollup and records differ, at most [`MAX_DAYS`] for all users of one
     /// snapshot. The database compares the days, because all days are too many to read.
     pub differing_days: Vec<DifferingDay>,
-    /// The groups of the rollup by service, model and API key that differ, with the same limit. A day that
-    /// lacks records is not behind the books: the next read sums it.
-    pub differing_use: Vec<DifferingUse>,
     /// Rows that the service cannot read, with their values. Settlement quarantines the account for
     /// some of them.
     pub unreadable: Vec<String>,
@@ -111,7 +111,6 @@ impl Evidence {
             charged: Money::ZERO,
             free_units: BTreeMap::new(),
             differing_days: Vec::new(),
-            differing_use: Vec::new(),
             unreadable: Vec::new(),
         }
     }
@@ -156,24 +155,6 @@ pub struct DifferingDay {
     pub day: NaiveDate,
     pub rollup: DayBook,
     pub records: DayBook,
-}
-
-/// A group of one day on which the rollup by service, model and API key differs from the records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DifferingUse {
-    pub day: NaiveDate,
-    pub group: UseGroup,
-    pub rollup: UseSums,
-    pub records: UseSums,
-}
-
-impl DifferingUse {
-    /// The counts and amounts that differ.
-    fn differences(&self) -> Vec<(&'static str, String, String)> {
-        let both = self.rollup.named().into_iter().zip(self.records.named());
-        let differing = both.filter(|((_, rollup), (_, records))| rollup != records);
-        differing.map(|((name, rollup), (_, records))| (name, rollup, records)).collect()
-    }
 }
 
 impl fmt::Display for DayBook {
@@ -229,7 +210,7 @@ impl fmt::Display for Difference {
 
 /// Reads the books.
 #[async_trait]
-pub trait AuditStore: Users {
+pub trait AuditStore: UseAudit {
     /// Evidence of at most `limit` users after `after` in key order, read in one snapshot; empty at
     /// the end.
     ///
@@ -297,8 +278,17 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Au
         for difference in chunk.iter().flat_map(compare) {
             note(&mut scan.counts[1], difference);
         }
+        let span = UserSpan { after: scan.last.take(), last: end.user.clone() };
+        // In statements of their own, because one snapshot of all records would stay open for minutes.
+        for range in ranges(store, &span).await? {
+            for (user, differing) in repeat(|| store.differing_use(&range, MAX_DAYS)).await? {
+                for difference in compare_use(&user, &differing) {
+                    note(&mut scan.counts[1], difference);
+                }
+            }
+        }
         scan.counts[0] += users;
-        scan.last = Some(end.user.clone());
+        scan.last = Some(span.last);
         progress.reached(&scan.to_string(), users).await?;
     }
 }
@@ -307,6 +297,18 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Au
 pub fn differences_at(position: Option<&str>) -> Option<u64> {
     let scan = position.map_or_else(|| Some(ScanPosition::begin()), ScanPosition::<2>::read);
     scan.map(|scan| scan.counts[1])
+}
+
+/// The differences in one group of the rollup by service, model and API key.
+fn compare_use(user: &UserId, differing: &DifferingUse) -> Vec<Difference> {
+    let DifferingUse { day, group: UseGroup { service, model, api_key }, .. } = differing;
+    let difference = |(name, says, should_be)| Difference {
+        owner: Owner::User(user.clone()),
+        book: format!("{name} in the rollup of service {service}, model '{model}', API key '{api_key}' on {day}"),
+        says,
+        should_be,
+    };
+    differing.differences().into_iter().map(difference).collect()
 }
 
 /// The differences in one user's books.
@@ -369,13 +371,6 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
     }
     for DifferingDay { service, day, rollup, records } in &evidence.differing_days {
         expect(format!("rollup of {service} on {day}"), rollup.to_string(), records.to_string());
-    }
-    for differing in &evidence.differing_use {
-        let DifferingUse { day, group: UseGroup { service, model, api_key }, .. } = differing;
-        for (name, rollup, records) in differing.differences() {
-            let group = format!("service {service}, model '{model}', API key '{api_key}'");
-            expect(format!("{name} in the rollup of {group} on {day}"), rollup, records);
-        }
     }
     differences
 }

@@ -3,15 +3,17 @@
 //! records.
 
 use async_trait::async_trait;
-use chrono::NaiveDate;
 
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
-    account::users::{UserSpan, Users},
-    jobs::retry::repeat,
+    account::users::UserSpan,
+    jobs::{
+        retry::repeat,
+        use_audit::{UseAudit, ranges},
+    },
     reports::usage::{
         DayPart, UseStore,
-        refresh::{Budget, refresh},
+        refresh::{Budget, WideSlices, refresh},
     },
     values::{
         calendar::{Calendar, DaySpan},
@@ -23,8 +25,8 @@ use crate::biz::{
 /// Users whose rollup is compared in one query.
 const USERS_AT_ONCE: u32 = 500;
 
-/// Differing days of the rollup by service, model and API key that are read at once.
-const DAYS_AT_ONCE: u32 = 1_000;
+/// Differing groups of the rollup by service, model and API key that are read at once.
+const GROUPS_AT_ONCE: u32 = 1_000;
 
 /// Days of a user on which the rollup by service, model and API key lacks records.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct LackingUse {
 
 /// Compares and rebuilds the rollups.
 #[async_trait]
-pub trait RollupStore: Users + UseStore {
+pub trait RollupStore: UseStore + UseAudit {
     /// The users of a span whose rollup differs from their records, in one snapshot, in key order.
     ///
     /// # Errors
@@ -50,13 +52,6 @@ pub trait RollupStore: Users + UseStore {
     /// [`StoreError::Conflict`]: nothing was changed; [`StoreError::Unavailable`],
     /// [`StoreError::Failed`].
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError>;
-
-    /// The first `limit` groups of a span whose rollup by service, model and API key has all records of
-    /// the day, or more, and differs from them. Each is given as its user and day.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn differing_use(&self, users: &UserSpan, limit: u32) -> Result<Vec<(UserId, NaiveDate)>, StoreError>;
 
     /// The users of a span whose rollup by service, model and API key lacks records.
     ///
@@ -115,26 +110,30 @@ async fn rebuild_use(
     is_dry_run: bool,
 ) -> Result<u64, StoreError> {
     let mut wrong = 0;
-    loop {
-        let mut differing = repeat(|| store.differing_use(users, DAYS_AT_ONCE)).await?;
-        let is_last = differing.len() < DAYS_AT_ONCE as usize;
-        differing.dedup();
-        if is_dry_run {
-            wrong = differing.len() as u64;
-            break;
-        }
-        for (user, day) in &differing {
-            repeat(|| store.replace(user, (*day, DayPart::Whole), &[])).await?;
-        }
-        // Ends: the days that were read are empty, and no longer differ.
-        if is_last {
-            break;
+    for range in ranges(store, users).await? {
+        loop {
+            let differing = repeat(|| store.differing_use(&range, GROUPS_AT_ONCE)).await?;
+            let is_last = differing.len() < GROUPS_AT_ONCE as usize;
+            let mut days: Vec<_> = differing.into_iter().map(|(user, differing)| (user, differing.day)).collect();
+            days.dedup();
+            if is_dry_run {
+                wrong += days.len() as u64;
+                break;
+            }
+            for (user, day) in &days {
+                repeat(|| store.replace(user, (*day, DayPart::Whole), &[])).await?;
+            }
+            // Ends: the days that were read are empty, and no longer differ.
+            if is_last {
+                break;
+            }
         }
     }
     let lacking = repeat(|| store.lacking_use(users)).await?;
     if !is_dry_run {
+        let wide = WideSlices::default();
         for LackingUse { user, span, .. } in &lacking {
-            repeat(|| refresh(store, calendar, user, *span, Budget::WITHOUT_END)).await?;
+            repeat(|| refresh(store, calendar, user, *span, Budget::WITHOUT_END, &wide)).await?;
         }
     }
     Ok(wrong + lacking.iter().map(|lacking| lacking.days).sum::<u64>())

@@ -8,7 +8,6 @@ use super::{MySqlStore, statement::Statement};
 use crate::{
     biz::{
         reports::{
-            record::{Counted, RecordType},
             statistics::DailyUse,
             usage::{DayPart, GroupBy, StaleDay, UseFilter, UseGroup, UseStore, UseSums},
         },
@@ -20,7 +19,7 @@ use crate::{
     },
     data::{
         row::Columns,
-        rows::report::{counted_of, daily_use_of},
+        rows::report::daily_use_of,
         usage::{self, group_of, grouped_of, stale_days_of},
     },
 };
@@ -61,6 +60,15 @@ impl UseStore for MySqlStore {
         rows.first().map_or(Ok(0), |row| row.number(0))
     }
 
+    async fn newest_between(
+        &self,
+        user: &UserId,
+        instants: (DateTime<Utc>, DateTime<Utc>),
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let rows = self.reader.fetch_all(between(&usage::NEWEST, user, instants)).await?;
+        rows.first().map_or(Ok(None), |row| row.optional_time(0))
+    }
+
     async fn sums_between(
         &self,
         user: &UserId,
@@ -76,7 +84,11 @@ impl UseStore for MySqlStore {
         place: (NaiveDate, DayPart),
         groups: &[(UseGroup, UseSums)],
     ) -> Result<(), StoreError> {
-        self.waiter.run(Statement::transaction(|statement| replace(statement, user, place, groups))).await
+        self.summer.run(Statement::transaction(|statement| replace(statement, user, place, groups))).await
+    }
+
+    async fn fold(&self, user: &UserId, day: NaiveDate) -> Result<(), StoreError> {
+        self.summer.run(Statement::transaction(|statement| fold(statement, user, day))).await
     }
 
     async fn grouped(
@@ -94,11 +106,17 @@ impl UseStore for MySqlStore {
         let rows = self.reader.fetch_all(filtered(sqlx::query(&**usage::DAILY), filter)).await?;
         rows.iter().map(daily_use_of).collect()
     }
+}
 
-    async fn count_matching(&self, filter: &UseFilter, kind: Option<RecordType>) -> Result<Counted, StoreError> {
-        let query = sqlx::query(&**usage::MATCHING).bind(kind.map_or(0, |kind| kind as i32));
-        let rows = self.reader.fetch_all(filtered(query, filter)).await?;
-        rows.first().map_or(Ok(Counted { records: 0, days: None }), counted_of)
+/// The statements of [`usage::FOLD`] with their values.
+fn fold(statement: &mut Statement, user: &UserId, day: NaiveDate) {
+    for sql in &*usage::FOLD {
+        let mut parts = sql.splitn(3, '?');
+        statement.push(parts.next().unwrap_or_default()).texts([user.as_str()]).push(parts.next().unwrap_or_default());
+        statement.row(|row| {
+            row.day(day);
+        });
+        statement.push(parts.next().unwrap_or_default()).push("; ");
     }
 }
 

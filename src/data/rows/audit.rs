@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::account::user_of;
 use crate::{
     biz::{
-        jobs::audit::{DifferingDay, DifferingUse, Evidence},
+        jobs::audit::{DifferingDay, Evidence},
         settlement::order_refund::{RefundKind, RefundStatus},
         values::{
             error::StoreError,
@@ -52,14 +52,6 @@ impl Books {
         for (user, day) in days {
             if let Some(evidence) = self.0.get_mut(&user) {
                 evidence.differing_days.push(day);
-            }
-        }
-    }
-
-    pub fn note_use(&mut self, differing: Vec<(UserId, DifferingUse)>) {
-        for (user, differing) in differing {
-            if let Some(evidence) = self.0.get_mut(&user) {
-                evidence.differing_use.push(differing);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The rollup by service, model and API key.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
@@ -11,7 +11,6 @@ use super::{SqliteStore, writer::writer_error};
 use crate::{
     biz::{
         reports::{
-            record::{Counted, RecordType},
             statistics::DailyUse,
             usage::{DayPart, GroupBy, StaleDay, UseCount, UseFilter, UseGroup, UseStore, UseSums},
         },
@@ -24,7 +23,7 @@ use crate::{
     data::{
         error::store_error,
         row::Columns,
-        rows::report::{counted_of, daily_use_of},
+        rows::report::daily_use_of,
         usage::{self, group_of, grouped_of, stale_days_of},
     },
 };
@@ -62,6 +61,15 @@ impl UseStore for SqliteStore {
         query.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 
+    async fn newest_between(
+        &self,
+        user: &UserId,
+        instants: (DateTime<Utc>, DateTime<Utc>),
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let query = between(&usage::NEWEST, user, instants);
+        query.fetch_one(&self.reader).await.map_err(store_error)?.optional_time(0)
+    }
+
     async fn sums_between(
         &self,
         user: &UserId,
@@ -81,7 +89,12 @@ impl UseStore for SqliteStore {
         let (user, groups) = (user.clone(), groups.to_vec());
         let writing =
             move |connection: &mut Connection| replace(connection, &user, place, &groups).map_err(writer_error);
-        self.writer.run(writing).await
+        self.writer.run_and_rest(writing).await
+    }
+
+    async fn fold(&self, user: &UserId, day: NaiveDate) -> Result<(), StoreError> {
+        let user = user.clone();
+        self.writer.run_and_rest(move |connection| fold(connection, &user, day).map_err(writer_error)).await
     }
 
     async fn grouped(
@@ -100,16 +113,31 @@ impl UseStore for SqliteStore {
         let query = filtered(sqlx::query(&**usage::DAILY), filter);
         query.fetch_all(&self.reader).await.map_err(store_error)?.iter().map(daily_use_of).collect()
     }
-
-    async fn count_matching(&self, filter: &UseFilter, kind: Option<RecordType>) -> Result<Counted, StoreError> {
-        let query = sqlx::query(&**usage::MATCHING).bind(kind.map_or(0, |kind| kind as i32));
-        counted_of(&filtered(query, filter).fetch_one(&self.reader).await.map_err(store_error)?)
-    }
 }
 
-/// The columns of the key.
-const KEYS: usize = 6;
+fn fold(connection: &mut Connection, user: &UserId, day: NaiveDate) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for sql in &*usage::FOLD {
+        transaction.prepare_cached(sql)?.execute((user.as_str(), day.to_string()))?;
+    }
+    transaction.commit()
+}
 
+/// The number of counts and amounts.
+const SUMS: usize = UseCount::ALL.len() + 2;
+
+/// The counts and amounts of a group.
+fn numbers(sums: &UseSums) -> [i64; SUMS] {
+    let mut numbers = [0; SUMS];
+    let amounts = [sums.amount.micros(), sums.refunded_amount.micros()];
+    for (number, value) in numbers.iter_mut().zip(sums.counts().into_iter().chain(amounts)) {
+        *number = value;
+    }
+    numbers
+}
+
+/// Writes the groups that changed only: a user that is polled may have a thousand, and all charges wait for
+/// this writer.
 fn replace(
     connection: &mut Connection,
     user: &UserId,
@@ -117,41 +145,55 @@ fn replace(
     groups: &[(UseGroup, UseSums)],
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let day = day.to_string();
-    match part {
-        DayPart::Whole => {
-            let delete = "DELETE FROM usage_by WHERE user_id = ? AND usage_date = ?";
-            transaction.prepare_cached(delete)?.execute((user.as_str(), &day))?
-        }
-        DayPart::Slice(number) => {
-            let delete = "DELETE FROM usage_by WHERE user_id = ? AND usage_date = ? AND part IN (0, ?)";
-            transaction.prepare_cached(delete)?.execute((user.as_str(), &day, number))?
-        }
+    let (day, number) = (day.to_string(), part.number());
+    let others = match part {
+        DayPart::Whole => "DELETE FROM usage_by WHERE user_id = ? AND usage_date = ? AND part > 0",
+        DayPart::Slice(_) => "DELETE FROM usage_by WHERE user_id = ? AND usage_date = ? AND part = 0",
     };
-    let mut insert = format!(
-        "INSERT INTO usage_by (user_id, usage_date, part, service_name, model, api_key_id, {}) VALUES (?",
+    transaction.prepare_cached(others)?.execute((user.as_str(), &day))?;
+
+    let mut stored: BTreeMap<[String; 3], [i64; SUMS]> = BTreeMap::new();
+    let of_part = "user_id = ? AND usage_date = ? AND part = ?";
+    let select = format!("SELECT service_name, model, api_key_id, {} FROM usage_by WHERE {of_part}", *usage::COLUMNS);
+    let mut select = transaction.prepare_cached(&select)?;
+    let mut rows = select.query((user.as_str(), &day, number))?;
+    while let Some(row) = rows.next()? {
+        let mut sums = [0; SUMS];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            *sum = row.get(GROUP + index)?;
+        }
+        stored.insert([row.get(0)?, row.get(1)?, row.get(2)?], sums);
+    }
+    drop(rows);
+    drop(select);
+
+    let places = ", ?".repeat(GROUP + SUMS);
+    let insert = format!(
+        "INSERT OR REPLACE INTO usage_by (user_id, usage_date, part, service_name, model, api_key_id, {}) \
+         VALUES (?, ?, ?{places})",
         *usage::COLUMNS
     );
-    for _ in 1..KEYS + UseCount::ALL.len() + 2 {
-        // A write to a String can't fail.
-        let _ = write!(insert, ", ?");
-    }
-    insert.push(')');
     let mut insert = transaction.prepare_cached(&insert)?;
     for (group, sums) in groups {
+        let key = [group.service.to_string(), group.model.clone(), group.api_key.clone()];
+        let numbers = numbers(sums);
+        if stored.remove(&key) == Some(numbers) {
+            continue;
+        }
         let text = |text: &str| Value::Text(text.to_owned());
-        let key = [
-            text(user.as_str()),
-            text(&day),
-            Value::Integer(part.number().into()),
-            text(group.service.as_str()),
-            text(&group.model),
-            text(&group.api_key),
-        ];
-        let amounts = [sums.amount.micros(), sums.refunded_amount.micros()];
-        let numbers = sums.counts().into_iter().chain(amounts).map(Value::Integer);
-        insert.execute(rusqlite::params_from_iter(key.into_iter().chain(numbers)))?;
+        let place = [text(user.as_str()), text(&day), Value::Integer(number.into())];
+        let values = place.into_iter().chain(key.map(Value::Text)).chain(numbers.map(Value::Integer));
+        insert.execute(rusqlite::params_from_iter(values))?;
     }
     drop(insert);
+    let delete = format!("DELETE FROM usage_by WHERE {of_part} AND service_name = ? AND model = ? AND api_key_id = ?");
+    let mut delete = transaction.prepare_cached(&delete)?;
+    for [service, model, key] in stored.into_keys() {
+        delete.execute((user.as_str(), &day, number, service, model, key))?;
+    }
+    drop(delete);
     transaction.commit()
 }
+
+/// The number of columns of a group.
+const GROUP: usize = 3;

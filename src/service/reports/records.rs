@@ -1,6 +1,6 @@
 //! The list of consumption records.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 
 use super::{
     ReportService,
@@ -8,12 +8,8 @@ use super::{
 };
 use crate::{
     biz::{
-        reports::{
-            record::{Counted, Record, RecordFilter, RecordType},
-            usage::UseFilter,
-        },
+        reports::record::{Counted, Record, RecordFilter, RecordType},
         values::{
-            calendar::DaySpan,
             error::Result,
             ids::{ApiKeyId, ModelName, UserId},
             invalid::Invalid,
@@ -26,19 +22,9 @@ use crate::{
     },
 };
 
-/// The range of days in both databases.
-const ALL_DAYS: DaySpan = DaySpan { first: day(1970), last: day(9999) };
-
 /// Records that a filter by model or API key reads at once, and most reads of one page.
 const READ_AT_ONCE: u32 = 500;
 const MAX_READS: u32 = 10;
-
-const fn day(year: i32) -> NaiveDate {
-    match NaiveDate::from_ymd_opt(year, 1, 1) {
-        Some(day) => day,
-        None => NaiveDate::MIN,
-    }
-}
 
 impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
@@ -49,14 +35,12 @@ impl ReportService {
                 let why = "must be 1 with model or api_key_id; go on with page_token";
                 return Err(Invalid::new("page", why).into());
             }
-            let (narrowed, counted) = self.narrowed(filter).await?;
-            match narrowed {
-                Some(filter) => {
-                    let (records, next) = self.walk(&filter, &page).await?;
-                    (records, next, counted)
-                }
-                None => (Vec::new(), String::new(), counted),
-            }
+            let (records, next) = match self.narrowed(filter).await?.0 {
+                Some(filter) => self.walk(&filter, &page).await?,
+                None => (Vec::new(), String::new()),
+            };
+            // A count would read all of them.
+            (records, next, Counted { records: 0, days: None })
         } else {
             let (records, counted) = self.page_of(filter, &page).await?;
             let (records, next) = page.cut(&records, place);
@@ -86,29 +70,11 @@ impl ReportService {
         )?)
     }
 
-    /// Counts the matching records, and limits the filter to the days that have some; `None` if no day
-    /// has.
+    /// Counts the records of the service and the type, and limits the filter to the days that have some;
+    /// `None` if no day has.
     pub(super) async fn narrowed(&self, filter: RecordFilter) -> Result<(Option<RecordFilter>, Counted)> {
-        if !filter.is_of_calls() {
-            let counted = self.records.count_records(&filter).await?;
-            let narrowed = counted.days.map(|days| RecordFilter { days: Some(days), ..filter });
-            return Ok((narrowed, counted));
-        }
-        let uses = UseFilter {
-            user: filter.user.clone(),
-            span: filter.days.unwrap_or(ALL_DAYS),
-            service: filter.service.clone(),
-            model: filter.model.clone(),
-            api_key: filter.api_key.clone(),
-        };
-        let missing = self.keeper.up_to_date(&uses.user, uses.span).await?;
-        let counted = self.uses.count_matching(&uses, filter.kind).await?;
-        let narrowed = match (missing, counted.days) {
-            (0, None) => None,
-            (0, days) => Some(RecordFilter { days, ..filter }),
-            // A missing record may match on any day.
-            _ => Some(filter),
-        };
+        let counted = self.records.count_records(&filter).await?;
+        let narrowed = counted.days.map(|days| RecordFilter { days: Some(days), ..filter });
         Ok((narrowed, counted))
     }
 

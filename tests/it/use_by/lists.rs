@@ -53,7 +53,7 @@ async fn a_list_and_an_export_have_exactly_the_matching_records(#[values(MySql, 
             let expected: Vec<_> = whole.iter().filter(keep).cloned().collect();
             let request = ListRecordsRequest { r#type: kind, from: from.into(), page_size: 7, ..list(model, key) };
             assert_eq!(all(&service, request.clone()).await, expected, "{model} {key} {kind} {from}");
-            assert_eq!(service.records(request).await.total_records, expected.len() as i64);
+            assert_eq!(service.records(request).await.total_records, 0, "these are not counted");
             let mut url =
                 reqwest::Url::parse(&format!("http://{}/api/v1/billing/records.csv", service.app.http_addr)).unwrap();
             url.query_pairs_mut().extend_pairs([
@@ -80,15 +80,15 @@ async fn a_page_reads_a_bounded_number_of_records(#[values(MySql, Sqlite)] on: B
     service.charge_many("often", 6_000, &charge(USER, "asset", 1)).await;
     let rare = DeductQuotaRequest { model: "rare".into(), trace_id: "rare-2".into(), ..charge(USER, "asset", 1) };
     service.deduct(rare).await;
-    service.whole_usage(super::usage_of("model")).await;
     let first = service.records(list("rare", "")).await;
     let traces = |records: &[BillingRecord]| records.iter().map(|record| record.trace_id.clone()).collect::<Vec<_>>();
-    assert_eq!((traces(&first.records), first.total), (vec!["rare-2".into()], 2));
+    assert_eq!((traces(&first.records), first.total), (vec!["rare-2".into()], 0));
     assert_ne!(first.next_page_token, "", "the page is short, and more follow");
     let next = service.records(ListRecordsRequest { page_token: first.next_page_token, ..list("rare", "") }).await;
     assert_eq!((traces(&next.records), next.next_page_token.as_str()), (vec!["rare".into()], ""));
     let none = service.records(list("unknown", "")).await;
-    assert_eq!((none.records.len(), none.total, none.next_page_token.as_str()), (0, 0, ""));
+    assert_eq!(none.records, []);
+    assert_ne!(none.next_page_token, "", "a page without records, and more to read");
     let numbered = ListRecordsRequest { page: 2, ..list("rare", "") };
     let refused = service.public.clone().list_records(numbered).await.unwrap_err();
     assert_eq!((code_of(&refused).1.as_str(), refused.message().starts_with("page:")), ("10009", true), "{refused}");
@@ -112,5 +112,5 @@ async fn a_record_names_the_model_that_served_and_the_tier(#[values(MySql, Sqlit
     let named = ["model", "served_model", "service_tier"].map(|column| lines[0][column].as_str());
     assert_eq!(named, ["gpt-5", "gpt-4.1", "batch"]);
     // It is found by the model that the call asked for.
-    assert_eq!(service.records(list("gpt-4.1", "")).await.total, 0);
+    assert_eq!(service.records(list("gpt-4.1", "")).await.records, []);
 }

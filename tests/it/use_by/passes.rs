@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use billing_service::{
     app,
     biz::{
-        reports::usage::refresh::{Budget, refresh},
+        reports::usage::refresh::{Budget, WideSlices, refresh},
         values::{
             calendar::{Calendar, DaySpan},
             error::StoreError,
@@ -83,7 +83,6 @@ async fn a_large_day_is_summed_behind_the_read(#[values(MySql, Sqlite)] on: Back
     assert_is_exact_in_the_end(&service).await;
     service.clock.set("2026-11-20T05:00:00Z");
     service.deduct(charge(USER, "asset", 1)).await;
-    assert_eq!(service.usage(usage_of("day")).await.pending_records, 0, "the newest records are summed at once");
     assert_is_exact_in_the_end(&service).await;
     service.assert_audit_is_clean().await;
 }
@@ -115,10 +114,10 @@ async fn passes_at_once_and_cut_short_change_nothing(#[values(MySql, Sqlite)] on
         app::connect(&service.database.config(&[])).await.unwrap(),
     );
     let passing = async |store: &Arc<dyn billing_service::data::Store>, seed: u64| {
-        let mut dice = Dice(seed);
+        let (mut dice, wide) = (Dice(seed), WideSlices::default());
         for _ in 0..20 {
             let limit = Duration::from_millis(dice.below(60) as u64);
-            match timeout(limit, refresh(&**store, &calendar, &user, span, Budget::WITHOUT_END)).await {
+            match timeout(limit, refresh(&**store, &calendar, &user, span, Budget::WITHOUT_END, &wide)).await {
                 Ok(Err(StoreError::Conflict(_))) | Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => panic!("{error}"),
             }
@@ -159,4 +158,81 @@ async fn a_server_that_is_killed_in_a_pass_leaves_exact_sums(#[values(MySql, Sql
         usize::from(pending > 0)
     })
     .await;
+}
+
+/// The parts of the rollup that are slices, and those that are whole days.
+async fn parts(service: &Service) -> [bool; 2] {
+    let has = async |part: &str| {
+        service.database.rows(&["COUNT(*)"], &format!("FROM usage_by WHERE {part}")).await[0][0] != "0"
+    };
+    [has("part > 0").await, has("part = 0").await]
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_slices_of_a_past_day_become_one_part(#[values(MySql, Sqlite)] on: Backend) {
+    let service = large_day(on).await;
+    let store = app::connect(&service.database.config(&[])).await.unwrap();
+    let calendar = Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone());
+    let (user, day) = (UserId::from_stored(USER), "2026-11-20".parse().unwrap());
+    let pass = async || {
+        let span = DaySpan { first: day, last: day };
+        let wide = WideSlices::default();
+        // The server may do the same.
+        until("a pass has run", async || {
+            matches!(refresh(&*store, &calendar, &user, span, Budget::WITHOUT_END, &wide).await, Ok(0))
+        })
+        .await;
+    };
+    pass().await;
+    assert_eq!(parts(&service).await, [true, false]);
+    service.clock.set("2026-11-21T04:00:00Z");
+    pass().await;
+    assert_eq!(parts(&service).await, [true, false], "yesterday stays in slices");
+    service.clock.set("2026-11-22T04:00:00Z");
+    pass().await;
+    assert_eq!(parts(&service).await, [false, true]);
+    assert_is_exact_in_the_end(&service).await;
+    service.assert_audit_is_clean().await;
+    // A record of that day comes later than all.
+    service.clock.set("2026-11-20T02:06:00Z");
+    service.deduct(DeductQuotaRequest { model: "m-3".into(), ..charge(USER, "asset", 3) }).await;
+    service.clock.set("2026-11-22T04:00:00Z");
+    assert_is_exact_in_the_end(&service).await;
+    pass().await;
+    assert_eq!(parts(&service).await, [false, true]);
+    assert_is_exact_in_the_end(&service).await;
+    service.assert_audit_is_clean().await;
+    store.close().await;
+}
+
+/// A commit that comes late adds records at its own time to a call.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_with_records_in_two_slices_counts_the_same_in_the_audit(#[values(MySql, Sqlite)] on: Backend) {
+    let service = large_day(on).await;
+    let call = DeductQuotaRequest { trace_id: "mixed".into(), model: "m-4".into(), ..charge(USER, "passport", 40) };
+    service.deduct(call).await;
+    let later = match on {
+        MySql => "created_at + INTERVAL 600 SECOND",
+        Sqlite => "created_at + 600000000",
+    };
+    let moving = format!("UPDATE billing_record SET created_at = {later} WHERE trace_id = 'mixed' AND type = 2");
+    service.database.execute(&moving).await;
+    let times = service.database.rows(&["COUNT(DISTINCT created_at)"], "FROM billing_record WHERE trace_id = 'mixed'");
+    assert_eq!(times.await, [["2"]]);
+    assert_is_exact_in_the_end(&service).await;
+    let sliced = service.database.rows(&["COUNT(DISTINCT part)"], "FROM usage_by WHERE model = 'm-4' AND part > 0");
+    assert_eq!(sliced.await, [["2"]]);
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_at_once_all_answer(#[values(MySql, Sqlite)] on: Backend) {
+    let service = large_day(on).await;
+    let reads = (0..12).map(|n| service.usage(usage_of(super::NAMES[n % 4])));
+    futures_util::future::join_all(reads).await;
+    assert_is_exact_in_the_end(&service).await;
+    service.assert_audit_is_clean().await;
 }

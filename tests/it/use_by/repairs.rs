@@ -3,13 +3,20 @@
 use billing_service::{
     app,
     biz::{
-        jobs::rollup::{Rebuilt, rebuild_rollup},
-        values::calendar::Calendar,
+        account::users::UserSpan,
+        jobs::{
+            rollup::{Rebuilt, rebuild_rollup},
+            use_audit::UseRange,
+        },
+        values::{
+            calendar::{Calendar, DaySpan},
+            ids::UserId,
+        },
     },
 };
 use rstest::rstest;
 
-use super::{NAMES, groups_of, random_call, start, usage_of};
+use super::{NAMES, USER, groups_of, random_call, start, usage_of};
 use crate::harness::{Backend, MySql, Service, Sqlite, caller::Dice, progress::Unwatched};
 
 async fn rebuild(service: &Service, is_dry_run: bool) -> Rebuilt {
@@ -56,8 +63,8 @@ async fn a_damaged_row_is_named_and_rebuilt(
     #[case] named: &str,
 ) {
     let service = some_use(on).await;
-    service.usage(usage_of("day")).await;
-    let right = service.usage(usage_of("model")).await;
+    service.whole_usage(usage_of("day")).await;
+    let right = service.whole_usage(usage_of("model")).await;
     service.assert_audit_is_clean().await;
     service.database.execute(damage).await;
     let found = service.database.audit().await.differences;
@@ -66,7 +73,7 @@ async fn a_damaged_row_is_named_and_rebuilt(
     assert!(damaged > 0);
     assert_eq!(rebuild(&service, false).await, Rebuilt { users: 1, differing: 0, use_days: damaged });
     service.assert_audit_is_clean().await;
-    assert_eq!(groups_of(&service.usage(usage_of("model")).await), groups_of(&right));
+    assert_eq!(groups_of(&service.whole_usage(usage_of("model")).await), groups_of(&right));
     assert_eq!(rebuild(&service, false).await.use_days, 0);
 }
 
@@ -74,10 +81,10 @@ async fn a_damaged_row_is_named_and_rebuilt(
 #[tokio::test]
 async fn a_row_that_is_lost_is_summed_by_the_next_read(#[values(MySql, Sqlite)] on: Backend) {
     let service = some_use(on).await;
-    let right = service.usage(usage_of("model")).await;
+    let right = service.whole_usage(usage_of("model")).await;
     service.database.execute("DELETE FROM usage_by WHERE model = 'gpt-5'").await;
     service.assert_audit_is_clean().await;
-    assert_eq!(service.usage(usage_of("model")).await, right);
+    assert_eq!(service.whole_usage(usage_of("model")).await, right);
 }
 
 /// A database of an older release has no rows.
@@ -92,14 +99,46 @@ async fn a_rebuild_fills_an_empty_rollup_from_records_and_archive(#[values(MySql
     let rebuilt: Vec<_> = {
         let mut replies = Vec::new();
         for by in NAMES {
-            replies.push(service.usage(usage_of(by)).await);
+            replies.push(service.whole_usage(usage_of(by)).await);
         }
         replies
     };
     assert_eq!(service.database.rows(&["COUNT(*)"], "FROM usage_by").await, rows);
     service.database.execute("DELETE FROM usage_by").await;
     for (by, rebuilt) in NAMES.iter().zip(rebuilt) {
-        assert_eq!(service.usage(usage_of(by)).await, rebuilt, "{by}");
+        assert_eq!(service.whole_usage(usage_of(by)).await, rebuilt, "{by}");
     }
     service.assert_is_exact(&Default::default()).await;
+}
+
+/// The days of a large user are compared in several statements.
+#[rstest]
+#[tokio::test]
+async fn a_range_of_days_is_compared_as_its_user(#[values(MySql, Sqlite)] on: Backend) {
+    let service = some_use(on).await;
+    service.whole_usage(usage_of("day")).await;
+    let store = app::connect(&service.database.config(super::MODELS)).await.unwrap();
+    let user = UserId::from_stored(USER);
+    let sizes = store.use_day_sizes(&user).await.unwrap();
+    let days: Vec<_> = sizes.iter().map(|(day, _)| day.to_string()).collect();
+    assert_eq!(days, ["2026-09-05", "2026-09-06", "2026-11-19", "2026-11-20"]);
+    let all: u64 = sizes.iter().map(|(_, size)| size).sum();
+    let of_user = store.use_sizes(&UserSpan { after: None, last: user.clone() }).await.unwrap();
+    assert_eq!(of_user, [(user.clone(), all)]);
+
+    let users = UseRange::Users { first: user.clone(), last: user.clone() };
+    let of_days = |first: usize, last: usize| UseRange::Days {
+        user: user.clone(),
+        days: DaySpan { first: sizes[first].0, last: sizes[last].0 },
+    };
+    for range in [&users, &of_days(0, 3), &of_days(0, 0), &of_days(3, 3)] {
+        assert_eq!(store.differing_use(range, 1_000).await.unwrap(), [], "{range:?}");
+    }
+    service.database.execute("UPDATE usage_by SET calls = calls + 1").await;
+    let whole = store.differing_use(&users, 1_000).await.unwrap();
+    assert!(whole.len() > 4, "{whole:?}");
+    let mut in_parts = store.differing_use(&of_days(0, 1), 1_000).await.unwrap();
+    in_parts.extend(store.differing_use(&of_days(2, 3), 1_000).await.unwrap());
+    assert_eq!(in_parts, whole);
+    store.close().await;
 }

@@ -11,10 +11,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::{
-    record::{Counted, RecordType},
-    statistics::DailyUse,
-};
+use super::statistics::DailyUse;
 use crate::biz::values::{
     calendar::DaySpan,
     error::StoreError,
@@ -33,7 +30,7 @@ pub struct UseGroup {
 /// A count of the rollup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UseCount {
-    /// Calls that were charged.
+    /// Calls that were charged. The parts of one call that are of one time count once.
     Calls,
     FreeUnits,
     PaidUnits,
@@ -167,7 +164,7 @@ impl DayPart {
     }
 }
 
-/// A day whose rollup does not have all of its records yet, or too many.
+/// A day whose rollup does not have all of its records yet, or too many, or has them in slices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleDay {
     pub day: NaiveDate,
@@ -175,6 +172,28 @@ pub struct StaleDay {
     pub recorded: u64,
     /// The records that each part of the rollup has.
     pub rolled: BTreeMap<DayPart, u64>,
+    /// The rows of the rollup.
+    pub rows: u64,
+}
+
+impl StaleDay {
+    /// The records that the rollup has.
+    pub fn in_all(&self) -> u64 {
+        self.rolled.values().sum()
+    }
+
+    pub fn is_equal(&self) -> bool {
+        self.in_all() == self.recorded
+    }
+
+    /// The number of records that the rollup lacks.
+    pub fn missing(&self) -> u64 {
+        self.recorded.saturating_sub(self.in_all())
+    }
+
+    pub fn is_sliced(&self) -> bool {
+        self.rolled.keys().any(|part| *part != DayPart::Whole)
+    }
 }
 
 /// The use to read. Absent fields do not restrict it.
@@ -216,8 +235,8 @@ impl GroupBy {
 /// Reads and writes the rollup.
 #[async_trait]
 pub trait UseStore: Send + Sync + 'static {
-    /// The days of `span` on which the rollup and the counts of the charges differ, in one snapshot, newest
-    /// first.
+    /// The days of `span` on which the rollup and the counts of the charges differ, and those in slices, in
+    /// one snapshot, newest first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -228,6 +247,16 @@ pub trait UseStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn count_between(&self, user: &UserId, between: (DateTime<Utc>, DateTime<Utc>)) -> Result<u64, StoreError>;
+
+    /// The time of the newest of these records.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn newest_between(
+        &self,
+        user: &UserId,
+        between: (DateTime<Utc>, DateTime<Utc>),
+    ) -> Result<Option<DateTime<Utc>>, StoreError>;
 
     /// The sums of these records by group, in one snapshot.
     ///
@@ -251,6 +280,12 @@ pub trait UseStore: Send + Sync + 'static {
         groups: &[(UseGroup, UseSums)],
     ) -> Result<(), StoreError>;
 
+    /// Replaces the slices of a day by their sum, the whole day, in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`]: nothing was written; [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn fold(&self, user: &UserId, day: NaiveDate) -> Result<(), StoreError>;
+
     /// The sums of each value of `by` behind `after`, in the order of the values, at most `limit`.
     ///
     /// # Errors
@@ -268,10 +303,4 @@ pub trait UseStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn daily_of(&self, filter: &UseFilter) -> Result<Vec<DailyUse>, StoreError>;
-
-    /// Counts the records of a type; of all types for `None`.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn count_matching(&self, filter: &UseFilter, kind: Option<RecordType>) -> Result<Counted, StoreError>;
 }

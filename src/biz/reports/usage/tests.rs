@@ -2,7 +2,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -13,13 +13,10 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use super::{
     DayPart, GroupBy, StaleDay, UseCount, UseFilter, UseGroup, UseStore, UseSums,
     keeper::UseKeeper,
-    refresh::{Budget, SMALL_DAY, refresh},
+    refresh::{Budget, SMALL_DAY, WideSlices, refresh},
 };
 use crate::biz::{
-    reports::{
-        record::{Counted, RecordType},
-        statistics::DailyUse,
-    },
+    reports::statistics::DailyUse,
     values::{
         calendar::{Calendar, Clock, DaySpan},
         error::StoreError,
@@ -57,6 +54,14 @@ struct Memory {
     records: Mutex<Vec<(DateTime<Utc>, &'static str)>>,
     rolled: Mutex<BTreeMap<DayPart, Groups>>,
     summed: AtomicUsize,
+    counted: AtomicUsize,
+    wide: WideSlices,
+    /// Records that are charged during the next count, or during each one.
+    arriving: Mutex<Option<(i64, &'static str, usize)>>,
+    is_busy: AtomicBool,
+    /// Sums of this user do not end.
+    stuck: Mutex<Option<UserId>>,
+    is_read_only: AtomicBool,
 }
 
 impl Memory {
@@ -85,7 +90,7 @@ impl Memory {
     }
 
     async fn refresh(&self, budget: Budget) -> u64 {
-        refresh(self, &calendar(), &user(), DaySpan { first: day(), last: day() }, budget).await.unwrap()
+        refresh(self, &calendar(), &user(), DaySpan { first: day(), last: day() }, budget, &self.wide).await.unwrap()
     }
 
     fn between(&self, (from, before): (DateTime<Utc>, DateTime<Utc>)) -> Vec<&'static str> {
@@ -108,15 +113,39 @@ impl UseStore for Memory {
         // A part without rows is not there.
         let rolled: BTreeMap<_, _> = rolled.filter(|(_, records)| *records > 0).collect();
         let recorded = self.records.lock().unwrap().len() as u64;
-        let stale = StaleDay { day: day(), recorded, rolled };
-        Ok(Some(stale).filter(|stale| stale.recorded != stale.rolled.values().sum::<u64>()).into_iter().collect())
+        let stale = StaleDay { day: day(), recorded, rows: rolled.len() as u64, rolled };
+        Ok(Some(stale).filter(|stale| !stale.is_equal() || stale.is_sliced()).into_iter().collect())
     }
 
     async fn count_between(&self, _: &UserId, between: (DateTime<Utc>, DateTime<Utc>)) -> Result<u64, StoreError> {
+        self.counted.fetch_add(1, SeqCst);
+        let arriving = *self.arriving.lock().unwrap();
+        if let Some((minute, model, count)) = arriving {
+            self.record(minute, model, count);
+            if !self.is_busy.load(SeqCst) {
+                self.arriving.lock().unwrap().take();
+            }
+        }
         Ok(self.between(between).len() as u64)
     }
 
-    async fn sums_between(&self, _: &UserId, between: (DateTime<Utc>, DateTime<Utc>)) -> Result<Groups, StoreError> {
+    async fn newest_between(
+        &self,
+        _: &UserId,
+        (from, before): (DateTime<Utc>, DateTime<Utc>),
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let records = self.records.lock().unwrap();
+        Ok(records.iter().map(|(at, _)| *at).filter(|at| (from..before).contains(at)).max())
+    }
+
+    async fn fold(&self, _: &UserId, _: NaiveDate) -> Result<(), StoreError> {
+        unimplemented!("today stays in slices")
+    }
+
+    async fn sums_between(&self, user: &UserId, between: (DateTime<Utc>, DateTime<Utc>)) -> Result<Groups, StoreError> {
+        if self.stuck.lock().unwrap().as_ref() == Some(user) {
+            std::future::pending::<()>().await;
+        }
         let found = self.between(between);
         self.summed.fetch_add(found.len(), SeqCst);
         let mut groups: BTreeMap<UseGroup, UseSums> = BTreeMap::new();
@@ -134,6 +163,9 @@ impl UseStore for Memory {
         (_, part): (NaiveDate, DayPart),
         groups: &[(UseGroup, UseSums)],
     ) -> Result<(), StoreError> {
+        if self.is_read_only.load(SeqCst) {
+            return Err(StoreError::Unavailable("read only".into()));
+        }
         let mut rolled = self.rolled.lock().unwrap();
         match part {
             DayPart::Whole => rolled.clear(),
@@ -155,10 +187,6 @@ impl UseStore for Memory {
 
     async fn daily_of(&self, _: &UseFilter) -> Result<Vec<DailyUse>, StoreError> {
         unimplemented!("a refresh reads no days")
-    }
-
-    async fn count_matching(&self, _: &UseFilter, _: Option<RecordType>) -> Result<Counted, StoreError> {
-        unimplemented!("a refresh counts no records by group")
     }
 }
 
@@ -221,7 +249,7 @@ async fn a_refresh_that_was_cut_short_goes_on() {
     let recorded = store.records.lock().unwrap().len() as u64;
     let missing = store.refresh(Budget::OF_REQUEST).await;
     assert!((1..recorded).contains(&missing), "{missing}");
-    assert_eq!(store.refresh(Budget::OF_REQUEST).await, 0);
+    assert_eq!(store.refresh(Budget::WITHOUT_END).await, 0);
     store.assert_is_exact();
 }
 
@@ -300,5 +328,137 @@ async fn records_of_one_instant_are_summed_together() {
     let at = calendar().start_of(day());
     store.records.lock().unwrap().extend((0..50_000).map(|_| (at, "a")));
     assert_eq!(store.refresh(Budget::WITHOUT_END).await, 0);
+    store.assert_is_exact();
+}
+
+/// A day in twelve slices, all summed.
+async fn large_day() -> Memory {
+    let store = Memory::default();
+    for hour in 0..12 {
+        store.record(hour * 60, "a", LARGE / 12 + 1);
+    }
+    store.refresh(Budget::WITHOUT_END).await;
+    store.counted.store(0, SeqCst);
+    store
+}
+
+#[tokio::test]
+async fn new_records_do_not_stand_for_missing_ones() {
+    for budget in [Budget::OF_REQUEST, Budget::WITHOUT_END] {
+        let store = large_day().await;
+        store.record(2, "late", 5);
+        // As many are charged between the numbers and the count.
+        *store.arriving.lock().unwrap() = Some((11 * 60 + 1, "new", 5));
+        let missing = store.refresh(budget).await;
+        let [rolled, recorded] = store.books();
+        let lacking = recorded.values().sum::<i64>() - rolled.values().sum::<i64>();
+        assert_eq!(missing, lacking as u64);
+        assert_eq!(missing, if budget == Budget::WITHOUT_END { 0 } else { 5 });
+        assert_eq!(store.refresh(Budget::WITHOUT_END).await, 0);
+        store.assert_is_exact();
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_of_an_account_that_is_charged_all_the_time_ends() {
+    let store = large_day().await;
+    store.record(2, "late", 5);
+    *store.arriving.lock().unwrap() = Some((11 * 60 + 1, "new", 1));
+    store.is_busy.store(true, SeqCst);
+    assert!(store.refresh(Budget::OF_REQUEST).await > 0);
+    let counted = store.counted.swap(0, SeqCst);
+    assert!(counted <= 100, "{counted}");
+    assert!(store.refresh(Budget::WITHOUT_END).await > 0);
+    let counted = store.counted.load(SeqCst);
+    assert!(counted <= 12 * 12, "from the newest record back: {counted}");
+    assert_eq!(store.books()[0]["late"], 5, "the late records are in");
+}
+
+#[tokio::test]
+async fn a_slice_with_too_many_groups_is_left_out_and_not_summed_again() {
+    let store = Memory::default();
+    store.record(0, "a", LARGE);
+    let at = calendar().start_of(day()) + TimeDelta::minutes(30);
+    let models = (0..20_001).map(|n| -> &'static str { Box::leak(format!("m-{n}").into_boxed_str()) });
+    store.records.lock().unwrap().extend(models.map(|model| (at, model)));
+    assert_eq!(store.refresh(Budget::WITHOUT_END).await, 20_001);
+    assert_eq!(store.books()[0], [("a".to_owned(), LARGE as i64)].into());
+    store.summed.store(0, SeqCst);
+    assert_eq!(store.refresh(Budget::WITHOUT_END).await, 20_001);
+    assert_eq!(store.summed.load(SeqCst), 0);
+}
+
+fn today() -> DaySpan {
+    DaySpan { first: day(), last: day() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_answers_within_its_time_and_leaves_the_rest() {
+    let store = Arc::new(Memory::default());
+    store.record(5, "a", 7);
+    *store.stuck.lock().unwrap() = Some(user());
+    let keeper = UseKeeper::new(store.clone(), Arc::new(calendar()));
+    assert_eq!(keeper.up_to_date(&user(), today()).await.unwrap(), 7);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(keeper.longest_wait() > Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aborted_read_leaves_its_work_to_the_keeper() {
+    let store = Arc::new(Memory::default());
+    store.record(5, "a", 7);
+    *store.stuck.lock().unwrap() = Some(user());
+    let keeper = UseKeeper::new(store.clone(), Arc::new(calendar()));
+    let aborted = tokio::time::timeout(Duration::from_millis(10), keeper.up_to_date(&user(), today())).await;
+    assert!(aborted.is_err());
+    store.stuck.lock().unwrap().take();
+    tokio::time::timeout(Duration::from_secs(60), keeper.run(|error| panic!("{error}"))).await.unwrap_err();
+    store.assert_is_exact();
+    assert_eq!(keeper.longest_wait(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_does_not_fail_because_its_write_fails() {
+    let store = Arc::new(Memory::default());
+    store.record(5, "a", 7);
+    store.is_read_only.store(true, SeqCst);
+    let keeper = UseKeeper::new(store.clone(), Arc::new(calendar()));
+    assert_eq!(keeper.up_to_date(&user(), today()).await.unwrap(), 7);
+    let failures = AtomicUsize::new(0);
+    let running = keeper.run(|_| {
+        failures.fetch_add(1, SeqCst);
+    });
+    tokio::time::timeout(Duration::from_secs(60), running).await.unwrap_err();
+    assert!(failures.load(SeqCst) > 0, "the background reports it");
+    store.is_read_only.store(false, SeqCst);
+    assert_eq!(keeper.up_to_date(&user(), today()).await.unwrap(), 0);
+    assert_eq!(keeper.longest_wait(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn reads_at_once_sum_once() {
+    let store = Arc::new(Memory::default());
+    store.record(5, "a", 7);
+    let keeper = UseKeeper::new(store.clone(), Arc::new(calendar()));
+    let user = user();
+    let reads = (0..8).map(|_| keeper.up_to_date(&user, today()));
+    let missing = futures_util::future::join_all(reads).await;
+    assert!(missing.into_iter().all(|missing| missing.unwrap() == 0));
+    assert_eq!(store.summed.load(SeqCst), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_that_takes_long_holds_up_nobody() {
+    let store = Arc::new(Memory::default());
+    store.record(5, "a", 7);
+    let keeper = UseKeeper::new(store.clone(), Arc::new(calendar()));
+    let huge = UserId::from_stored("huge");
+    *store.stuck.lock().unwrap() = Some(huge.clone());
+    assert_eq!(keeper.up_to_date(&huge, today()).await.unwrap(), 7);
+    store.is_read_only.store(true, SeqCst);
+    assert_eq!(keeper.up_to_date(&user(), today()).await.unwrap(), 7);
+    store.is_read_only.store(false, SeqCst);
+    let running = keeper.run(|error| panic!("{error}"));
+    tokio::time::timeout(Duration::from_secs(30), running).await.unwrap_err();
     store.assert_is_exact();
 }

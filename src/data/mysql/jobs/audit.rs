@@ -17,7 +17,6 @@ use crate::{
         error::store_error,
         mysql::{MySqlStore, statement::Statement},
         rows::audit::{self, Books, Note},
-        usage::{self, differing_use_of},
     },
 };
 
@@ -107,12 +106,6 @@ async fn read(
         statement.push("user_id BETWEEN ").texts([first.as_str()]).push(" AND ").texts([last.as_str()]);
     };
     books.note_days(differing_days(snapshot, of_these, MAX_DAYS).await?);
-    let mut differing = sqlx::query(&**usage::DIFFERING);
-    for _ in 0..usage::RANGES {
-        differing = differing.bind(first.as_str()).bind(last.as_str());
-    }
-    let rows = differing.bind(MAX_DAYS).fetch_all(&mut **snapshot).await.map_err(store_error)?;
-    books.note_use(rows.iter().map(differing_use_of).collect::<Result<_, _>>()?);
     Ok(books.into_evidence())
 }
 

@@ -10,6 +10,7 @@ use crate::{
         jobs::{
             audit::DifferingDay,
             rollup::{LackingUse, RollupStore},
+            use_audit::{DifferingUse, UseAudit, UseRange},
         },
         values::{error::StoreError, ids::UserId},
     },
@@ -17,7 +18,7 @@ use crate::{
         mysql::{MySqlStore, statement::Statement},
         row::Columns,
         rows::{account::user_of, jobs::differing_day_of},
-        usage::{self, lacking_use_of},
+        usage::{self, differing_use_of, lacking_use_of, size_at, times_of},
     },
 };
 
@@ -42,16 +43,6 @@ impl RollupStore for MySqlStore {
         self.waiter.run(Statement::transaction(|statement| rebuild(statement, user))).await
     }
 
-    async fn differing_use(&self, users: &UserSpan, limit: u32) -> Result<Vec<(UserId, NaiveDate)>, StoreError> {
-        let mut query = sqlx::query(&**usage::DIFFERING_OF_SPAN);
-        for _ in 0..usage::RANGES {
-            query = query.bind(users.after()).bind(users.last.as_str());
-        }
-        let query = query.bind(limit);
-        let rows = self.reader.fetch_all(query).await?;
-        rows.iter().map(|row| Ok((user_of(row)?, row.day(1)?))).collect()
-    }
-
     async fn lacking_use(&self, users: &UserSpan) -> Result<Vec<LackingUse>, StoreError> {
         let mut query = sqlx::query(&**usage::LACKING);
         for _ in 0..2 {
@@ -59,6 +50,46 @@ impl RollupStore for MySqlStore {
         }
         let rows = self.reader.fetch_all(query).await?;
         rows.iter().map(lacking_use_of).collect()
+    }
+}
+
+#[async_trait]
+impl UseAudit for MySqlStore {
+    async fn use_sizes(&self, users: &UserSpan) -> Result<Vec<(UserId, u64)>, StoreError> {
+        let mut query = sqlx::query(&**usage::SIZES);
+        for _ in 0..2 {
+            query = query.bind(users.after()).bind(users.last.as_str());
+        }
+        let rows = self.reader.fetch_all(query).await?;
+        rows.iter().map(|row| Ok((user_of(row)?, size_at(row)?))).collect()
+    }
+
+    async fn use_day_sizes(&self, user: &UserId) -> Result<Vec<(NaiveDate, u64)>, StoreError> {
+        let query = sqlx::query(&**usage::DAY_SIZES).bind(user.as_str()).bind(user.as_str());
+        let rows = self.reader.fetch_all(query).await?;
+        rows.iter().map(|row| Ok((row.day(0)?, size_at(row)?))).collect()
+    }
+
+    async fn differing_use(&self, range: &UseRange, limit: u32) -> Result<Vec<(UserId, DifferingUse)>, StoreError> {
+        let mut query = match range {
+            UseRange::Users { .. } => sqlx::query(&**usage::DIFFERING_OF_USERS),
+            UseRange::Days { .. } => sqlx::query(&**usage::DIFFERING_OF_DAYS),
+        };
+        for has_times in usage::PLACES {
+            match range {
+                UseRange::Users { first, last } => query = query.bind(first.as_str()).bind(last.as_str()),
+                UseRange::Days { user, days } => {
+                    query = query.bind(user.as_str());
+                    query = query.bind(days.first).bind(days.last);
+                    if has_times {
+                        let (from, before) = times_of(*days);
+                        query = query.bind(from.naive_utc()).bind(before.naive_utc());
+                    }
+                }
+            }
+        }
+        let rows = self.reader.fetch_all(query.bind(limit)).await?;
+        rows.iter().map(differing_use_of).collect()
     }
 }
 

@@ -16,7 +16,6 @@ use crate::{
         error::store_error,
         rows::audit::{self, Books, Note},
         sqlite::SqliteStore,
-        usage::{self, differing_use_of},
     },
 };
 
@@ -94,12 +93,6 @@ async fn read(
         books.note(&rows, *note)?;
     }
     books.note_days(differing_days(snapshot, &first, &last, MAX_DAYS).await?);
-    let mut differing = sqlx::query(&**usage::DIFFERING);
-    for _ in 0..usage::RANGES {
-        differing = differing.bind(first.as_str()).bind(last.as_str());
-    }
-    let rows = differing.bind(MAX_DAYS).fetch_all(&mut **snapshot).await.map_err(store_error)?;
-    books.note_use(rows.iter().map(differing_use_of).collect::<Result<_, _>>()?);
     Ok(books.into_evidence())
 }
 
