@@ -13,6 +13,7 @@ use super::{
     convert::int64,
     exports::{Exports, csv_of},
     proto::{self, GetStatementReply, GetStatementRequest},
+    reads::Reads,
 };
 use crate::biz::{
     reports::record::{RecordFilter, RecordStore},
@@ -41,6 +42,7 @@ pub struct StatementService {
     records: Arc<dyn RecordStore>,
     terms: StatementTerms,
     exports: Arc<Exports>,
+    reads: Reads,
     /// Never changes while the service runs.
     taken_over_at: OnceCell<Option<DateTime<Utc>>>,
 }
@@ -61,9 +63,9 @@ impl StatementService {
         books: Arc<dyn BookStore>,
         records: Arc<dyn RecordStore>,
         terms: StatementTerms,
-        exports: Arc<Exports>,
+        (exports, reads): (Arc<Exports>, Reads),
     ) -> Self {
-        Self { store, books, records, terms, exports, taken_over_at: OnceCell::new() }
+        Self { store, books, records, terms, exports, reads, taken_over_at: OnceCell::new() }
     }
 
     pub async fn get_statement(&self, request: GetStatementRequest) -> Result<GetStatementReply> {
@@ -107,6 +109,7 @@ impl StatementService {
 
     async fn statement(&self, request: &GetStatementRequest) -> Result<Statement> {
         let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
         let period = self.period(&request.month).await?;
         let filter = RecordFilter { user: user.clone(), service: None, kind: None, days: Some(period.days) };
         let split = self.records.count_records(&filter).await?.records <= MAX_SPLIT_RECORDS;
