@@ -1,7 +1,8 @@
 //! The answers to refused calls wait on a connection with many of them, and nothing else does.
 
 use billing_service::service::proto::{
-    CheckQuotaReply, CheckQuotaRequest, billing_internal_service_client::BillingInternalServiceClient,
+    CheckQuotaReply, CheckQuotaRequest, ReserveQuotaRequest,
+    billing_internal_service_client::BillingInternalServiceClient,
 };
 use futures_util::{FutureExt, stream};
 use tonic::{Code, Request, Status, transport::Channel};
@@ -118,18 +119,14 @@ async fn refusals_do_not_wait_on_the_connection_of_a_trusted_proxy() {
 #[tokio::test]
 async fn a_refusal_for_a_user_does_not_wait() {
     let service = start(&[("billing.rate_limits", "{user: {minute: 1}}")]).await;
-    let deduct = || {
-        let charge = billing_service::service::proto::DeductQuotaRequest {
-            user_id: "u".into(),
-            service_name: "asset".into(),
-            count: 1,
-            ..Default::default()
-        };
-        let mut client = service.internal.clone();
-        async move { client.deduct_quota(with_token(charge, TOKEN)).await.map(|_| ()).map_err(|status| status.code()) }
+    let reserve = async || {
+        let hold =
+            ReserveQuotaRequest { user_id: "u".into(), service_name: "asset".into(), count: 1, ..Default::default() };
+        let reserved = service.internal.clone().reserve_quota(with_token(hold, TOKEN)).await;
+        reserved.map(|_| ()).map_err(|status| status.code())
     };
-    assert_eq!(deduct().await, Ok(()));
+    assert_eq!(reserve().await, Ok(()));
     for _ in 0..3 {
-        assert_eq!(soon(deduct()).await, Err(Code::ResourceExhausted));
+        assert_eq!(soon(reserve()).await, Err(Code::ResourceExhausted));
     }
 }
