@@ -134,7 +134,7 @@ async fn send(pages: &mut impl Pages, first: Vec<u8>, parts: &mpsc::Sender<Expor
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
                 Err(_) => {
-                    tracing::warn!("the reader of an export took nothing for too long; stream aborted");
+                    tracing::warn!("export stalled: reader took no data; stream aborted");
                     return;
                 }
             }

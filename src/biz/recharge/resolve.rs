@@ -82,7 +82,7 @@ impl Recharges {
                     Ok(payment) => payment,
                     Err(NotSettled::Refused(error)) => return Err(error),
                     Err(NotSettled::Unanswered(error)) => {
-                        tracing::warn!(%payment, %error, "no answer about a refund; it stays pending until it is reconciled");
+                        tracing::warn!(%payment, %error, "payment-service did not answer; refund pending until the next reconcile-recharges");
                         begun.payment
                     }
                 };
