@@ -8,7 +8,7 @@ pub mod usage;
 
 use std::sync::Arc;
 
-use super::exports::Exports;
+use super::{exports::Exports, reads::Reads};
 use crate::biz::{
     account::catalog::Catalog,
     reports::{
@@ -28,6 +28,7 @@ pub struct ReportService {
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
     exports: Arc<Exports>,
+    reads: Reads,
 }
 
 /// The rollup by service, model and API key.
@@ -42,9 +43,9 @@ impl ReportService {
         uses: Uses,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
-        exports: Arc<Exports>,
+        (exports, reads): (Arc<Exports>, Reads),
     ) -> Self {
         let Uses { store: uses, keeper } = uses;
-        Self { records, statistics, uses, keeper, catalog, calendar, exports }
+        Self { records, statistics, uses, keeper, catalog, calendar, exports, reads }
     }
 }

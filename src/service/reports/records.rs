@@ -29,7 +29,9 @@ const MAX_READS: u32 = 10;
 impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
-        let filter = self.record_filter(&request).await?;
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
+        let filter = self.record_filter(user, &request).await?;
         let (records, next_page_token, counted) = if filter.is_of_calls() {
             if page.start != PageStart::Offset(0) && request.page_token.is_empty() {
                 let why = "must be 1 with model or api_key_id; go on with page_token";
@@ -101,8 +103,7 @@ impl ReportService {
         Ok((found, next))
     }
 
-    pub(super) async fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
-        let user = UserId::parse("user_id", &request.user_id)?;
+    pub(super) async fn record_filter(&self, user: UserId, request: &ListRecordsRequest) -> Result<RecordFilter> {
         let service = self.service_filter(&user, &request.service_name).await?;
         let kind = match request.r#type {
             0 => None,

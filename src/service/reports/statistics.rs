@@ -33,6 +33,7 @@ impl ReportService {
 
     async fn stats(&self, user_id: String, service_name: String, span: DaySpan, period: &str) -> Result<GetStatsReply> {
         let user = UserId::parse("user_id", &user_id)?;
+        let _turn = self.reads.begin(&user).await?;
         let service = self.service_filter(&user, &service_name).await?;
         let all = self.statistics.totals(&user, Some(span)).await?;
         let totals: Totals = match service {
@@ -58,6 +59,7 @@ impl ReportService {
 
     pub async fn get_stats_summary(&self, request: GetStatsSummaryRequest) -> Result<GetStatsSummaryReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
         let all = self.statistics.totals(&user, None).await?;
         let total: Totals = all.values().copied().sum();
         let services = all

@@ -37,6 +37,7 @@ impl ReportService {
         let by = group_by(&request.group_by)?;
         let page = GroupPage::parse(by, &request)?;
         let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
         let filter = UseFilter {
             service: self.service_filter(&user, &request.service_name).await?,
             user,

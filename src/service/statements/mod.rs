@@ -14,6 +14,7 @@ use super::{
     convert::int64,
     exports::{Exports, Pages, csv_of, stream_csv_at_once},
     proto::{self, GetStatementReply, GetStatementRequest},
+    reads::Reads,
 };
 use crate::biz::{
     reports::record::{RecordFilter, RecordStore},
@@ -44,7 +45,8 @@ const REPLY: SplitBounds = SplitBounds { records: 10_000, lines: 1_000 };
 /// A file has the time of an export; the database sums up a million records in less than a minute. Its lines take
 /// some 10 MB. The file of more records than a reply may have counts as an export.
 const FILE: SplitBounds = SplitBounds { records: 5_000_000, lines: 20_000 };
-/// Most such files at once. Each keeps a connection to the database busy until it is ready.
+/// Most such files at once. Each keeps a connection to the database busy until it is ready, so there are fewer if
+/// the other reads would have none left.
 const LARGE_FILES: usize = 2;
 
 /// Statements and exports.
@@ -54,6 +56,7 @@ pub struct StatementService {
     records: Arc<dyn RecordStore>,
     terms: StatementTerms,
     exports: Arc<Exports>,
+    reads: Reads,
     large_files: Arc<Semaphore>,
     /// Never changes while the service runs.
     taken_over_at: OnceCell<Option<DateTime<Utc>>>,
@@ -67,6 +70,8 @@ pub struct StatementTerms {
     pub currency: Currency,
     /// Time during which a batch is retried.
     pub retry_timeout: Duration,
+    /// Connections to the database for reads.
+    pub connections: usize,
 }
 
 impl StatementService {
@@ -75,13 +80,14 @@ impl StatementService {
         books: Arc<dyn BookStore>,
         records: Arc<dyn RecordStore>,
         terms: StatementTerms,
-        exports: Arc<Exports>,
+        (exports, reads): (Arc<Exports>, Reads),
     ) -> Self {
-        let large_files = Arc::new(Semaphore::new(LARGE_FILES));
-        Self { store, books, records, terms, exports, large_files, taken_over_at: OnceCell::new() }
+        let large_files = Arc::new(Semaphore::new(LARGE_FILES.min(terms.connections.saturating_sub(1)).max(1)));
+        Self { store, books, records, terms, exports, reads, large_files, taken_over_at: OnceCell::new() }
     }
 
     pub async fn get_statement(&self, request: GetStatementRequest) -> Result<GetStatementReply> {
+        let _turn = self.reads.begin(&UserId::parse("user_id", &request.user_id)?).await?;
         let wanted = self.wanted(&request, REPLY).await?;
         let statement = wanted.read(&*self.store).await?;
         Ok(GetStatementReply {
@@ -107,6 +113,7 @@ impl StatementService {
         &self,
         request: GetStatementRequest,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
+        let _turn = self.reads.begin(&UserId::parse("user_id", &request.user_id)?).await?;
         let wanted = self.wanted(&request, FILE).await?;
         let (store, terms, is_large) = (self.store.clone(), self.terms.clone(), wanted.is_large);
         let mut page = StatementPage { store, terms, wanted: Some(wanted), place: None };
