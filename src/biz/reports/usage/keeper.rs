@@ -170,11 +170,11 @@ impl UseKeeper {
                 continue;
             };
             let begun = Instant::now();
-            *lock(&self.at_work) = Some(user.clone());
+            let at_work = AtWork::on(&user, &self.at_work);
             let (span, budget) = (waiting.span, Budget::WITHOUT_END);
             let refreshing = refresh(&*self.store, &self.calendar, &user, span, budget, &self.wide);
             let done = timeout(LONGEST_TURN, refreshing).await;
-            *lock(&self.at_work) = None;
+            drop(at_work);
             match done {
                 Ok(Ok(_)) => self.done(&user, span),
                 // Another server does the same.
@@ -245,6 +245,22 @@ impl UseKeeper {
         if waiting.get(user).is_some_and(|waiting| done.first <= waiting.span.first && waiting.span.last <= done.last) {
             waiting.remove(user);
         }
+    }
+}
+
+/// Shows the user that is refreshed in the background, until it is dropped.
+struct AtWork<'a>(&'a Mutex<Option<UserId>>);
+
+impl<'a> AtWork<'a> {
+    fn on(user: &UserId, shown: &'a Mutex<Option<UserId>>) -> Self {
+        *lock(shown) = Some(user.clone());
+        Self(shown)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        *lock(self.0) = None;
     }
 }
 
