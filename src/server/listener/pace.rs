@@ -292,6 +292,9 @@ mod tests {
         pace.refuse().await;
         let drain = async { pace.connection.drain() };
         assert!(tokio::join!(waits(&pace), drain).0.is_zero());
-        assert!(waits(&pace).await.is_zero());
+        for _ in 0..AFTER_END {
+            assert!(waits(&pace).await.is_zero());
+        }
+        assert!(pace.ends.close.is_cancelled(), "its refused calls count as those after its end");
     }
 }
