@@ -8,7 +8,10 @@ pub mod usage;
 
 use std::sync::Arc;
 
-use super::{exports::Exports, reads::Reads};
+use super::{
+    exports::Exports,
+    reads::{ReadBounds, Reads},
+};
 use crate::biz::{
     account::catalog::Catalog,
     reports::{
@@ -43,7 +46,7 @@ impl ReportService {
         uses: Uses,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
-        (exports, reads): (Arc<Exports>, Reads),
+        ReadBounds { exports, reads }: ReadBounds,
     ) -> Self {
         let Uses { store: uses, keeper } = uses;
         Self { records, statistics, uses, keeper, catalog, calendar, exports, reads }
