@@ -1,4 +1,4 @@
-//! The rules: the cost of a charge, its split between free quota and balance, and the calendar.
+//! The rules: charges, settlement, checks, metering, top-ups, statements and jobs.
 //! This layer depends on no database, cache or wire format. Its traits define the storage that it
 //! needs, and `crate::data` implements them.
 

@@ -207,13 +207,10 @@ impl Server {
     pub(super) fn open_doors(&self) -> Vec<(&'static str, &'static str)> {
         let mut open = Vec::new();
         if !self.has_callers() {
-            open.push((
-                "server.grpc.auth.callers",
-                "is empty, so everyone who reaches the port may charge and adjust accounts",
-            ));
+            open.push(("server.grpc.auth.callers", "is empty, so any peer of the port may charge and adjust accounts"));
         }
         if self.http.auth.mode() == FrontEndAuth::None && !is_loopback(&self.http.addr) {
-            open.push(("server.http.auth.mode", "is none, so everyone who reaches the port reads any account"));
+            open.push(("server.http.auth.mode", "is none, so any peer of the port reads any account"));
         }
         if self.http.hosts.is_empty() && !is_loopback(&self.http.addr) {
             open.push((

@@ -1,7 +1,10 @@
-use std::{collections::BTreeSet, io::Write, path::Path};
+use std::{collections::BTreeSet, io::Write, path::Path, time::Duration};
 
 use super::*;
-use crate::biz::account::catalog::QuotaUnit;
+use crate::{
+    biz::account::catalog::{Price, QuotaUnit},
+    data::dsn::Host,
+};
 
 pub(super) const EXISTING: &str = "
 server:

@@ -1,5 +1,7 @@
 //! Maps driver errors to [`StoreError`]: a conflict, an outage, or a defect.
 
+use std::fmt::Display;
+
 use crate::biz::values::error::{Outage, StoreError};
 
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
@@ -20,6 +22,26 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
         | sqlx::Error::WorkerCrashed => StoreError::Unavailable(text.into()),
         _ => StoreError::Failed(text),
     }
+}
+
+/// As [`store_error`], for a statement that changes tables. If another session kept its table locked for too
+/// long, the error says so.
+pub(super) fn schema_error(error: sqlx::Error) -> StoreError {
+    if is_lock_timeout(&error) { StoreError::Unavailable(locked(&error).into()) } else { store_error(error) }
+}
+
+/// The text of an error of a statement that changes tables.
+pub(super) fn locked(error: &(impl Display + ?Sized)) -> String {
+    format!(
+        "{error}: another session uses a table that is to be changed, for example in a long transaction or a backup; \
+         end it (SHOW FULL PROCESSLIST names it), and start again. Finished steps are kept"
+    )
+}
+
+/// Whether MySQL gave up the wait for the lock of a table or a row.
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().is_some_and(|mysql| mysql.number() == 1205)
 }
 
 fn of_mysql(number: u16, text: String) -> StoreError {

@@ -11,7 +11,10 @@ use sqlx::{
     migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
 };
 
-use super::{error::store_error, mysql::Server};
+use super::{
+    error::{is_lock_timeout, locked, store_error},
+    mysql::Server,
+};
 use crate::biz::values::error::StoreError;
 
 /// Longest wait for another process that migrates a SQLite file. The caller decides whether to retry.
@@ -51,6 +54,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0020_refunds_of_top_ups"),
     pair!("0021_model_prices_and_plans"),
     pair!("0022_statements"),
+    pair!("0024_returns_of_unapplied_payments"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.
@@ -191,6 +195,9 @@ async fn run<C: Migrate>(
     migrator.run_direct(target, connection, false).await.map_err(|error| {
         let text = format!("migration: {error}");
         match error {
+            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) if is_lock_timeout(&cause) => {
+                StoreError::Unavailable(locked(&text).into())
+            }
             MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => match store_error(cause) {
                 StoreError::Failed(_) => StoreError::Failed(text),
                 _ => StoreError::Unavailable(text.into()),

@@ -11,6 +11,7 @@ pub struct OpsStatsMetrics {
     ledger_differences: IntGaugeVec,
     ledger_audited_timestamp_seconds: IntGaugeVec,
     recharge_pending_old: IntGaugeVec,
+    recharge_refunds_failed: IntGaugeVec,
     unapplied_payments: IntGaugeVec,
 }
 
@@ -34,6 +35,10 @@ impl OpsStatsMetrics {
                 "billing_recharge_pending_old",
                 "Top-ups, and refunds of top-ups and of unapplied payments, that have been pending for more than an hour",
             )?,
+            recharge_refunds_failed: gauges(
+                "billing_recharge_refunds_failed",
+                "Refunds of top-ups that payment-service refused or failed in the last day",
+            )?,
             unapplied_payments: gauges(
                 "billing_unapplied_payments",
                 "Payments that were reported and not credited, and that wait for an operator",
@@ -50,6 +55,11 @@ impl OpsStatsMetrics {
     /// Sets the number of unapplied payments.
     pub fn set_unapplied(&self, payments: u64) {
         self.unapplied_payments.with_label_values::<&str>(&[]).set(gauge(payments));
+    }
+
+    /// Sets the number of refunds that failed lately.
+    pub fn set_failed_refunds(&self, refunds: u64) {
+        self.recharge_refunds_failed.with_label_values::<&str>(&[]).set(gauge(refunds));
     }
 
     /// Sets the number of top-ups that have been pending for long.

@@ -187,7 +187,7 @@ impl Notifier {
     async fn send(self: Arc<Self>, callback: Arc<Callback>) {
         let answered = timeout(MAX_TIME, self.try_until_answered(&callback)).await;
         if answered != Ok(true) {
-            tracing::warn!(order_id = callback.order_id(), "callback given up");
+            tracing::warn!(order_id = callback.order_id(), "callback abandoned");
         }
     }
 

@@ -1,5 +1,5 @@
 //! The memory of request bodies: all requests of the process share one number of bytes. A request
-//! that needs more than is left is refused, and what it had sent is dropped.
+//! that needs more than is left is refused, and the received part is dropped.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -37,14 +37,14 @@ pub struct Ops {
     pub engine: Arc<Engine>,
     /// The last answer of `/ready`, so that a change is logged once.
     pub was_ready: Arc<AtomicBool>,
-    /// The last answer of the database, with the time of its question. Held while the next one is awaited.
+    /// The last readiness check of the database. Held while the next one runs.
     pub pinged: Arc<Mutex<Option<Pinged>>>,
     /// The last text of `/metrics`, for all readers. Held while the next one is made.
     pub rendered: Arc<Mutex<Option<Rendered>>>,
     pub metrics_interval: Duration,
 }
 
-/// An answer of the database, with the time of the question.
+/// Result of a readiness check of the database, and the start of the check.
 pub struct Pinged {
     answer: Result<(), StoreError>,
     asked: Instant,
@@ -84,8 +84,8 @@ pub fn metrics(ops: Ops) -> Router {
 }
 
 impl Ops {
-    /// The answer of the database. One question is under way at a time, and all probes that came before
-    /// it share its answer.
+    /// The result of a readiness check of the database. One check runs at a time, and all probes that came
+    /// before its start share its result.
     async fn ping(&self) -> Result<(), StoreError> {
         let came = Instant::now();
         let mut pinged = self.pinged.lock().await;

@@ -97,8 +97,30 @@ pub async fn stream_csv<P: Pages>(
     columns: &[&str],
     permit: ExportPermit,
 ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<P>> {
-    let mut first = format!("{}\n", columns.join(",")).into_bytes();
+    let mut first = header(columns);
     first.extend(pages.page().await?.unwrap_or_default());
+    Ok(stream_parts(first, pages, permit))
+}
+
+/// As [`stream_csv`], for an export whose first page may take long: the names of the columns are sent at
+/// once. A failure of the first page aborts the stream too.
+pub fn stream_csv_at_once<P: Pages>(
+    pages: P,
+    columns: &[&str],
+    permit: ExportPermit,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + use<P> {
+    stream_parts(header(columns), pages, permit)
+}
+
+fn header(columns: &[&str]) -> Vec<u8> {
+    format!("{}\n", columns.join(",")).into_bytes()
+}
+
+fn stream_parts<P: Pages>(
+    first: Vec<u8>,
+    mut pages: P,
+    permit: ExportPermit,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + use<P> {
     let (sender, taken) = mpsc::channel(1);
     let sending = async move {
         // A caller that reads very slowly must not keep the permit.
@@ -108,7 +130,7 @@ pub async fn stream_csv<P: Pages>(
         drop(permit);
     };
     tokio::spawn(sending.in_current_span());
-    Ok(stream::unfold(Some(taken), async |taken| {
+    stream::unfold(Some(taken), async |taken| {
         let mut taken = taken?;
         match taken.recv().await {
             Some(ExportPart::Lines(lines)) => Some((Ok(lines), Some(taken))),
@@ -116,7 +138,7 @@ pub async fn stream_csv<P: Pages>(
             // A truncated file must not look complete.
             None => Some((Err(io::Error::other("the export was aborted")), None)),
         }
-    }))
+    })
 }
 
 /// Sends `first`, and then each page when the caller takes it. After a failure, or if the caller has
@@ -134,7 +156,7 @@ async fn send(pages: &mut impl Pages, first: Vec<u8>, parts: &mpsc::Sender<Expor
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
                 Err(_) => {
-                    tracing::warn!("the reader of an export took nothing for too long; stream aborted");
+                    tracing::warn!("export stalled: reader took no data; stream aborted");
                     return;
                 }
             }
@@ -168,4 +190,43 @@ pub fn csv_of<C: AsRef<[u8]>, L: IntoIterator<Item = C>>(lines: impl Iterator<It
 /// A time in UTC, in microseconds, as it is stored.
 pub fn time_text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    /// Pages that never come, or fail.
+    struct Without(Option<Error>);
+
+    #[async_trait]
+    impl Pages for Without {
+        async fn page(&mut self) -> Result<Option<Vec<u8>>> {
+            match self.0.take() {
+                Some(error) => Err(error),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn permit() -> ExportPermit {
+        let stall = Duration::from_secs(30);
+        Exports::new(ExportLimits { exports: 1, per_user: 1, stall }).admit(None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_columns_are_sent_before_the_first_page() {
+        let mut lines = std::pin::pin!(stream_csv_at_once(Without(None), &["a", "b"], permit()));
+        assert_eq!(lines.next().await.unwrap().unwrap(), "a,b\n");
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_first_page_fails_does_not_look_complete() {
+        let failing = Without(Some(Error::Internal("no page".into())));
+        let lines: Vec<_> = stream_csv_at_once(failing, &["a"], permit()).collect().await;
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].is_ok() && lines[1].is_err(), "{lines:?}");
+    }
 }

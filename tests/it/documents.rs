@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use billing_service::{biz::values::error::Error, service::errors};
+use billing_service::{
+    biz::{audit_trail::AUDITED_RPCS, values::error::Error},
+    service::errors,
+};
 
 use crate::harness::contract::rpcs;
 
@@ -58,12 +61,184 @@ fn every_link_and_every_path_in_a_document_exists() {
             assert!(is_outside || folder.join(file).exists(), "{}: link to {target}", document.display());
         }
         for path in words.lines().flat_map(|line| quoted(line, '`')) {
-            let folders = ["src/", "tests/", "benches/", "configs/", "migrations/", "proto/", "examples/", "docs/"];
+            let folders = [
+                "src/",
+                "tests/",
+                "benches/",
+                "configs/",
+                "migrations/",
+                "proto/",
+                "examples/",
+                "docs/",
+                "scripts/",
+                "fuzz/",
+            ];
             let is_path = folders.iter().any(|start| path.starts_with(start))
                 && path.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-".contains(letter))
                 && !path.contains("NNNN");
             assert!(!is_path || root().join(path).exists(), "{}: path {path}", document.display());
         }
+    }
+}
+
+/// The path and the text of every source file.
+fn sources() -> Vec<(String, String)> {
+    let folders = ["src", "tests", "benches", "examples", "fuzz", "scripts"];
+    let files = folders.iter().flat_map(|folder| [".rs", ".lua", ".py"].map(|ending| (folder, ending)));
+    let files = files.flat_map(|(folder, ending)| files_below(&root().join(folder), ending));
+    let path = |file: &Path| file.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+    files.map(|file| (path(&file), fs::read_to_string(&file).unwrap())).collect()
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "_:".contains(letter))
+}
+
+/// Whether a source file defines an item. `name` may have the name of its type or module before it.
+fn defines(source: &str, name: &str) -> bool {
+    let item = name.rsplit("::").next().unwrap();
+    let kinds = ["fn ", "struct ", "enum ", "trait ", "const ", "static ", "type ", "macro_rules! "];
+    kinds.iter().any(|kind| {
+        let begin = format!("{kind}{item}");
+        let mut rests = source.split(&begin).skip(1);
+        rests.any(|rest| !rest.starts_with(|letter: char| letter.is_ascii_alphanumeric() || letter == '_'))
+    })
+}
+
+/// Each text between backticks, with the words before it.
+fn code_words(text: &str) -> Vec<(&str, &str)> {
+    let parts: Vec<&str> = text.split('`').collect();
+    parts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
+}
+
+/// The items that a document places in a file, as in "`write` in `ledger.rs`", "`a` and `b` in `c.rs`", and
+/// "`a` in `b.rs` and in `c.rs`".
+fn placed_items(words: &str) -> Vec<(String, String)> {
+    let prose: Vec<&str> = words.split("```").step_by(2).collect();
+    let flat = prose.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let code = code_words(&flat);
+    let mut placed = Vec::new();
+    for (index, (before, path)) in code.iter().enumerate().skip(1) {
+        if !path.ends_with(".rs") || path.contains(|letter| "*{ ".contains(letter)) {
+            continue;
+        }
+        let mut last = index - 1;
+        if *before == " and in " && index > 1 {
+            last -= 1;
+        } else if *before != " in " {
+            continue;
+        }
+        placed.push((code[last].1.to_owned(), (*path).to_owned()));
+        if code[last].0 == " and " && last > 0 && !code[last - 1].1.contains('.') {
+            placed.push((code[last - 1].1.to_owned(), (*path).to_owned()));
+        }
+    }
+    placed.retain(|(name, _)| is_word(name));
+    placed
+}
+
+#[test]
+fn every_item_that_a_document_places_in_a_file_is_defined_there() {
+    let sources = sources();
+    let mut checked = 0;
+    for document in documents() {
+        for (name, path) in placed_items(&fs::read_to_string(&document).unwrap()) {
+            let is_at = |file: &str| file == path || file.ends_with(&format!("/{path}"));
+            let is_there = sources.iter().any(|(file, source)| is_at(file) && defines(source, &name));
+            assert!(is_there, "{}: {path} has no {name}", document.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "the documents have another form: {checked}");
+}
+
+#[test]
+fn every_function_that_the_architecture_names_with_its_type_exists() {
+    let sources = sources();
+    let document = text("docs/architecture.md");
+    let words = document.split(|letter: char| !letter.is_ascii_alphanumeric() && !"_:".contains(letter));
+    let names: BTreeSet<(&str, &str)> = words.filter_map(|word| word.split_once("::")).collect();
+    assert!(names.len() > 40, "{names:?}");
+    for (kind, function) in names {
+        let is_there = sources.iter().any(|(_, source)| source.contains(kind) && defines(source, function));
+        assert!(is_there, "no {kind}::{function}");
+    }
+}
+
+#[test]
+fn every_file_of_the_map_is_in_its_folder() {
+    let document = text("docs/architecture.md");
+    let map = document.split_once("## The map").unwrap().1.split("```").nth(1).unwrap();
+    let sources = sources();
+    // The folders around a line, each with its column and its alternatives.
+    let mut around: Vec<(usize, Vec<&str>)> = Vec::new();
+    let mut checked = 0;
+    for line in map.lines().skip(1) {
+        let entry = line.trim_start();
+        let column = line.len() - entry.len();
+        // A line of more columns goes on with the text of the one before.
+        if column <= 8 {
+            around.retain(|(of_folder, _)| *of_folder < column);
+            let folders: Vec<&str> = entry.split("  ").next().unwrap().split(", ").collect();
+            around.extend(folders.iter().all(|name| name.ends_with('/')).then_some((column, folders)));
+        }
+        for name in entry.split(|letter: char| " ,:;".contains(letter)) {
+            if ![".rs", ".lua", ".py"].iter().any(|ending| name.ends_with(ending)) {
+                continue;
+            }
+            let is_below = |path: &str| {
+                let mut rest = path;
+                around.iter().all(|(_, folders)| {
+                    let found = folders.iter().find_map(|folder| rest.split_once(*folder));
+                    rest = found.map_or(rest, |(_, rest)| rest);
+                    found.is_some()
+                }) && (rest == name || rest.ends_with(&format!("/{name}")))
+            };
+            assert!(sources.iter().any(|(path, _)| is_below(path)), "the map has {name} in {around:?}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 100, "the map has another form: {checked}");
+}
+
+#[test]
+fn every_log_text_that_an_operator_looks_for_is_in_the_code() {
+    let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let code: String =
+        sources().iter().filter(|(path, _)| path.starts_with("src/")).map(|(_, text)| flat(text)).collect();
+    let operations = text("docs/operations.md").split("```").step_by(2).collect::<String>();
+    for (document, least) in [(flat(&operations), 8), (flat(&text("configs/alerts.yaml")), 5)] {
+        // Other quoted texts are values of a label, without a blank.
+        let texts: BTreeSet<&str> = quoted(&document, '"').filter(|text| text.contains(' ')).collect();
+        assert!(texts.len() >= least, "the texts have another form: {texts:?}");
+        for text in texts {
+            assert!(code.contains(&format!("\"{text}")), "no log line has {text:?}");
+        }
+    }
+}
+
+#[test]
+fn every_migration_is_in_the_changelog() {
+    let changelog = text("CHANGELOG.md");
+    let names = files_below(&root().join("migrations/mysql"), ".sql").into_iter();
+    let names: Vec<String> = names.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    assert!(names.len() >= 22, "{names:?}");
+    // The release before had the first thirteen.
+    for name in names.iter().filter(|name| name.as_str() >= "0014") {
+        assert!(changelog.contains(&format!("`{name}`")), "{name} is not in CHANGELOG.md");
+    }
+}
+
+#[test]
+fn every_audited_rpc_has_a_row_in_the_table_of_events() {
+    let document = text("docs/api.md");
+    let section = document.split_once("## The audit trail").unwrap().1.split("\n## ").next().unwrap();
+    for rpc in AUDITED_RPCS {
+        let is_listed = section.lines().any(|line| {
+            let row = line.strip_prefix("| ").and_then(|row| row.split_once(" |"));
+            row.is_some_and(|(names, _)| names.contains(&format!("`{rpc}`")))
+        });
+        assert!(is_listed, "{rpc} is not in the table of events in docs/api.md");
     }
 }
 

@@ -172,3 +172,34 @@ async fn an_unapplied_payment_waits_for_an_operator_or_for_payment_service(#[val
     assert_eq!(store.count_unapplied().await.unwrap(), 4, "open, and in conflict");
     app::close(&*store).await;
 }
+
+#[rstest]
+#[tokio::test]
+async fn a_refund_that_failed_is_shown_for_a_day(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let now: DateTime<Utc> = "2026-11-21T12:00:00Z".parse().unwrap();
+    let time = |age: TimeDelta| match on {
+        MySql => format!("'{}'", (now - age).format("%F %T")),
+        Sqlite => (now - age).timestamp_micros().to_string(),
+    };
+    let columns =
+        "refund_id, order_id, user_id, kind, status, amount, request_id, balance_after, created_at, updated_at";
+    for status in ["pending", "success", "failed"] {
+        for (name, age) in [("new", TimeDelta::hours(23)), ("old", TimeDelta::hours(25))] {
+            let (made, changed) = (time(TimeDelta::days(9)), time(age));
+            let values = format!("'{status}-{name}', 'o', 'u', 'requested', '{status}', 7, '', 0, {made}, {changed}");
+            database.execute(&format!("INSERT INTO recharge_refund ({columns}) VALUES ({values})")).await;
+        }
+    }
+    let clock = TestClock::real();
+    clock.stop_at(now);
+    let server = App::start_with_clock(database.config(&[]), clock).await.unwrap();
+    let url = format!("http://{}/metrics", server.grpc_addr);
+    until("the refunds are counted", async || {
+        let text = reqwest::get(&url).await.unwrap().text().await.unwrap();
+        let shown = text.lines().find_map(|line| line.strip_prefix("billing_recharge_refunds_failed "));
+        shown.inspect(|count| assert_eq!(*count, "1")).is_some()
+    })
+    .await;
+    server.stop().await;
+}

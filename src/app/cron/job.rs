@@ -16,7 +16,7 @@ pub enum Job {
     /// End the reservations that are past their expiry: free the hold, or charge the reported usage
     /// of a stream.
     ExpireReservations,
-    /// Look up pending top-ups at payment-service, and settle them.
+    /// Look up pending top-ups and refunds at payment-service, and settle them.
     ReconcileRecharges,
     /// Compare the accounts and API keys in Redis with the database, and remove the entries that
     /// differ.
@@ -74,7 +74,7 @@ impl Job {
         match self {
             Self::ResetQuotas => "open this month and the next for every user",
             Self::ExpireReservations => "end expired reservations",
-            Self::ReconcileRecharges => "look up pending top-ups at payment-service, and settle them",
+            Self::ReconcileRecharges => "look up pending top-ups and refunds at payment-service, and settle them",
             Self::ReconcileCache => "compare Redis with the database, and remove the entries that differ",
             Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
             Self::ArchiveRecords => "move records older than billing.record_months to the archive",

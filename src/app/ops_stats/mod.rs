@@ -7,13 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     biz::{
-        jobs::ops_stats::{OpsStatsStore, PENDING_FOR},
+        jobs::ops_stats::{FAILED_WITHIN, OpsStatsStore, PENDING_FOR},
         values::{calendar::Calendar, error::StoreError},
     },
     metrics::Metrics,
 };
 
-/// Pause between two readings. A reading takes three cheap queries.
+/// Pause between two readings. A reading takes four cheap queries.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Deadline of a query.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +37,9 @@ impl OpsStats {
                 if let Err(error) = in_time(self.count_pending()).await {
                     tracing::warn!(%error, "count of old pending top-ups failed; the gauge keeps its value");
                 }
+                if let Err(error) = in_time(self.count_failed_refunds()).await {
+                    tracing::warn!(%error, "count of failed refunds failed; the gauge keeps its value");
+                }
                 if let Err(error) = in_time(self.count_unapplied()).await {
                     tracing::warn!(%error, "count of unapplied payments failed; the gauge keeps its value");
                 }
@@ -50,6 +53,12 @@ impl OpsStats {
         if let Some(audit) = self.store.last_audit().await? {
             self.metrics.ops_stats.set_audit(&audit);
         }
+        Ok(())
+    }
+
+    async fn count_failed_refunds(&self) -> Result<(), StoreError> {
+        let refunds = self.store.count_failed_refunds(self.calendar.now().utc - FAILED_WITHIN).await?;
+        self.metrics.ops_stats.set_failed_refunds(refunds);
         Ok(())
     }
 

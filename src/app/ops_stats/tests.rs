@@ -43,6 +43,10 @@ impl OpsStatsStore for Script {
         next(&self.pending).await
     }
 
+    async fn count_failed_refunds(&self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     async fn count_unapplied(&self) -> Result<u64, StoreError> {
         next(&self.unapplied).await
     }

@@ -1,4 +1,4 @@
-//! The jobs of the service: runs one job at once, or all jobs on their schedules.
+//! Runs the jobs of the billing service on their schedules, or one job now.
 
 mod schedules;
 mod screen;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::screen::{Begins, Screen};
 
-/// Runs the jobs of the billing service on their schedules, or one job at once.
+/// Runs the jobs of the billing service on their schedules, or one job now.
 #[derive(Parser)]
 #[command(name = "cron")]
 struct Arguments {
@@ -30,9 +30,9 @@ struct Arguments {
     /// differences.
     #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(names()))]
     once: Option<String>,
-    /// With --once match-settlements: the settlement file of payment-service, as CSV with order id,
-    /// payment id, amount, fee and date. Prints the entries that are missing on either side, and writes
-    /// nothing. With --once import-prices: the price list, in the JSON form that LiteLLM publishes.
+    /// Input file. match-settlements: settlement file of payment-service, CSV with order id, payment id,
+    /// amount, fee and date; prints missing and different entries, writes nothing. import-prices: price
+    /// list in LiteLLM's JSON form.
     #[arg(long, value_name = "FILE", requires = "once", conflicts_with = "resume")]
     file: Option<PathBuf>,
     /// With --once: print the effects of the job, and change nothing.

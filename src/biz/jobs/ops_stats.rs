@@ -1,5 +1,6 @@
 //! Figures from the database that alert operators: the differences of the last audit, the number of
-//! top-ups and of their refunds that have been pending for long, and the number of unapplied payments.
+//! top-ups and of their refunds that have been pending for long, the number of refunds that failed lately,
+//! and the number of unapplied payments.
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,6 +9,9 @@ use crate::biz::values::error::StoreError;
 
 /// A top-up that has been pending for longer than this is old.
 pub const PENDING_FOR: TimeDelta = TimeDelta::hours(1);
+
+/// A refund that failed longer ago than this is no longer shown.
+pub const FAILED_WITHIN: TimeDelta = TimeDelta::days(1);
 
 /// A scheduled audit that finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,13 @@ pub trait OpsStatsStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError>;
+
+    /// The number of refunds of top-ups that failed after `failed_after`, and whose money has not gone back
+    /// since.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn count_failed_refunds(&self, failed_after: DateTime<Utc>) -> Result<u64, StoreError>;
 
     /// The number of unapplied payments that wait for an operator.
     ///

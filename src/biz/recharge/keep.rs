@@ -45,12 +45,12 @@ impl Recharges {
             UnappliedCause::OtherAmount if is_other_currency => UnappliedCause::OtherCurrency,
             cause => cause,
         };
-        let currency = currency.to_ascii_uppercase().chars().take(UnappliedReport::MAX_CURRENCY).collect();
+        let currency = UnappliedReport::currency_of(currency);
         let report = UnappliedReport { payment: payment.clone(), order: order.clone(), amount, currency, cause };
         let known = in_time(self.orders.unapplied_payment(payment)).await?;
         in_time(self.orders.report_unapplied(&report, self.calendar.now().utc)).await?;
         tracing::warn!(%payment, %order, cause = cause.name(), "payment not credited; kept as an unapplied payment");
-        if let Some(known) = known.filter(|known| known.status != UnappliedStatus::Open)
+        if let Some(known) = known.filter(|known| known.status != UnappliedStatus::Open && known.times_seen > 0)
             && (known.amount, known.currency.as_str()) != (amount, report.currency.as_str())
         {
             let (status, stored) = (known.status, known.amount);

@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Most topics whose last question is remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// The subject of a question.
+/// The key of a look-up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// The payment of an order.

@@ -104,7 +104,7 @@ impl Recharges {
         match self.refund_state(&self.new_refund(held)?, approach, trace).await {
             Ok(state) => self.settle_refund(held, state).await,
             Err(error) => {
-                tracing::warn!(refund = %held.refund.id, %error, "no answer about a refund; it stays pending until it is reconciled");
+                tracing::warn!(refund = %held.refund.id, %error, "payment-service did not answer; refund pending until the next reconcile-recharges");
                 Ok(held.clone())
             }
         }

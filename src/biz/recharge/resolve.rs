@@ -16,7 +16,7 @@ use crate::biz::{
     values::{
         currency::Currency,
         error::{Error, Result},
-        ids::{PaymentId, UserId},
+        ids::{PaymentId, RefundId, UserId},
         invalid::Invalid,
     },
 };
@@ -66,13 +66,13 @@ impl Recharges {
             }
             PaymentAction::Dismiss => {
                 let Resolved { payment, changed, .. } =
-                    self.change_unapplied(payment, UnappliedChange::Dismiss, Some(call)).await?;
+                    self.change_unapplied(payment, UnappliedChange::Dismiss, None, Some(call)).await?;
                 Ok(ResolvedPayment { payment, replayed: !changed })
             }
             PaymentAction::Refund => {
                 self.gateway()?;
                 minor_amount(&found)?;
-                let begun = self.change_unapplied(payment, UnappliedChange::BeginRefund, Some(call)).await?;
+                let begun = self.change_unapplied(payment, UnappliedChange::BeginRefund, None, Some(call)).await?;
                 let approach = match begun.changed {
                     true => Approach::Request,
                     false => Approach::Ask { requests: self.is_left(&begun.payment) },
@@ -82,7 +82,7 @@ impl Recharges {
                     Ok(payment) => payment,
                     Err(NotSettled::Refused(error)) => return Err(error),
                     Err(NotSettled::Unanswered(error)) => {
-                        tracing::warn!(%payment, %error, "no answer about a refund; it stays pending until it is reconciled");
+                        tracing::warn!(%payment, %error, "payment-service did not answer; refund pending until the next reconcile-recharges");
                         begun.payment
                     }
                 };
@@ -119,7 +119,7 @@ impl Recharges {
         let refund = new_refund(payment)?;
         if self.refund_state(&refund, Approach::Ask { requests: false }, trace).await? == RefundState::Success {
             let change = UnappliedChange::Refunded { attempt: payment.refunds };
-            self.change_unapplied(&payment.payment, change, None).await?;
+            self.change_unapplied(&payment.payment, change, Some(refund.id), None).await?;
         }
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Recharges {
             RefundState::Success => UnappliedChange::Refunded { attempt },
             RefundState::Failed => UnappliedChange::NotRefunded { attempt },
         };
-        Ok(self.change_unapplied(&payment.payment, change, None).await?.payment)
+        Ok(self.change_unapplied(&payment.payment, change, Some(refund.id), None).await?.payment)
     }
 
     fn is_left(&self, payment: &UnappliedPayment) -> bool {
@@ -152,9 +152,12 @@ impl Recharges {
         &self,
         payment: &PaymentId,
         change: UnappliedChange,
+        refund: Option<RefundId>,
         call: Option<AuditedCall>,
     ) -> Result<Resolved> {
-        let resolution = Resolution { change, call, at: self.calendar.now().utc };
+        // The id of a failed refund counts nothing: its money may go back later.
+        let refund = refund.filter(|_| !matches!(change, UnappliedChange::NotRefunded { .. }));
+        let resolution = Resolution { change, refund, call, at: self.calendar.now().utc };
         in_time(self.orders.resolve_unapplied(payment, &resolution)).await?
     }
 }

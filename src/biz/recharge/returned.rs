@@ -1,6 +1,7 @@
 //! Money that went back, by a callback of payment-service: a refund, requested here or not, or a
 //! chargeback. A callback without a signature is only a hint. The money is that of an order, which is
-//! debited, or that of an unapplied payment, which was not credited.
+//! debited, or that of an unapplied payment, which was not credited. The report of such a payment may
+//! follow its return, so the return is kept.
 
 use super::{
     Recharges,
@@ -8,13 +9,14 @@ use super::{
     in_time,
     questions::Topic,
     refund::RefundedOrder,
+    unapplied::UnappliedReport,
 };
 use crate::biz::{
     settlement::{
         order::Order,
         order_refund::{OrderRefund, RefundStatus},
         posting::{RefundEvent, ReportedRefund},
-        unapplied::{UnappliedChange, UnappliedPayment, UnappliedStatus},
+        unapplied::{UnappliedCause, UnappliedChange, UnappliedPayment, UnappliedStatus},
     },
     values::{
         error::{Error, Result},
@@ -60,13 +62,19 @@ impl Recharges {
         is_trusted: bool,
         trace: &CallerContext,
     ) -> Result<Option<RefundedOrder>> {
+        if in_time(self.orders.is_return_counted(&returned.id)).await? {
+            return Ok(None);
+        }
         let mut named = self.named(&returned).await?;
         let claimed = returned.report.payment.clone();
         let returned = if is_trusted {
             self.with_payment(&named, returned, trace).await?
         } else {
-            let has_gone_back = |payment: &UnappliedPayment| payment.status.has_gone_back();
-            if named.unapplied.as_ref().is_some_and(has_gone_back) {
+            // An older release has not counted the ids.
+            let is_refunded = |payment: &UnappliedPayment| {
+                payment.status == UnappliedStatus::Refunded && payment.attempt_of(&returned.id).is_some()
+            };
+            if named.unapplied.as_ref().is_some_and(is_refunded) {
                 return Ok(None);
             }
             self.confirmed(&named, returned, trace).await?
@@ -77,9 +85,46 @@ impl Recharges {
         if let Some(unapplied) = &named.unapplied {
             return self.note_returned(unapplied, &returned).await.map(|()| None);
         }
-        let order = named.order.ok_or_else(|| Error::OrderNotFound(returned.order.to_string()))?;
-        self.check_amount(&returned)?;
-        self.update_refund(&order, returned.id, RefundEvent::Reported(returned.report)).await.map(Some)
+        let refusal = match named.order {
+            Some(order) => {
+                self.check_amount(&returned)?;
+                let event = RefundEvent::Reported(returned.report.clone());
+                match self.update_refund(&order, returned.id.clone(), event).await {
+                    Err(refusal @ Error::DuplicateRecharge(_)) => refusal,
+                    settled => return settled.map(Some),
+                }
+            }
+            None => Error::OrderNotFound(returned.order.to_string()),
+        };
+        self.keep_returned(&returned, refusal).await.map(|()| None)
+    }
+
+    /// Keeps the return of a payment that was not reported here: that of an unknown order, or a second one
+    /// of an order. Otherwise nobody would see the rest of its money, or its later report would look as if
+    /// all of its money were here.
+    ///
+    /// # Errors
+    /// `refusal` if the callback names no payment, or one that has credited an order.
+    async fn keep_returned(&self, returned: &Returned, refusal: Error) -> Result<()> {
+        let (Some(payment), Some(cause)) = (&returned.report.payment, UnappliedCause::of(&refusal)) else {
+            return Err(refusal);
+        };
+        let amount = returned.report.amount;
+        if amount <= Money::ZERO {
+            return Err(Invalid::new("amount", "must be above 0").into());
+        }
+        let cause = match cause {
+            UnappliedCause::UnknownOrder => cause,
+            _ => UnappliedCause::SecondPayment,
+        };
+        let currency = UnappliedReport::currency_of(returned.currency.as_deref().unwrap_or(self.terms.currency.code()));
+        let order = returned.order.clone();
+        let report = UnappliedReport { payment: payment.clone(), order, amount, currency, cause };
+        in_time(self.orders.expect_unapplied(&report, self.calendar.now().utc)).await?;
+        // A payment that has credited an order is not stored.
+        let Some(kept) = in_time(self.orders.unapplied_payment(payment)).await? else { return Err(refusal) };
+        tracing::warn!(%payment, order = %returned.order, %amount, "money of an unknown payment went back; kept as an unapplied payment");
+        self.note_returned(&kept, returned).await
     }
 
     async fn named(&self, returned: &Returned) -> Result<Named> {
@@ -128,10 +173,7 @@ impl Recharges {
         // No answer names the kind.
         let report = ReportedRefund { is_chargeback: false, ..returned.report };
         let returned = Returned { report, ..returned };
-        if named.unapplied.is_none() {
-            if named.order.is_none() {
-                return Err(Error::OrderNotFound(returned.order.to_string()));
-            }
+        if named.unapplied.is_none() && named.order.is_some() {
             self.check_amount(&returned)?;
         }
         // No callback changes a refund that is debited.
@@ -140,10 +182,19 @@ impl Recharges {
         }
         let user = named.order.as_ref().map(|order| &order.user);
         let topic = Topic::Refund(returned.id.clone());
+        let unknown = || Error::OrderNotFound(returned.order.to_string());
+        let is_unknown = named.order.is_none() && named.unapplied.is_none();
+        let last = self.questions.last(&topic, self.calendar.instant());
+        if is_unknown && (self.gateway.is_none() || last.is_some_and(|last| last.is_denied)) {
+            return Err(unknown());
+        }
         let _question = self.questions.admit(&topic, user, self.calendar.instant())?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
         let found = self.gateway()?.refund_of(&returned.id, trace).await?;
-        let found = found.ok_or_else(|| not_confirmed("the refund is not known there"))?;
+        let Some(found) = found else {
+            self.questions.note_denial(&topic);
+            return Err(if is_unknown { unknown() } else { not_confirmed("the refund is not known there") });
+        };
         match found.state {
             RefundState::Success => {}
             RefundState::Pending => return Err(not_confirmed("the refund is not decided; send it again")),
@@ -166,9 +217,9 @@ impl Recharges {
             Some(attempt) if amount == unapplied.amount => UnappliedChange::Refunded { attempt },
             _ => UnappliedChange::WentBack { amount },
         };
-        let after = self.change_unapplied(&unapplied.payment, change, None).await?;
+        let after = self.change_unapplied(&unapplied.payment, change, Some(returned.id.clone()), None).await?;
         let (payment, status, refund) = (&after.payment.payment, after.payment.status, &returned.id);
-        if status == UnappliedStatus::Conflict {
+        if after.changed && status == UnappliedStatus::Conflict {
             tracing::error!(%payment, %refund, %amount, "money of an unapplied payment went back in part, or after its credit");
         } else if after.changed {
             tracing::info!(%payment, %refund, %amount, "money of an unapplied payment went back");

@@ -11,7 +11,7 @@ use crate::biz::{
     },
     values::{
         error::{Duplicate, Error, Result, StoreError},
-        ids::{OrderId, PaymentId},
+        ids::{OrderId, PaymentId, RefundId},
         money::Money,
         paging::Cursor,
     },
@@ -32,12 +32,19 @@ pub struct UnappliedReport {
 impl UnappliedReport {
     /// Longest code of a currency that is stored.
     pub const MAX_CURRENCY: usize = 8;
+
+    /// The code of a reported currency, as it is stored.
+    pub fn currency_of(reported: &str) -> String {
+        reported.to_ascii_uppercase().chars().take(Self::MAX_CURRENCY).collect()
+    }
 }
 
 /// A change of an unapplied payment that moves no balance.
 #[derive(Debug, Clone)]
 pub struct Resolution {
     pub change: UnappliedChange,
+    /// The id under which the money went back. Each id is counted once.
+    pub refund: Option<RefundId>,
     /// The call of the operator; `None` for an answer of payment-service.
     pub call: Option<AuditedCall>,
     pub at: DateTime<Utc>,
@@ -49,6 +56,8 @@ pub struct FoundUnapplied {
     pub payment: UnappliedPayment,
     /// Whether the payment has credited an order.
     pub has_credited: bool,
+    /// Whether the refund of the resolution was counted before.
+    pub is_counted: bool,
 }
 
 /// The rows to write for a [`Resolution`].
@@ -58,6 +67,17 @@ pub struct Resolved {
     /// False for a repeat, which writes nothing.
     pub changed: bool,
     pub event: Option<AuditEvent>,
+    /// Money that went back, counted just now.
+    pub returned: Option<CountedReturn>,
+}
+
+/// Money of an unapplied payment that went back, counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountedReturn {
+    pub refund: RefundId,
+    pub payment: PaymentId,
+    pub amount: Money,
+    pub at: DateTime<Utc>,
 }
 
 impl Resolution {
@@ -67,7 +87,8 @@ impl Resolution {
     /// [`Error::PaymentNotFound`]; [`Error::TransactionState`] if it was resolved in another way;
     /// [`Error::DuplicateRecharge`] if the money is that of a credited order.
     pub fn decide(&self, id: &PaymentId, found: Option<FoundUnapplied>) -> Result<Resolved> {
-        let FoundUnapplied { payment, has_credited } = found.ok_or_else(|| Error::PaymentNotFound(id.clone()))?;
+        let found = found.ok_or_else(|| Error::PaymentNotFound(id.clone()))?;
+        let FoundUnapplied { payment, has_credited, is_counted } = found;
         let credited = || Error::DuplicateRecharge(Duplicate::Credited(id.clone()));
         let went_back = matches!(self.change, UnappliedChange::Refunded { .. } | UnappliedChange::WentBack { .. });
         // The money is that of an order.
@@ -75,14 +96,24 @@ impl Resolution {
             return Err(credited());
         }
         let reason = self.call.as_ref().map_or("", |call| &call.reason);
-        let Some(after) = payment.after(self.change, reason, self.at)? else {
-            return Ok(Resolved { payment, changed: false, event: None });
+        let after = if is_counted { None } else { payment.after(self.change, reason, self.at)? };
+        let Some(after) = after else {
+            return Ok(Resolved { payment, changed: false, event: None, returned: None });
         };
         if self.change == UnappliedChange::BeginRefund && has_credited {
             return Err(credited());
         }
         let event = self.call.as_ref().map(|call| audit_events::of_resolution(call, &payment, &after, self.at));
-        Ok(Resolved { payment: after, changed: true, event })
+        let amount = match self.change {
+            UnappliedChange::WentBack { amount } => Some(amount),
+            UnappliedChange::Refunded { .. } => Some(payment.amount),
+            _ => None,
+        };
+        let returned = amount.zip(self.refund.clone()).map(|(amount, refund)| {
+            let payment = payment.payment.clone();
+            CountedReturn { refund, payment, amount, at: self.at }
+        });
+        Ok(Resolved { payment: after, changed: true, event, returned })
     }
 }
 
@@ -92,11 +123,25 @@ type Stored<T> = std::result::Result<T, StoreError>;
 #[async_trait]
 pub trait UnappliedStore: Send + Sync + 'static {
     /// Stores a report: a new payment, or one more sight of a known one. While it is open, the last
-    /// report decides on order, amount, currency and cause.
+    /// report decides on order, amount, currency and cause. So does the first report of a payment of which
+    /// only a return was known. If it is over another amount, the payment is in conflict then.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn report_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Stored<()>;
+
+    /// Stores a payment of which only a return is known, with the amount of the return, unless it is stored
+    /// or has credited an order. Its report may follow.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn expect_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Stored<()>;
+
+    /// Whether money that went back under an id was counted at an unapplied payment.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn is_return_counted(&self, refund: &RefundId) -> Stored<bool>;
 
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

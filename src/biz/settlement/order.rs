@@ -45,7 +45,7 @@ impl Order {
 
     /// The error for a payment with another amount.
     pub fn amount_mismatch(&self) -> Error {
-        Error::AmountMismatch(format!("amount: the order is over {}", self.amount))
+        Error::AmountMismatch(format!("amount: must be {}, the amount of the order", self.amount))
     }
 }
 

@@ -16,12 +16,14 @@ use crate::biz::values::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnappliedPayment {
     pub payment: PaymentId,
-    /// Order and amount are those of the last report that came while it was open.
+    /// Order and amount are those of the last report that came while it was open. Before the first report
+    /// of the payment itself, the amount is the sum of its returns.
     pub order: OrderId,
     pub amount: Money,
     /// The code of the reported currency.
     pub currency: String,
     pub cause: UnappliedCause,
+    /// The number of reports of the payment. Zero if only a return of its money was reported yet.
     pub times_seen: u64,
     pub first_seen_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
@@ -32,6 +34,8 @@ pub struct UnappliedPayment {
     pub reason: String,
     /// The number of refunds that were requested.
     pub refunds: u32,
+    /// The sum of all money of it that went back.
+    pub returned: Money,
     /// The time of the resolution; while it is refunded, that of the begin.
     pub resolved_at: Option<DateTime<Utc>>,
 }
@@ -96,8 +100,8 @@ pub enum UnappliedStatus {
     Refunding,
     Refunded,
     Dismissed,
-    /// Money of it went back although it is credited to a user, or only a part of it went back. An
-    /// operator books the difference, and dismisses it. It is REFUNDED then.
+    /// Money of it went back although it is credited to a user, or only a part of it went back, or more
+    /// than it is. An operator books the difference, and dismisses it. It is REFUNDED then.
     Conflict,
 }
 
@@ -106,11 +110,6 @@ impl UnappliedStatus {
         [Self::Open, Self::Applied, Self::Credited, Self::Refunding, Self::Refunded, Self::Dismissed, Self::Conflict];
     /// The states that wait for an operator.
     pub const UNRESOLVED: [Self; 2] = [Self::Open, Self::Conflict];
-
-    /// Whether money of it is known to have gone back.
-    pub fn has_gone_back(self) -> bool {
-        matches!(self, Self::Refunded | Self::Conflict)
-    }
 
     /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
@@ -148,7 +147,8 @@ pub enum UnappliedChange {
     Dismiss,
     /// Claims the payment for a refund, before payment-service is asked.
     BeginRefund,
-    /// payment-service has given it back, by the attempt with this number.
+    /// payment-service has given it back, by the attempt with this number. As [`Self::WentBack`], it is
+    /// counted once for each refund id.
     Refunded {
         attempt: u32,
     },
@@ -213,7 +213,6 @@ impl UnappliedPayment {
         use UnappliedStatus as Status;
         let resolved =
             |status| UnappliedPayment { status, reason: reason.to_owned(), resolved_at: Some(at), ..self.clone() };
-        let went_back = || UnappliedPayment { status: Status::Refunded, resolved_at: Some(at), ..self.clone() };
         Ok(match (change, self.status) {
             (Change::Dismiss, Status::Open) => Some(resolved(Status::Dismissed)),
             (Change::Dismiss, Status::Conflict) => Some(resolved(Status::Refunded)),
@@ -222,33 +221,46 @@ impl UnappliedPayment {
                 Some(UnappliedPayment { refunds: self.refunds + 1, ..resolved(Status::Refunding) })
             }
             (Change::BeginRefund, Status::Refunding | Status::Refunded) => None,
+            // The order has the money.
+            (Change::Refunded { .. } | Change::WentBack { .. }, Status::Applied) => None,
             // The money is gone, even if an older attempt, which had failed, was made after all.
-            (Change::Refunded { attempt }, Status::Refunding | Status::Open | Status::Dismissed)
-                if attempt <= self.refunds =>
-            {
-                Some(went_back())
+            (Change::Refunded { attempt }, status) if attempt <= self.refunds && status != Status::Refunded => {
+                Some(self.with_return(self.amount, at))
             }
-            (Change::WentBack { amount }, Status::Refunding | Status::Open | Status::Dismissed) => {
-                Some(if amount == self.amount { went_back() } else { self.in_conflict(amount, at) })
-            }
-            (Change::Refunded { attempt }, Status::Credited) if attempt <= self.refunds => {
-                Some(self.in_conflict(self.amount, at))
-            }
-            (Change::WentBack { amount }, Status::Credited) => Some(self.in_conflict(amount, at)),
+            (Change::WentBack { amount }, _) => Some(self.with_return(amount, at)),
             // An older attempt decides nothing about the one under way.
             (Change::NotRefunded { attempt }, Status::Refunding) if attempt == self.refunds => {
                 Some(UnappliedPayment { status: Status::Open, resolved_at: None, ..self.clone() })
             }
             // An answer of payment-service that came before, or of another attempt.
-            (Change::Refunded { .. } | Change::NotRefunded { .. } | Change::WentBack { .. }, _) => None,
+            (Change::Refunded { .. } | Change::NotRefunded { .. }, _) => None,
             (Change::Dismiss | Change::BeginRefund, _) => return Err(self.is_resolved()),
         })
     }
 
-    /// The payment after a part of it went back, or money that is credited. The reason tells the amount.
-    fn in_conflict(&self, amount: Money, at: DateTime<Utc>) -> UnappliedPayment {
-        let reason = format!("{amount} went back. {}", self.reason).trim_end().chars().take(MAX_REASON).collect();
-        UnappliedPayment { status: UnappliedStatus::Conflict, reason, resolved_at: Some(at), ..self.clone() }
+    /// The payment after money of it went back. It is refunded once all of it is back. It is in conflict
+    /// if a part is back, if it was credited, or if it was closed before. The reason then tells the sum.
+    fn with_return(&self, amount: Money, at: DateTime<Utc>) -> UnappliedPayment {
+        let returned = self.returned.plus(amount);
+        let is_unreported = self.times_seen == 0;
+        // Without a report of the payment, its amount is not known.
+        let amount = if is_unreported { returned } else { self.amount };
+        // After a dismissal of a conflict the difference is booked, so a further return is another one.
+        let is_closed = self.user.is_some() || (self.status == UnappliedStatus::Refunded && !is_unreported);
+        let is_whole = returned == amount && !is_closed;
+        let status = if is_whole { UnappliedStatus::Refunded } else { UnappliedStatus::Conflict };
+        let after = UnappliedPayment { status, amount, returned, resolved_at: Some(at), ..self.clone() };
+        let is_at_once = is_whole && !is_unreported && self.returned.is_zero();
+        if is_at_once { after } else { UnappliedPayment { reason: self.told(returned), ..after } }
+    }
+
+    /// The reason behind the sum that went back, in place of an earlier sum.
+    fn told(&self, returned: Money) -> String {
+        let reason = match self.reason.split_once(" went back.") {
+            Some((sum, rest)) if sum.parse::<Money>().is_ok() => rest.trim_start(),
+            _ => &self.reason,
+        };
+        format!("{returned} went back. {reason}").trim_end().chars().take(MAX_REASON).collect()
     }
 
     /// The payment after it was credited to a user.
@@ -291,13 +303,16 @@ mod tests {
             user: None,
             reason: String::new(),
             refunds: 0,
+            returned: Money::ZERO,
             resolved_at: None,
         }
     }
 
     /// A payment with two attempts to refund it.
     fn tried_twice(status: UnappliedStatus) -> UnappliedPayment {
-        UnappliedPayment { refunds: 2, ..payment(status) }
+        let user = (status == UnappliedStatus::Credited).then(|| UserId::from_stored("u"));
+        let returned = Money::from_micros((status == UnappliedStatus::Refunded).into());
+        UnappliedPayment { refunds: 2, user, returned, ..payment(status) }
     }
 
     fn after(payment: &UnappliedPayment, change: UnappliedChange) -> &'static str {
@@ -336,9 +351,9 @@ mod tests {
                 ("applied", ["refused", "refused", "same", "same", "same", "same"], "refused"),
                 ("credited", ["refused", "refused", "conflict", "same", "conflict", "conflict"], "refused"),
                 ("refunding", ["refused", "same", "refunded", "open", "refunded", "conflict"], "refused"),
-                ("refunded", ["refused", "same", "same", "same", "same", "same"], "refused"),
+                ("refunded", ["refused", "same", "same", "same", "conflict", "conflict"], "refused"),
                 ("dismissed", ["same", "refused", "refunded", "same", "refunded", "conflict"], "refused"),
-                ("conflict", ["refunded", "refused", "same", "same", "same", "same"], "refused"),
+                ("conflict", ["refunded", "refused", "refunded", "same", "refunded", "conflict"], "refused"),
             ]
         );
     }
@@ -365,6 +380,54 @@ mod tests {
         assert_eq!(after.reason, "1.5 went back. she paid twice");
         let long = UnappliedPayment { reason: "x".repeat(MAX_REASON), ..credited };
         assert_eq!(long.after(change, "", DateTime::UNIX_EPOCH).unwrap().unwrap().reason.len(), MAX_REASON);
+    }
+
+    /// The status, the sum that went back, and the reason, after some returns.
+    fn returns(of: UnappliedPayment, amounts: &[i64]) -> Vec<(&'static str, i64, String)> {
+        let mut payment = of;
+        let each = amounts.iter().map(|micros| {
+            let change = UnappliedChange::WentBack { amount: Money::from_micros(*micros) };
+            payment = payment.after(change, "", DateTime::UNIX_EPOCH).unwrap().unwrap();
+            (payment.status.name(), payment.returned.micros(), payment.reason.clone())
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn parts_that_went_back_are_summed_up() {
+        let open = UnappliedPayment { amount: Money::from_micros(9_000_000), ..payment(UnappliedStatus::Open) };
+        let one = |status, micros: i64, reason: &str| (status, micros, reason.to_owned());
+        assert_eq!(
+            returns(open.clone(), &[2_000_000, 3_000_000, 4_000_000, 1_000_000]),
+            [
+                one("conflict", 2_000_000, "2 went back."),
+                one("conflict", 5_000_000, "5 went back."),
+                one("refunded", 9_000_000, "9 went back."),
+                one("conflict", 10_000_000, "10 went back."),
+            ]
+        );
+        let credited = open.credited(&UserId::from_stored("u"), "paid twice", DateTime::UNIX_EPOCH).unwrap();
+        assert_eq!(
+            returns(credited, &[4_000_000, 5_000_000]),
+            [
+                one("conflict", 4_000_000, "4 went back. paid twice"),
+                one("conflict", 9_000_000, "9 went back. paid twice")
+            ]
+        );
+        // An operator booked the rest, and dismissed it. Then the rest goes back too.
+        let part = UnappliedPayment { returned: Money::from_micros(2_000_000), ..open.clone() };
+        let dismissed = UnappliedPayment { status: UnappliedStatus::Conflict, ..part };
+        let dismissed = dismissed.after(UnappliedChange::Dismiss, "booked", DateTime::UNIX_EPOCH).unwrap().unwrap();
+        assert_eq!(returns(dismissed, &[7_000_000]), [one("conflict", 9_000_000, "9 went back. booked")]);
+    }
+
+    #[test]
+    fn a_return_before_the_report_of_its_payment_is_all_that_is_known() {
+        let unreported =
+            UnappliedPayment { times_seen: 0, amount: Money::from_micros(2_000_000), ..payment(UnappliedStatus::Open) };
+        let after = returns(unreported, &[2_000_000, 3_000_000]);
+        assert_eq!(after[0], ("refunded", 2_000_000, "2 went back.".into()));
+        assert_eq!(after[1], ("refunded", 5_000_000, "5 went back.".into()));
     }
 
     #[test]

@@ -19,10 +19,6 @@ use crate::biz::values::{
     money::Money,
 };
 
-/// Most lines of charges that are split by model: callers choose the names of models. More are summed up by
-/// service.
-const MAX_SPLIT_LINES: usize = 1_000;
-
 /// The kinds of movement, in the order of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LineKind {
@@ -82,6 +78,36 @@ pub struct LineKey {
     pub late_of: Option<Month>,
 }
 
+/// Tokens by class, and images: the sums of [`Usage`](crate::biz::values::usage::Usage).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UsageSums {
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub cached_input_tokens: u64,
+    pub cache_write_tokens: u64,
+    pub cache_write_1h_tokens: u64,
+    pub reasoning_tokens: u64,
+    pub audio_input_tokens: u64,
+    pub audio_output_tokens: u64,
+    pub images: u64,
+}
+
+impl UsageSums {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens + other.input_tokens,
+            output_tokens: self.output_tokens + other.output_tokens,
+            cached_input_tokens: self.cached_input_tokens + other.cached_input_tokens,
+            cache_write_tokens: self.cache_write_tokens + other.cache_write_tokens,
+            cache_write_1h_tokens: self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            reasoning_tokens: self.reasoning_tokens + other.reasoning_tokens,
+            audio_input_tokens: self.audio_input_tokens + other.audio_input_tokens,
+            audio_output_tokens: self.audio_output_tokens + other.audio_output_tokens,
+            images: self.images + other.images,
+        }
+    }
+}
+
 /// The sums of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LineSums {
@@ -90,10 +116,8 @@ pub struct LineSums {
     pub calls: u64,
     pub free_count: u64,
     pub paid_count: u64,
-    /// Tokens, as far as they are final: without those of charges that a broken stream reported.
-    pub input_tokens: u64,
-    pub output_tokens: u64,
-    pub cached_input_tokens: u64,
+    /// As far as it is final: without that of charges that a broken stream reported.
+    pub usage: UsageSums,
     /// Signed as it moved the balance.
     pub amount: Money,
 }
@@ -104,9 +128,7 @@ impl LineSums {
             calls: self.calls + other.calls,
             free_count: self.free_count + other.free_count,
             paid_count: self.paid_count + other.paid_count,
-            input_tokens: self.input_tokens + other.input_tokens,
-            output_tokens: self.output_tokens + other.output_tokens,
-            cached_input_tokens: self.cached_input_tokens + other.cached_input_tokens,
+            usage: self.usage.plus(other.usage),
             amount: self.amount.plus(other.amount),
         }
     }
@@ -129,7 +151,8 @@ pub struct MonthBooks {
     pub lines: Vec<Line>,
     /// The sum of all later movements.
     pub later: Money,
-    /// The charges and their refunds by model, from the records; `None` if they were not split.
+    /// The charges and their refunds by model, from the records; `None` if they were not split, or make
+    /// more lines than were asked for.
     pub by_model: Option<Vec<Line>>,
 }
 
@@ -165,9 +188,8 @@ impl Statement {
     pub fn of(books: MonthBooks, period: &StatementPeriod) -> Result<Self, Error> {
         let moved = books.lines.iter().map(|line| line.sums.amount).sum::<Money>();
         let closing = books.balance.minus(books.later);
-        let by_model = books.by_model.filter(|lines| lines.len() <= MAX_SPLIT_LINES);
-        let is_by_model = by_model.is_some();
-        let mut lines = match by_model {
+        let is_by_model = books.by_model.is_some();
+        let mut lines = match books.by_model {
             None => books.lines,
             Some(by_model) => {
                 check_sums(&books.user, period.month, &books.lines, &by_model)?;
@@ -223,7 +245,8 @@ pub trait StatementStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn books_of(&self, users: &[UserId], period: &StatementPeriod) -> Result<Vec<MonthBooks>, StoreError>;
 
-    /// As [`Self::books_of`] of one user. To split the charges by model, the records of the month are read.
+    /// As [`Self::books_of`] of one user. With `split_lines`, the database sums the records of the month up by
+    /// model, to so many lines at most. More are not split: callers choose the names of models.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -231,7 +254,7 @@ pub trait StatementStore: Send + Sync + 'static {
         &self,
         user: &UserId,
         period: &StatementPeriod,
-        splits_by_model: bool,
+        split_lines: Option<u32>,
     ) -> Result<MonthBooks, StoreError>;
 }
 

@@ -1,16 +1,15 @@
 //! The rows of all accounts, page by page.
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
+use sqlx::mysql::MySqlRow;
 
 use super::{MySqlStore, statement::Statement};
 use crate::{
     biz::{
         settlement::{order::Order, order_refund::OrderRefund, posting::Adjusted},
-        statements::exports::{BookStore, RecordSpan, UserRecord},
-        values::{
-            error::StoreError,
-            ids::{OrderId, RefundId, UserId},
-        },
+        statements::exports::{BookStore, RecordSpan, RowSpan, UserRecord},
+        values::{error::StoreError, ids::UserId},
     },
     data::{
         row::Columns,
@@ -24,8 +23,12 @@ use crate::{
     },
 };
 
-/// The column of the user, behind those of a record.
+/// The columns of the user, and of whether a broken stream reported the usage, behind those of a record.
 const USER: usize = 20;
+const IS_REPORTED: usize = 21;
+
+/// The last change of an order is its creation or later, but for the skew of the clocks of two servers.
+const MOST_SKEW: TimeDelta = TimeDelta::days(1);
 
 #[async_trait]
 impl BookStore for MySqlStore {
@@ -39,46 +42,72 @@ impl BookStore for MySqlStore {
     async fn records_of(&self, span: RecordSpan<'_>, limit: u32) -> Result<Vec<UserRecord>, StoreError> {
         let sets = self.viewer.fetch(records(span, limit)).await?;
         let rows = sets.iter().flatten();
-        rows.map(|row| Ok(UserRecord { user: UserId::from_stored(row.text(USER)?), record: record_of(row)? })).collect()
+        rows.map(user_record_of).collect()
     }
 
-    async fn all_orders(&self, after: Option<&OrderId>, limit: u32) -> Result<Vec<Order>, StoreError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            order_columns!(),
-            " FROM recharge_order WHERE order_id > ? ORDER BY order_id LIMIT ?"
-        ))
-        .bind(after.map_or("", OrderId::as_str))
-        .bind(limit);
-        self.viewer.fetch_all(query).await?.iter().map(order_of).collect()
+    async fn payers(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<UserId>, StoreError> {
+        let query =
+            sqlx::query("SELECT DISTINCT user_id FROM recharge_order WHERE user_id > ? ORDER BY user_id LIMIT ?")
+                .bind(after.map_or("", UserId::as_str))
+                .bind(limit);
+        self.viewer.fetch_all(query).await?.iter().map(user_of).collect()
     }
 
-    async fn all_order_refunds(&self, after: Option<&RefundId>, limit: u32) -> Result<Vec<OrderRefund>, StoreError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            order_refund_columns!(),
-            " FROM recharge_refund WHERE refund_id > ? ORDER BY refund_id LIMIT ?"
-        ))
-        .bind(after.map_or("", RefundId::as_str))
-        .bind(limit);
-        self.viewer.fetch_all(query).await?.iter().map(order_refund_of).collect()
+    async fn orders_of(&self, span: RowSpan<'_>, limit: u32) -> Result<Vec<Order>, StoreError> {
+        let (start, end) = span.between;
+        let mut statement = Statement::new(concat!("SELECT ", order_columns!(), " FROM recharge_order"));
+        // The first condition is a range of idx_user_updated.
+        of_users(&mut statement, span).push(" AND updated_at >= ").instant(start - MOST_SKEW);
+        statement.push(" AND IF(status IN ('success', 'refunded'), COALESCE(credited_at, updated_at), created_at) >= ");
+        statement.instant(start);
+        statement.push(" AND IF(status IN ('success', 'refunded'), COALESCE(credited_at, updated_at), created_at) < ");
+        statement.instant(end);
+        if let (Some(id), Some(user)) = (span.after, span.users.first()) {
+            statement.push(" AND (user_id <> ").texts([user.as_str()]).push(" OR order_id > ").texts([id]).push(")");
+        }
+        statement.push(" ORDER BY user_id, order_id LIMIT ").number(limit);
+        self.viewer.fetch(statement).await?.iter().flatten().map(order_of).collect()
     }
 
-    async fn all_adjustments(&self, after: Option<&Adjusted>, limit: u32) -> Result<Vec<Adjusted>, StoreError> {
-        let (user, id) = after.map_or(("", ""), |last| (last.user.as_str(), last.id.as_str()));
-        // The first condition limits the range of the key; the second one is exact.
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            adjustment_columns!(),
-            " FROM balance_adjustment WHERE user_id >= ? AND (user_id > ? OR adjustment_id > ?) \
-             ORDER BY user_id, adjustment_id LIMIT ?"
-        ))
-        .bind(user)
-        .bind(user)
-        .bind(id)
-        .bind(limit);
-        self.viewer.fetch_all(query).await?.iter().map(adjusted_of).collect()
+    async fn order_refunds_of(&self, span: RowSpan<'_>, limit: u32) -> Result<Vec<OrderRefund>, StoreError> {
+        let (start, end) = span.between;
+        let mut statement = Statement::new(concat!("SELECT ", order_refund_columns!(), " FROM recharge_refund"));
+        // Two ranges of idx_user_settled.
+        of_users(&mut statement, span).push(" AND ((settled_at >= ").instant(start);
+        statement.push(" AND settled_at < ").instant(end).push(") OR (settled_at IS NULL AND created_at >= ");
+        statement.instant(start).push(" AND created_at < ").instant(end).push("))");
+        if let (Some(id), Some(user)) = (span.after, span.users.first()) {
+            statement.push(" AND (user_id <> ").texts([user.as_str()]).push(" OR refund_id > ").texts([id]).push(")");
+        }
+        statement.push(" ORDER BY user_id, refund_id LIMIT ").number(limit);
+        self.viewer.fetch(statement).await?.iter().flatten().map(order_refund_of).collect()
     }
+
+    async fn adjustments_of(&self, span: RowSpan<'_>, limit: u32) -> Result<Vec<Adjusted>, StoreError> {
+        let (start, end) = span.between;
+        let mut statement = Statement::new(concat!("SELECT ", adjustment_columns!(), " FROM balance_adjustment"));
+        // A range of idx_user_created.
+        of_users(&mut statement, span)
+            .push(" AND created_at >= ")
+            .instant(start)
+            .push(" AND created_at < ")
+            .instant(end);
+        if let (Some(id), Some(user)) = (span.after, span.users.first()) {
+            statement.push(" AND (user_id <> ").texts([user.as_str()]);
+            statement.push(" OR adjustment_id > ").texts([id]).push(")");
+        }
+        statement.push(" ORDER BY user_id, adjustment_id LIMIT ").number(limit);
+        self.viewer.fetch(statement).await?.iter().flatten().map(adjusted_of).collect()
+    }
+}
+
+fn of_users<'s>(statement: &'s mut Statement, span: RowSpan<'_>) -> &'s mut Statement {
+    statement.push(" WHERE user_id IN (").texts(span.users.iter().map(UserId::as_str)).push(")")
+}
+
+fn user_record_of(row: &MySqlRow) -> Result<UserRecord, StoreError> {
+    let (user, is_reported) = (UserId::from_stored(row.text(USER)?), row.number::<u8>(IS_REPORTED)? == 1);
+    Ok(UserRecord { user, record: record_of(row)?, is_reported })
 }
 
 /// The records of a span in both tables, with the columns of their transactions. Each user is a range of the
@@ -88,7 +117,7 @@ fn records(span: RecordSpan<'_>, limit: u32) -> Statement {
         "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
          t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
          t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
-         t.images, r.user_id FROM (",
+         t.images, r.user_id, t.charged_by IS NOT NULL FROM (",
     );
     for (index, table) in ["billing_record", "billing_record_archive"].into_iter().enumerate() {
         statement.push(if index == 0 { "(" } else { " UNION ALL (" });

@@ -16,7 +16,7 @@ use crate::{
     },
     data::{
         row::Columns,
-        rows::statement::{month_book_of, month_books_of},
+        rows::statement::{month_book_of, month_books_of, no_usage},
     },
 };
 
@@ -40,16 +40,16 @@ impl StatementStore for MySqlStore {
         &self,
         user: &UserId,
         period: &StatementPeriod,
-        splits_by_model: bool,
+        split_lines: Option<u32>,
     ) -> Result<MonthBooks, StoreError> {
         let users = std::slice::from_ref(user);
         let mut statement = books(users, period);
-        if splits_by_model {
-            charges_by_model(&mut statement, user, period);
+        if let Some(lines) = split_lines {
+            charges_by_model(&mut statement, user, period, lines);
         }
         let sets = self.viewer.fetch(statement).await?;
         let rows: Vec<_> = sets.into_iter().flatten().collect();
-        month_book_of(user, &rows, splits_by_model)
+        month_book_of(user, &rows, split_lines)
     }
 }
 
@@ -59,15 +59,20 @@ fn books(users: &[UserId], period: &StatementPeriod) -> Statement {
         statement.push(" WHERE user_id IN (").texts(users.iter().map(UserId::as_str)).push(")");
     };
     let (start, end) = (period.start, period.end);
-    let mut statement = Statement::new(
+    let mut statement = Statement::new(concat!(
         "SELECT user_id, 'balance' AS source, 0 AS is_later, NULL AS service_name, NULL AS model, NULL AS late_of, \
-         0 AS calls, 0 AS free_count, 0 AS paid_count, 0 AS input_tokens, 0 AS output_tokens, \
-         0 AS cached_input_tokens, balance AS amount FROM user_balance",
-    );
+             0 AS calls, 0 AS free_count, 0 AS paid_count, ",
+        no_usage!(),
+        ", balance AS amount FROM user_balance"
+    ));
     of_users(&mut statement);
 
     statement.push(" UNION ALL SELECT user_id, 'top_up', COALESCE(credited_at, updated_at) >= ").instant(end);
-    statement.push(" AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, 0, 0, 0, SUM(amount) FROM recharge_order");
+    statement.push(concat!(
+        " AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, ",
+        no_usage!(),
+        ", SUM(amount) FROM recharge_order"
+    ));
     of_users(&mut statement);
     statement.push(" AND updated_at >= ").instant(start - MOST_SKEW);
     statement.push(" AND status IN ('success', 'refunded') AND COALESCE(credited_at, updated_at) >= ").instant(start);
@@ -75,7 +80,11 @@ fn books(users: &[UserId], period: &StatementPeriod) -> Statement {
 
     statement.push(" UNION ALL SELECT user_id, IF(kind = 'chargeback', 'chargeback', 'top_up_refund') AS source, ");
     statement.push("settled_at >= ").instant(end);
-    statement.push(" AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, 0, 0, 0, -SUM(amount) FROM recharge_refund");
+    statement.push(concat!(
+        " AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, ",
+        no_usage!(),
+        ", -SUM(amount) FROM recharge_refund"
+    ));
     of_users(&mut statement);
     statement.push(" AND status = 'success' AND settled_at >= ").instant(start);
     statement.push(" GROUP BY user_id, source, is_later");
@@ -83,7 +92,11 @@ fn books(users: &[UserId], period: &StatementPeriod) -> Statement {
     statement.push(" UNION ALL SELECT user_id, IF(LEFT(adjustment_id, ").number(UNAPPLIED_PREFIX.len() as u32);
     statement.push(") = ").texts([UNAPPLIED_PREFIX]).push(", 'unapplied_payment', 'adjustment') AS source, ");
     statement.push("created_at >= ").instant(end);
-    statement.push(" AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, 0, 0, 0, SUM(amount) FROM balance_adjustment");
+    statement.push(concat!(
+        " AS is_later, NULL, NULL, NULL, COUNT(*), 0, 0, ",
+        no_usage!(),
+        ", SUM(amount) FROM balance_adjustment"
+    ));
     of_users(&mut statement);
     statement.push(" AND created_at >= ").instant(start).push(" GROUP BY user_id, source, is_later");
 
@@ -94,10 +107,12 @@ fn books(users: &[UserId], period: &StatementPeriod) -> Statement {
     };
     statement.push(" UNION ALL SELECT user_id, 'charge', usage_date > ");
     day(&mut statement, period.days.last);
-    statement.push(
+    statement.push(concat!(
         " AS is_later, service_name, NULL, NULL, 0, CAST(SUM(free_count) AS SIGNED), \
-         CAST(SUM(paid_count) AS SIGNED), 0, 0, 0, -SUM(amount) FROM usage_daily",
-    );
+         CAST(SUM(paid_count) AS SIGNED), ",
+        no_usage!(),
+        ", -SUM(amount) FROM usage_daily"
+    ));
     of_users(&mut statement);
     statement.push(" AND usage_date >= ");
     day(&mut statement, period.days.first);
@@ -105,10 +120,12 @@ fn books(users: &[UserId], period: &StatementPeriod) -> Statement {
 
     statement.push(" UNION ALL SELECT user_id, 'charge_refund', usage_date > ");
     day(&mut statement, period.days.last);
-    statement.push(
+    statement.push(concat!(
         " AS is_later, service_name, NULL, NULL, 0, CAST(SUM(refunded_free) AS SIGNED), \
-         CAST(SUM(refunded_paid) AS SIGNED), 0, 0, 0, SUM(refunded_amount) FROM usage_daily",
-    );
+         CAST(SUM(refunded_paid) AS SIGNED), ",
+        no_usage!(),
+        ", SUM(refunded_amount) FROM usage_daily"
+    ));
     of_users(&mut statement);
     statement.push(" AND refunded_amount IS NOT NULL AND usage_date >= ");
     day(&mut statement, period.days.first);
@@ -123,22 +140,33 @@ macro_rules! tokens {
         concat!(
             "CAST(SUM(IF(t.record_id = r.billing_record_id AND t.charged_by IS NULL, COALESCE(t.",
             $column,
-            ", 0), 0)) AS SIGNED), "
+            ", 0), 0)) AS SIGNED) AS ",
+            $column,
+            ", "
         )
     };
 }
 
-/// Adds the charges and refunds of the month, from the records of both tables.
-fn charges_by_model(statement: &mut Statement, user: &UserId, period: &StatementPeriod) {
+/// Adds the charges and refunds of the month, from the records of both tables: `lines` of them, and one more if
+/// there are more.
+fn charges_by_model(statement: &mut Statement, user: &UserId, period: &StatementPeriod, lines: u32) {
     statement.push(concat!(
-        " UNION ALL SELECT r.user_id, IF(r.type IN (3, 4), 'charge_refund_by_model', 'charge_by_model') AS source, 0, \
+        " UNION ALL SELECT * FROM (SELECT r.user_id, \
+         IF(r.type IN (3, 4), 'charge_refund_by_model', 'charge_by_model') AS source, 0 AS is_later, \
          r.service_name, t.model, r.late_of, \
-         CAST(COUNT(DISTINCT r.trace_id) + SUM(r.trace_id IS NULL) AS SIGNED), \
-         CAST(SUM(IF(r.type IN (1, 3), r.count, 0)) AS SIGNED), CAST(SUM(IF(r.type IN (2, 4), r.count, 0)) AS SIGNED), ",
+         CAST(COUNT(DISTINCT r.trace_id) + SUM(r.trace_id IS NULL) AS SIGNED) AS calls, \
+         CAST(SUM(IF(r.type IN (1, 3), r.count, 0)) AS SIGNED) AS free_count, \
+         CAST(SUM(IF(r.type IN (2, 4), r.count, 0)) AS SIGNED) AS paid_count, ",
         tokens!("input_tokens"),
         tokens!("output_tokens"),
         tokens!("cached_input_tokens"),
-        "SUM(IF(r.type IN (3, 4), r.amount, -r.amount)) FROM ("
+        tokens!("cache_write_tokens"),
+        tokens!("cache_write_1h_tokens"),
+        tokens!("reasoning_tokens"),
+        tokens!("audio_input_tokens"),
+        tokens!("audio_output_tokens"),
+        tokens!("images"),
+        "SUM(IF(r.type IN (3, 4), r.amount, -r.amount)) AS amount FROM ("
     ));
     for (index, table) in ["billing_record", "billing_record_archive"].into_iter().enumerate() {
         statement.push(if index == 0 { "" } else { " UNION ALL " });
@@ -148,6 +176,7 @@ fn charges_by_model(statement: &mut Statement, user: &UserId, period: &Statement
     }
     statement.push(
         ") r LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-         GROUP BY r.user_id, source, r.service_name, t.model, r.late_of",
+         GROUP BY r.user_id, source, r.service_name, t.model, r.late_of LIMIT ",
     );
+    statement.number(lines.saturating_add(1)).push(") by_model");
 }

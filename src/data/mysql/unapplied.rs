@@ -1,4 +1,5 @@
-//! Payments that were reported and not credited, in the table `unapplied_payment`.
+//! Payments that were reported and not credited, in the table `unapplied_payment`, and their money that
+//! went back, in `unapplied_return`.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     biz::{
-        recharge::unapplied::{FoundUnapplied, Resolution, Resolved, UnappliedReport, UnappliedStore},
+        recharge::unapplied::{CountedReturn, FoundUnapplied, Resolution, Resolved, UnappliedReport, UnappliedStore},
         settlement::{
             lock::{LeftOut, Obstacle},
             posting::Batch,
@@ -25,7 +26,7 @@ use crate::{
         },
         values::{
             error::{self, StoreError},
-            ids::{PaymentId, UserId},
+            ids::{PaymentId, RefundId, UserId},
             paging::Cursor,
         },
     },
@@ -34,9 +35,10 @@ use crate::{
 
 /// The columns of [`unapplied_of`].
 const COLUMNS: &str = "payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at, \
-    status, user_id, reason, refunds, resolved_at";
+    status, user_id, reason, refunds, resolved_at, returned_amount";
 /// The position behind [`COLUMNS`].
-const HAS_CREDITED: usize = 13;
+const HAS_CREDITED: usize = 14;
+const IS_COUNTED: usize = 15;
 
 #[async_trait]
 impl UnappliedStore for MySqlStore {
@@ -56,15 +58,49 @@ impl UnappliedStore for MySqlStore {
                         .instant(at)
                         .instant(at);
                 })
+                // MySQL assigns in this order, and each assignment sees those before it.
                 .push(
-                    " ON DUPLICATE KEY UPDATE times_seen = times_seen + 1, last_seen_at = VALUES(last_seen_at), \
-                     order_id = IF(status = 'open', VALUES(order_id), order_id), \
-                     amount = IF(status = 'open', VALUES(amount), amount), \
-                     currency = IF(status = 'open', VALUES(currency), currency), \
-                     cause = IF(status = 'open', VALUES(cause), cause); ",
+                    " ON DUPLICATE KEY UPDATE last_seen_at = VALUES(last_seen_at), \
+                     order_id = IF(status = 'open' OR times_seen = 0, VALUES(order_id), order_id), \
+                     amount = IF(status = 'open' OR times_seen = 0, VALUES(amount), amount), \
+                     currency = IF(status = 'open' OR times_seen = 0, VALUES(currency), currency), \
+                     cause = IF(status = 'open' OR times_seen = 0, VALUES(cause), cause), \
+                     status = IF(status = 'refunded' AND times_seen = 0 \
+                     AND VALUES(amount) <> returned_amount, 'conflict', status), \
+                     times_seen = times_seen + 1; ",
                 );
         });
         self.waiter.run(upsert).await
+    }
+
+    async fn expect_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Result<(), StoreError> {
+        let insert = Statement::transaction(|statement| {
+            statement
+                .push(
+                    "INSERT IGNORE INTO unapplied_payment \
+                     (payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at) \
+                     SELECT ",
+                )
+                .row(|row| {
+                    row.text(report.payment.as_str())
+                        .text(report.order.as_str())
+                        .money(report.amount)
+                        .text(&report.currency)
+                        .text(report.cause.name())
+                        .number(0)
+                        .instant(at)
+                        .instant(at);
+                })
+                .push(" FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM recharge_order WHERE payment_order_id = ")
+                .texts([report.payment.as_str()])
+                .push(" AND status IN ('success', 'refunded')); ");
+        });
+        self.waiter.run(insert).await
+    }
+
+    async fn is_return_counted(&self, refund: &RefundId) -> Result<bool, StoreError> {
+        let query = sqlx::query("SELECT 1 FROM unapplied_return WHERE refund_id = ?").bind(refund.as_str());
+        Ok(!self.reader.fetch_all(query).await?.is_empty())
     }
 
     async fn unapplied_payment(&self, payment: &PaymentId) -> Result<Option<UnappliedPayment>, StoreError> {
@@ -102,23 +138,29 @@ impl UnappliedStore for MySqlStore {
         read.push("SELECT ").push(COLUMNS);
         read.push(
             ", EXISTS (SELECT 1 FROM recharge_order paid WHERE paid.payment_order_id = unapplied_payment.payment_order_id \
-             AND paid.status IN ('success', 'refunded')) FROM unapplied_payment WHERE payment_order_id = ",
+             AND paid.status IN ('success', 'refunded')), EXISTS (SELECT 1 FROM unapplied_return WHERE refund_id = ",
         );
+        read.optional_text(resolution.refund.as_ref().map(RefundId::as_str));
+        read.push(") FROM unapplied_payment WHERE payment_order_id = ");
         read.texts([payment.as_str()]).push(LockMode::Wait.suffix());
         let decided = Mutex::new(None);
         let decide = |row: Option<&MySqlRow>| {
             let found = match row {
                 Some(row) => {
                     let has_credited = row.number::<u8>(HAS_CREDITED)? == 1;
-                    Some(FoundUnapplied { payment: unapplied_of(row)?, has_credited })
+                    let is_counted = row.number::<u8>(IS_COUNTED)? == 1;
+                    Some(FoundUnapplied { payment: unapplied_of(row)?, has_credited, is_counted })
                 }
                 None => None,
             };
             let decision = resolution.decide(payment, found);
             let packet = match &decision {
-                Ok(Resolved { payment, changed: true, event }) => {
+                Ok(Resolved { payment, changed: true, event, returned }) => {
                     Some(Statement::committing(LockMode::Wait, |packet| {
                         update(packet, std::slice::from_ref(payment));
+                        if let Some(returned) = returned {
+                            count_return(packet, returned);
+                        }
                         if let Some(event) = event {
                             audit_trail::insert(packet, std::slice::from_ref(event));
                         }
@@ -133,6 +175,15 @@ impl UnappliedStore for MySqlStore {
         let decided = decided.into_inner().unwrap_or_else(PoisonError::into_inner);
         decided.ok_or_else(|| StoreError::Failed("an unapplied payment was not decided".into()))
     }
+}
+
+/// A repeat that is counted at the same time fails at the key, and is decided again.
+fn count_return(statement: &mut Statement, returned: &CountedReturn) {
+    let columns = "INSERT INTO unapplied_return (refund_id, payment_order_id, amount, created_at) VALUES ";
+    statement.push(columns).rows([returned], |row, CountedReturn { refund, payment, amount, at }| {
+        row.text(refund.as_str()).text(payment.as_str()).money(*amount).instant(*at);
+    });
+    statement.push("; ");
 }
 
 /// Locks the unapplied ones of some payments.
@@ -180,6 +231,7 @@ pub(super) fn read_present(statement: &mut Statement, payments: &[&PaymentId]) {
 pub(super) fn update(statement: &mut Statement, payments: &[UnappliedPayment]) {
     for payment in payments {
         statement.push("UPDATE unapplied_payment SET status = ").texts([payment.status.name()]);
+        statement.push(", amount = ").money(payment.amount).push(", returned_amount = ").money(payment.returned);
         statement.push(", user_id = ").optional_text(payment.user.as_ref().map(UserId::as_str));
         statement.push(", reason = ").texts([payment.reason.as_str()]);
         statement.push(", refunds = ").number(payment.refunds).push(", resolved_at = ").row(|row| {

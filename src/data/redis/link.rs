@@ -43,7 +43,8 @@ pub(super) struct Lateness {
 
 /// Late answers in a row after which a server counts as slow.
 const MANY_LATE: u32 = 3;
-/// Interval at which one caller waits, to find out whether the server is still slow.
+/// While the server is slow, one caller in each interval sends its command. Its result shows whether the
+/// server has recovered.
 const SLOW_PAUSE: Duration = Duration::from_secs(1);
 
 impl Lateness {
@@ -105,10 +106,10 @@ impl Link {
         self.ended.cancel();
     }
 
-    /// As [`Self::call`], for a command that a caller of the service waits for.
+    /// Sends a command that a request waits for. Fails at once while the server is slow.
     ///
     /// # Errors
-    /// As [`Self::call`]; fails at once while the server is slow.
+    /// As [`Self::call`].
     pub async fn call_awaited(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
         if !self.lateness.may_wait() {
             return Err((Refusal::Other, StoreError::Unavailable("redis answers too slowly".into())));

@@ -1,6 +1,7 @@
 -- Applies a committed change to an entry, if the entry has the version from which the settlement
 -- started. An entry that already includes the change stays as it is. An entry that lacks an
--- earlier change is dropped. The rule is the same as Change::apply.
+-- earlier change is dropped. The rule is the same as CacheEntry::apply
+-- (src/biz/check/cache/entry.rs).
 --
 -- KEYS[1]    the hash of an account or of an API key
 -- KEYS[2]    its fence, see quota_load.lua

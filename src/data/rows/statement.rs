@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::account::user_of;
 use crate::{
     biz::{
-        statements::statement::{Line, LineKey, LineKind, LineSums, MonthBooks},
+        statements::statement::{Line, LineKey, LineKind, LineSums, MonthBooks, UsageSums},
         values::{
             error::StoreError,
             ids::{ModelName, ServiceName, UserId},
@@ -34,15 +34,26 @@ impl Source {
     }
 }
 
+/// The position of the amount, the last column.
+const AMOUNT: usize = 18;
+
+/// The columns of the usage in a row without one.
+macro_rules! no_usage {
+    () => {
+        "0, 0, 0, 0, 0, 0, 0, 0, 0"
+    };
+}
+pub(in crate::data) use no_usage;
+
 /// The books of users, in key order. A row has: user, source, whether it is later than the month; service,
-/// model, closed month; calls, free and paid units, three token columns, amount.
+/// model, closed month; calls, free and paid units, the nine columns of the usage, amount.
 pub fn month_books_of(users: &[UserId], rows: &[impl Columns]) -> Result<Vec<MonthBooks>, StoreError> {
     let books = users.iter().map(|user| (user.clone(), MonthBooks::of(user.clone())));
     let mut books: BTreeMap<UserId, MonthBooks> = books.collect();
     for row in rows {
         let user = user_of(row)?;
         let books = books.get_mut(&user).ok_or_else(|| corrupt("user of a statement"))?;
-        let amount = row.money(12)?;
+        let amount = row.money(AMOUNT)?;
         match Source::of(&row.text(1)?).ok_or_else(|| corrupt("source of a statement"))? {
             Source::Balance => books.balance = amount,
             Source::Line(_) if row.number::<u8>(2)? == 1 => books.later = books.later.plus(amount),
@@ -53,11 +64,13 @@ pub fn month_books_of(users: &[UserId], rows: &[impl Columns]) -> Result<Vec<Mon
     Ok(books.into_values().collect())
 }
 
-/// As [`month_books_of`], of one user. Without a charge in the month, the charges by model are none.
-pub fn month_book_of(user: &UserId, rows: &[impl Columns], splits_by_model: bool) -> Result<MonthBooks, StoreError> {
+/// As [`month_books_of`], of one user, with at most `split_lines` charges by model. Without a charge in the month,
+/// the charges by model are none.
+pub fn month_book_of(user: &UserId, rows: &[impl Columns], split_lines: Option<u32>) -> Result<MonthBooks, StoreError> {
     let books = month_books_of(std::slice::from_ref(user), rows)?.pop();
     let books = books.unwrap_or_else(|| MonthBooks::of(user.clone()));
-    let by_model = books.by_model.or(splits_by_model.then(Vec::new));
+    let most = split_lines.map(|lines| lines as usize);
+    let by_model = most.map(|_| books.by_model.unwrap_or_default()).filter(|lines| Some(lines.len()) <= most);
     Ok(MonthBooks { by_model, ..books })
 }
 
@@ -74,10 +87,18 @@ fn line_of(kind: LineKind, row: &impl Columns) -> Result<Line, StoreError> {
             calls: row.number(6)?,
             free_count: row.number(7)?,
             paid_count: row.number(8)?,
-            input_tokens: row.number(9)?,
-            output_tokens: row.number(10)?,
-            cached_input_tokens: row.number(11)?,
-            amount: row.money(12)?,
+            usage: UsageSums {
+                input_tokens: row.number(9)?,
+                output_tokens: row.number(10)?,
+                cached_input_tokens: row.number(11)?,
+                cache_write_tokens: row.number(12)?,
+                cache_write_1h_tokens: row.number(13)?,
+                reasoning_tokens: row.number(14)?,
+                audio_input_tokens: row.number(15)?,
+                audio_output_tokens: row.number(16)?,
+                images: row.number(17)?,
+            },
+            amount: row.money(AMOUNT)?,
         },
     })
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// An unapplied payment: payment, order, amount, currency, cause, times seen, first and last time,
-/// status, user, reason, refunds, time of the resolution.
+/// status, user, reason, refunds, time of the resolution, sum that went back.
 pub fn unapplied_of(row: &impl Columns) -> Result<UnappliedPayment, StoreError> {
     Ok(UnappliedPayment {
         payment: PaymentId::from_stored(row.text(0)?),
@@ -28,5 +28,6 @@ pub fn unapplied_of(row: &impl Columns) -> Result<UnappliedPayment, StoreError> 
         reason: row.text(10)?,
         refunds: row.number(11)?,
         resolved_at: row.optional_time(12)?,
+        returned: row.money(13)?,
     })
 }

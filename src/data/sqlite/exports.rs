@@ -1,19 +1,20 @@
 //! The rows of all accounts, page by page.
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
+use serde_json::json;
+use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
 
 use super::SqliteStore;
 use crate::{
     biz::{
         settlement::{order::Order, order_refund::OrderRefund, posting::Adjusted},
-        statements::exports::{BookStore, RecordSpan, UserRecord},
-        values::{
-            error::StoreError,
-            ids::{OrderId, RefundId, UserId},
-        },
+        statements::exports::{BookStore, RecordSpan, RowSpan, UserRecord},
+        values::{error::StoreError, ids::UserId},
     },
     data::{
         error::store_error,
+        row::Columns,
         rows::{
             account::user_of,
             order::{order_columns, order_of},
@@ -39,7 +40,7 @@ const RECORDS: &str = concat!(
     "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
      t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
      t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
-     t.images FROM (",
+     t.images, t.charged_by IS NOT NULL FROM (",
     records_of!("billing_record"),
     " UNION ALL ",
     records_of!("billing_record_archive"),
@@ -47,6 +48,62 @@ const RECORDS: &str = concat!(
      LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
      ORDER BY r.created_at, r.billing_record_id"
 );
+
+/// The column of whether a broken stream reported the usage, behind those of a record.
+const IS_REPORTED: usize = 20;
+
+/// The last change of an order is its creation or later, but for the skew of the clocks of two processes.
+const MOST_SKEW: TimeDelta = TimeDelta::days(1);
+
+/// The rows of the users ?1 whose time is from ?2 to before ?3, and behind the id ?5 of the user ?4; at most ?6. The
+/// plus keeps SQLite from the order of the primary key, in which it would read all rows of a user.
+macro_rules! rows_of {
+    ($columns:expr, $table:literal, $id:literal, $between:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM ",
+            $table,
+            " WHERE user_id IN (SELECT value FROM json_each(?1)) AND ",
+            $between,
+            " AND (?5 IS NULL OR user_id <> ?4 OR ",
+            $id,
+            " > ?5) ORDER BY user_id, +",
+            $id,
+            " LIMIT ?6"
+        )
+    };
+}
+
+/// ?7 is the earliest last change, a range of idx_order_user_updated.
+const ORDERS: &str = rows_of!(
+    order_columns!(),
+    "recharge_order",
+    "order_id",
+    "updated_at >= ?7 \
+     AND iif(status IN ('success', 'refunded'), COALESCE(credited_at, updated_at), created_at) >= ?2 \
+     AND iif(status IN ('success', 'refunded'), COALESCE(credited_at, updated_at), created_at) < ?3"
+);
+const ORDER_REFUNDS: &str = rows_of!(
+    order_refund_columns!(),
+    "recharge_refund",
+    "refund_id",
+    "((settled_at >= ?2 AND settled_at < ?3) OR (settled_at IS NULL AND created_at >= ?2 AND created_at < ?3))"
+);
+const ADJUSTMENTS: &str =
+    rows_of!(adjustment_columns!(), "balance_adjustment", "adjustment_id", "created_at >= ?2 AND created_at < ?3");
+
+/// Binds the first six parameters.
+fn bound(sql: &'static str, span: RowSpan<'_>, limit: u32) -> Query<'static, Sqlite, SqliteArguments> {
+    let users: Vec<_> = span.users.iter().map(UserId::as_str).collect();
+    sqlx::query(sql)
+        .bind(json!(users).to_string())
+        .bind(span.between.0.timestamp_micros())
+        .bind(span.between.1.timestamp_micros())
+        .bind(span.users.first().map(ToString::to_string))
+        .bind(span.after.map(ToOwned::to_owned))
+        .bind(limit)
+}
 
 #[async_trait]
 impl BookStore for SqliteStore {
@@ -77,47 +134,59 @@ impl BookStore for SqliteStore {
                 .bind(after_id)
                 .bind(left);
             for row in query.fetch_all(&self.reader).await.map_err(store_error)? {
-                found.push(UserRecord { user: user.clone(), record: record_of(&row)? });
+                let is_reported = row.number::<u8>(IS_REPORTED)? == 1;
+                found.push(UserRecord { user: user.clone(), record: record_of(&row)?, is_reported });
             }
         }
         Ok(found)
     }
 
-    async fn all_orders(&self, after: Option<&OrderId>, limit: u32) -> Result<Vec<Order>, StoreError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            order_columns!(),
-            " FROM recharge_order WHERE order_id > ? ORDER BY order_id LIMIT ?"
-        ))
-        .bind(after.map_or("", OrderId::as_str))
-        .bind(limit);
+    async fn payers(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<UserId>, StoreError> {
+        let query =
+            sqlx::query("SELECT DISTINCT user_id FROM recharge_order WHERE user_id > ? ORDER BY user_id LIMIT ?")
+                .bind(after.map_or("", UserId::as_str))
+                .bind(limit);
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(user_of).collect()
+    }
+
+    async fn orders_of(&self, span: RowSpan<'_>, limit: u32) -> Result<Vec<Order>, StoreError> {
+        let query = bound(ORDERS, span, limit).bind((span.between.0 - MOST_SKEW).timestamp_micros());
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(order_of).collect()
     }
 
-    async fn all_order_refunds(&self, after: Option<&RefundId>, limit: u32) -> Result<Vec<OrderRefund>, StoreError> {
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            order_refund_columns!(),
-            " FROM recharge_refund WHERE refund_id > ? ORDER BY refund_id LIMIT ?"
-        ))
-        .bind(after.map_or("", RefundId::as_str))
-        .bind(limit);
-        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+    async fn order_refunds_of(&self, span: RowSpan<'_>, limit: u32) -> Result<Vec<OrderRefund>, StoreError> {
+        let rows = bound(ORDER_REFUNDS, span, limit).fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(order_refund_of).collect()
     }
 
-    async fn all_adjustments(&self, after: Option<&Adjusted>, limit: u32) -> Result<Vec<Adjusted>, StoreError> {
-        let (user, id) = after.map_or(("", ""), |last| (last.user.as_str(), last.id.as_str()));
-        let query = sqlx::query(concat!(
-            "SELECT ",
-            adjustment_columns!(),
-            " FROM balance_adjustment WHERE (user_id, adjustment_id) > (?, ?) ORDER BY user_id, adjustment_id LIMIT ?"
-        ))
-        .bind(user)
-        .bind(id)
-        .bind(limit);
-        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+    async fn adjustments_of(&self, span: RowSpan<'_>, limit: u32) -> Result<Vec<Adjusted>, StoreError> {
+        let rows = bound(ADJUSTMENTS, span, limit).fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(adjusted_of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::sqlite::tests::{empty_store, searches};
+
+    #[tokio::test]
+    async fn an_export_reads_ranges_of_its_users_and_days() {
+        let (store, _folder) = empty_store().await;
+        let (start, end) = (chrono::DateTime::UNIX_EPOCH, chrono::DateTime::UNIX_EPOCH + TimeDelta::days(1));
+        let span = RowSpan { users: &[UserId::from_stored("u")], between: (start, end), after: None };
+        for (sql, range) in [
+            (ORDERS, "(user_id=? AND updated_at>?)"),
+            (ORDER_REFUNDS, "(user_id=?)"),
+            (ADJUSTMENTS, "(user_id=? AND created_at>? AND created_at<?)"),
+        ] {
+            let plan = format!("EXPLAIN QUERY PLAN {sql}").leak();
+            let query = bound(plan, span, 1);
+            let query = if sql == ORDERS { query.bind(0) } else { query };
+            let searches = searches(&query.fetch_all(&store.reader).await.unwrap());
+            assert!(searches.len() == 1 && searches[0].ends_with(range), "{searches:?}");
+        }
     }
 }

@@ -172,3 +172,26 @@ impl Store for SqliteStore {
         self.reader.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqliteRow;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::data::row::Columns;
+
+    /// A store on a new file, which lives as long as the folder.
+    pub(super) async fn empty_store() -> (SqliteStore, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new().filename(folder.path().join("billing.db"));
+        let store = SqliteStore::connect(options, 1, BUSY_TIMEOUT, &|_| {}).await.unwrap();
+        (store, folder)
+    }
+
+    /// The reads of tables in a plan.
+    pub(super) fn searches(plan: &[SqliteRow]) -> Vec<String> {
+        let steps = plan.iter().map(|row| row.text(3).unwrap());
+        steps.filter(|step| step.starts_with("S") && !step.contains("json_each")).collect()
+    }
+}

@@ -1,4 +1,5 @@
-//! Payments that were reported and not credited, in the table `unapplied_payment`.
+//! Payments that were reported and not credited, in the table `unapplied_payment`, and their money that
+//! went back, in `unapplied_return`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::{
     biz::{
-        recharge::unapplied::{FoundUnapplied, Resolution, Resolved, UnappliedReport, UnappliedStore},
+        recharge::unapplied::{CountedReturn, FoundUnapplied, Resolution, Resolved, UnappliedReport, UnappliedStore},
         settlement::{
             lock::LeftOut,
             posting::Batch,
@@ -19,7 +20,7 @@ use crate::{
         },
         values::{
             error::{self, StoreError},
-            ids::{PaymentId, UserId},
+            ids::{PaymentId, RefundId, UserId},
             paging::Cursor,
         },
     },
@@ -31,13 +32,14 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at, \
-             status, user_id, reason, refunds, resolved_at",
+             status, user_id, reason, refunds, resolved_at, returned_amount",
             $rest
         )
     };
 }
 /// The position behind the columns of [`unapplied_of`].
-const HAS_CREDITED: usize = 13;
+const HAS_CREDITED: usize = 14;
+const IS_COUNTED: usize = 15;
 
 #[async_trait]
 impl UnappliedStore for SqliteStore {
@@ -49,10 +51,12 @@ impl UnappliedStore for SqliteStore {
                  (payment_order_id, order_id, amount, currency, cause, first_seen_at, last_seen_at) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) \
                  ON CONFLICT DO UPDATE SET times_seen = times_seen + 1, last_seen_at = excluded.last_seen_at, \
-                 order_id = CASE status WHEN 'open' THEN excluded.order_id ELSE order_id END, \
-                 amount = CASE status WHEN 'open' THEN excluded.amount ELSE amount END, \
-                 currency = CASE status WHEN 'open' THEN excluded.currency ELSE currency END, \
-                 cause = CASE status WHEN 'open' THEN excluded.cause ELSE cause END",
+                 order_id = iif(status = 'open' OR times_seen = 0, excluded.order_id, order_id), \
+                 amount = iif(status = 'open' OR times_seen = 0, excluded.amount, amount), \
+                 currency = iif(status = 'open' OR times_seen = 0, excluded.currency, currency), \
+                 cause = iif(status = 'open' OR times_seen = 0, excluded.cause, cause), \
+                 status = iif(status = 'refunded' AND times_seen = 0 \
+                 AND excluded.amount <> returned_amount, 'conflict', status)",
                 params![
                     report.payment.as_str(),
                     report.order.as_str(),
@@ -65,6 +69,33 @@ impl UnappliedStore for SqliteStore {
             done.map(drop).map_err(writer_error)
         };
         self.writer.run(upsert).await
+    }
+
+    async fn expect_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Result<(), StoreError> {
+        let report = report.clone();
+        let insert = move |connection: &mut Connection| {
+            let done = connection.execute(
+                "INSERT INTO unapplied_payment \
+                 (payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, 0, ?6, ?6 WHERE NOT EXISTS (SELECT 1 FROM recharge_order \
+                 WHERE payment_order_id = ?1 AND status IN ('success', 'refunded')) ON CONFLICT DO NOTHING",
+                params![
+                    report.payment.as_str(),
+                    report.order.as_str(),
+                    report.amount.micros(),
+                    report.currency,
+                    report.cause.name(),
+                    at.timestamp_micros(),
+                ],
+            );
+            done.map(drop).map_err(writer_error)
+        };
+        self.writer.run(insert).await
+    }
+
+    async fn is_return_counted(&self, refund: &RefundId) -> Result<bool, StoreError> {
+        let query = sqlx::query("SELECT 1 FROM unapplied_return WHERE refund_id = ?").bind(refund.as_str());
+        Ok(query.fetch_optional(&self.reader).await.map_err(store_error)?.is_some())
     }
 
     async fn unapplied_payment(&self, payment: &PaymentId) -> Result<Option<UnappliedPayment>, StoreError> {
@@ -115,21 +146,37 @@ fn resolve(
             .prepare_cached(select!(
                 ", EXISTS (SELECT 1 FROM recharge_order paid \
                  WHERE paid.payment_order_id = unapplied_payment.payment_order_id \
-                 AND paid.status IN ('success', 'refunded')) FROM unapplied_payment WHERE payment_order_id = ?"
+                 AND paid.status IN ('success', 'refunded')), \
+                 EXISTS (SELECT 1 FROM unapplied_return WHERE refund_id = ?2) \
+                 FROM unapplied_payment WHERE payment_order_id = ?1"
             ))
             .map_err(writer_error)?;
-        found(&mut find, [payment.as_str()], |row| {
+        let refund = resolution.refund.as_ref().map(RefundId::as_str);
+        found(&mut find, params![payment.as_str(), refund], |row| {
             let has_credited = row.number::<u8>(HAS_CREDITED)? == 1;
-            Ok(FoundUnapplied { payment: unapplied_of(row)?, has_credited })
+            let is_counted = row.number::<u8>(IS_COUNTED)? == 1;
+            Ok(FoundUnapplied { payment: unapplied_of(row)?, has_credited, is_counted })
         })?
     };
     let decided = resolution.decide(payment, stored);
-    if let Ok(Resolved { payment, changed: true, event }) = &decided {
+    if let Ok(Resolved { payment, changed: true, event, returned }) = &decided {
         update(&transaction, std::slice::from_ref(payment)).map_err(writer_error)?;
+        if let Some(returned) = returned {
+            count_return(&transaction, returned).map_err(writer_error)?;
+        }
         audit_trail::insert(&transaction, event.as_slice()).map_err(writer_error)?;
         commit(transaction)?;
     }
     Ok(decided)
+}
+
+fn count_return(transaction: &Transaction<'_>, returned: &CountedReturn) -> rusqlite::Result<()> {
+    let CountedReturn { refund, payment, amount, at } = returned;
+    transaction.execute(
+        "INSERT INTO unapplied_return (refund_id, payment_order_id, amount, created_at) VALUES (?, ?, ?, ?)",
+        params![refund.as_str(), payment.as_str(), amount.micros(), at.timestamp_micros()],
+    )?;
+    Ok(())
 }
 
 /// Loads the unapplied ones of the payments of the batch.
@@ -155,14 +202,16 @@ pub(super) fn load(
 pub(super) fn update(transaction: &Transaction<'_>, payments: &[UnappliedPayment]) -> rusqlite::Result<()> {
     for payment in payments {
         let mut update = transaction.prepare_cached(
-            "UPDATE unapplied_payment SET status = ?, user_id = ?, reason = ?, refunds = ?, resolved_at = ? \
-             WHERE payment_order_id = ?",
+            "UPDATE unapplied_payment SET status = ?, amount = ?, user_id = ?, reason = ?, refunds = ?, \
+             returned_amount = ?, resolved_at = ? WHERE payment_order_id = ?",
         )?;
         update.execute(params![
             payment.status.name(),
+            payment.amount.micros(),
             payment.user.as_ref().map(UserId::as_str),
             payment.reason,
             payment.refunds,
+            payment.returned.micros(),
             payment.resolved_at.map(|at| at.timestamp_micros()),
             payment.payment.as_str(),
         ])?;

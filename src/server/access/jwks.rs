@@ -41,7 +41,7 @@ struct Key {
 
 /// The keys, with their source.
 pub struct KeySource {
-    place: Place,
+    location: KeyLocation,
     /// `None` until the first read succeeds.
     keys: RwLock<Option<Arc<[Key]>>>,
     /// The time of the last read for an unknown key. Held during a read, so that there is one.
@@ -50,7 +50,7 @@ pub struct KeySource {
     waiting: Semaphore,
 }
 
-enum Place {
+enum KeyLocation {
     File(PathBuf),
     Url(reqwest::Client, String),
 }
@@ -70,19 +70,23 @@ impl KeySource {
     /// # Errors
     /// The file is missing or is no JWK set.
     pub async fn open(config: &JwtConfig) -> anyhow::Result<Option<Arc<Self>>> {
-        let place = match (&config.jwks_file, &config.jwks_url) {
-            (Some(path), _) => Place::File(path.clone()),
-            (None, Some(url)) => Place::Url(client()?, url.clone()),
+        let location = match (&config.jwks_file, &config.jwks_url) {
+            (Some(path), _) => KeyLocation::File(path.clone()),
+            (None, Some(url)) => KeyLocation::Url(client()?, url.clone()),
             (None, None) => return Ok(None),
         };
-        let source =
-            Self { place, keys: RwLock::new(None), last_read: Mutex::new(None), waiting: Semaphore::new(MAX_WAITING) };
-        match (source.read().await, &source.place) {
+        let source = Self {
+            location,
+            keys: RwLock::new(None),
+            last_read: Mutex::new(None),
+            waiting: Semaphore::new(MAX_WAITING),
+        };
+        match (source.read().await, &source.location) {
             (Ok(()), _) => {}
-            (Err(error), Place::File(path)) => {
+            (Err(error), KeyLocation::File(path)) => {
                 return Err(error.context(format!("config key server.http.auth.jwt.jwks_file: {}", path.display())));
             }
-            (Err(error), Place::Url(..)) => {
+            (Err(error), KeyLocation::Url(..)) => {
                 let error = format!("{error:#}");
                 tracing::warn!(%error, "the keys of the issuer are not available; tokens are refused until they are");
             }
@@ -92,9 +96,9 @@ impl KeySource {
 
     /// Reads the set again and again, until `stop`.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
-        let interval = match self.place {
-            Place::File(_) => FILE_INTERVAL,
-            Place::Url(..) => URL_INTERVAL,
+        let interval = match self.location {
+            KeyLocation::File(_) => FILE_INTERVAL,
+            KeyLocation::Url(..) => URL_INTERVAL,
         };
         loop {
             // Until the first success, at the pace of unknown keys.
@@ -161,9 +165,9 @@ impl KeySource {
     }
 
     async fn read(&self) -> anyhow::Result<()> {
-        let json = match &self.place {
-            Place::File(path) => read_file(path.clone()).await?,
-            Place::Url(client, url) => fetch(client, url).await?,
+        let json = match &self.location {
+            KeyLocation::File(path) => read_file(path.clone()).await?,
+            KeyLocation::Url(client, url) => fetch(client, url).await?,
         };
         let keys = parse(&json)?;
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(keys);

@@ -101,7 +101,7 @@ impl<'r> Reader<'r> {
 #[derive(Clone)]
 pub struct Expected {
     kind: ExpectedKind,
-    place: Place,
+    context: ValueContext,
 }
 
 #[derive(Clone)]
@@ -111,7 +111,7 @@ enum ExpectedKind {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ValueContext {
     /// The message itself.
     Root,
     Field,
@@ -123,7 +123,7 @@ enum Place {
 
 impl Expected {
     pub fn root(message: MessageDescriptor) -> Self {
-        Self { kind: ExpectedKind::Message(message), place: Place::Root }
+        Self { kind: ExpectedKind::Message(message), context: ValueContext::Root }
     }
 
     fn of(field: &FieldDescriptor) -> Self {
@@ -131,7 +131,7 @@ impl Expected {
             Kind::Message(message) => ExpectedKind::Message(message),
             scalar => ExpectedKind::Scalar(scalar),
         };
-        Self { kind, place: if field.is_list() { Place::List } else { Place::Field } }
+        Self { kind, context: if field.is_list() { ValueContext::List } else { ValueContext::Field } }
     }
 
     fn is_integer(&self) -> bool {
@@ -185,9 +185,9 @@ struct Values<'a, 'r, V> {
 impl<V> Values<'_, '_, V> {
     /// Refuses a value that is not the object that a body must be.
     fn refuse_at_root<E: serde::de::Error>(&mut self) -> Result<(), E> {
-        match self.expected.place {
-            Place::Root => Err(self.reader.fail(Invalid::new("body", "must be a JSON object"))),
-            Place::Field | Place::List | Place::Item => Ok(()),
+        match self.expected.context {
+            ValueContext::Root => Err(self.reader.fail(Invalid::new("body", "must be a JSON object"))),
+            ValueContext::Field | ValueContext::List | ValueContext::Item => Ok(()),
         }
     }
 }
@@ -202,12 +202,12 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Values<'_, '_, V> {
     /// A null member is absent. A null item is no item, and its error names its position.
     fn visit_unit<E: serde::de::Error>(mut self) -> Result<V::Value, E> {
         self.refuse_at_root::<E>()?;
-        match (&self.expected.kind, self.expected.place) {
-            (_, Place::List) => self.visitor.visit_seq(SeqDeserializer::new(std::iter::empty::<bool>())),
-            (ExpectedKind::Scalar(Kind::String | Kind::Bytes), Place::Field) => self.visitor.visit_str(""),
-            (ExpectedKind::Scalar(Kind::Bool), Place::Field) => self.visitor.visit_bool(false),
-            (ExpectedKind::Scalar(_), Place::Field) => self.visitor.visit_i64(0),
-            (ExpectedKind::Message(entry), Place::Field) if entry.is_map_entry() => {
+        match (&self.expected.kind, self.expected.context) {
+            (_, ValueContext::List) => self.visitor.visit_seq(SeqDeserializer::new(std::iter::empty::<bool>())),
+            (ExpectedKind::Scalar(Kind::String | Kind::Bytes), ValueContext::Field) => self.visitor.visit_str(""),
+            (ExpectedKind::Scalar(Kind::Bool), ValueContext::Field) => self.visitor.visit_bool(false),
+            (ExpectedKind::Scalar(_), ValueContext::Field) => self.visitor.visit_i64(0),
+            (ExpectedKind::Message(entry), ValueContext::Field) if entry.is_map_entry() => {
                 self.visitor.visit_map(MapDeserializer::new(std::iter::empty::<(&str, bool)>()))
             }
             _ => self.visitor.visit_unit(),
@@ -263,18 +263,23 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Values<'_, '_, V> {
     fn visit_seq<A: SeqAccess<'de>>(mut self, inner: A) -> Result<V::Value, A::Error> {
         self.refuse_at_root::<A::Error>()?;
         let Self { visitor, reader, expected } = self;
-        if expected.place != Place::List {
+        if expected.context != ValueContext::List {
             // The generated code would gather all of it first.
             return Err(reader.fail_here(WRONG_VALUE));
         }
-        visitor.visit_seq(Items { inner, reader, expected: Expected { place: Place::Item, ..expected }, index: 0 })
+        visitor.visit_seq(Items {
+            inner,
+            reader,
+            expected: Expected { context: ValueContext::Item, ..expected },
+            index: 0,
+        })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let Self { visitor, reader, expected } = self;
         match expected.kind {
-            ExpectedKind::Message(message) if expected.place != Place::List => {
-                let is_root = expected.place == Place::Root;
+            ExpectedKind::Message(message) if expected.context != ValueContext::List => {
+                let is_root = expected.context == ValueContext::Root;
                 visitor.visit_map(Members { inner, reader, message, is_root, seen: Seen::default(), next: Next::None })
             }
             _ => Err(reader.fail_here(WRONG_VALUE)),
@@ -315,7 +320,7 @@ impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Value<'_, '_, T> {
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<T::Value, D::Error> {
         let Self { seed, reader, expected } = self;
-        if expected.place == Place::Item {
+        if expected.context == ValueContext::Item {
             reader.count::<D::Error>()?;
             reader.take::<D::Error>(ITEM_BYTES)?;
         }

@@ -101,5 +101,6 @@ fn reply(payment: &UnappliedPayment) -> proto::UnappliedPayment {
         user_id: payment.user.as_ref().map(UserId::to_string).unwrap_or_default(),
         resolution: payment.reason.clone(),
         resolved_at: payment.resolved_at.map(Into::into),
+        returned_amount: payment.returned.to_wire(),
     }
 }

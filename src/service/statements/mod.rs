@@ -4,14 +4,15 @@ mod exports;
 
 use std::{io, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use axum::body::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::{Stream, stream};
-use tokio::sync::OnceCell;
+use futures_util::{Stream, future::Either, stream};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::{
     convert::int64,
-    exports::{Exports, csv_of},
+    exports::{Exports, Pages, csv_of, stream_csv_at_once},
     proto::{self, GetStatementReply, GetStatementRequest},
 };
 use crate::biz::{
@@ -24,15 +25,27 @@ use crate::biz::{
     values::{
         calendar::{Calendar, parse_month},
         currency::Currency,
-        error::Result,
+        error::{Error, Result},
         ids::UserId,
         money::Money,
     },
 };
 
-/// Most records of a month whose charges are split by model: the split reads them and their transactions.
-/// The charges of a month with more are summed up by service, from the rollup.
-const MAX_SPLIT_RECORDS: u64 = 10_000;
+/// The bounds of the split by model, for which the database reads each record of the month and its
+/// transaction. Beyond a bound, charges are summed up by service, from the rollup.
+#[derive(Debug, Clone, Copy)]
+struct SplitBounds {
+    records: u64,
+    lines: u32,
+}
+
+/// A reply must be there within a second.
+const REPLY: SplitBounds = SplitBounds { records: 10_000, lines: 1_000 };
+/// A file has the time of an export; the database sums up a million records in less than a minute. Its lines take
+/// some 10 MB. The file of more records than a reply may have counts as an export.
+const FILE: SplitBounds = SplitBounds { records: 5_000_000, lines: 20_000 };
+/// Most such files at once. Each keeps a connection to the database busy until it is ready.
+const LARGE_FILES: usize = 2;
 
 /// Statements and exports.
 pub struct StatementService {
@@ -41,6 +54,7 @@ pub struct StatementService {
     records: Arc<dyn RecordStore>,
     terms: StatementTerms,
     exports: Arc<Exports>,
+    large_files: Arc<Semaphore>,
     /// Never changes while the service runs.
     taken_over_at: OnceCell<Option<DateTime<Utc>>>,
 }
@@ -63,11 +77,13 @@ impl StatementService {
         terms: StatementTerms,
         exports: Arc<Exports>,
     ) -> Self {
-        Self { store, books, records, terms, exports, taken_over_at: OnceCell::new() }
+        let large_files = Arc::new(Semaphore::new(LARGE_FILES));
+        Self { store, books, records, terms, exports, large_files, taken_over_at: OnceCell::new() }
     }
 
     pub async fn get_statement(&self, request: GetStatementRequest) -> Result<GetStatementReply> {
-        let statement = self.statement(&request).await?;
+        let wanted = self.wanted(&request, REPLY).await?;
+        let statement = wanted.read(&*self.store).await?;
         Ok(GetStatementReply {
             user_id: statement.user.to_string(),
             month: statement.month.to_string(),
@@ -81,36 +97,39 @@ impl StatementService {
         })
     }
 
-    /// The statement as CSV: a line for the opening balance, the lines, and one for the closing balance.
+    /// The statement as CSV: a line for the opening balance, the lines, and one for the closing balance. The
+    /// file of many records begins before they are summed up.
     ///
     /// # Errors
-    /// As [`Self::get_statement`].
+    /// As [`Self::get_statement`]; [`Error::Overloaded`] for many records if too
+    /// many exports run. If their sums fail, the stream is aborted.
     pub async fn export_statement(
         &self,
         request: GetStatementRequest,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
-        let statement = self.statement(&request).await?;
-        let balance = |kind: &str, amount: Money| {
-            let mut cells = vec![kind.to_owned()];
-            cells.resize(COLUMNS.len() - HEAD - 1, String::new());
-            cells.push(amount.to_string());
-            cells
-        };
-        let lines = std::iter::once(balance("opening_balance", statement.opening))
-            .chain(statement.lines.iter().map(line_cells))
-            .chain([balance("closing_balance", statement.closing)])
-            .map(|cells| [self.terms.head(&statement), cells].concat());
+        let wanted = self.wanted(&request, FILE).await?;
+        let (store, terms, is_large) = (self.store.clone(), self.terms.clone(), wanted.is_large);
+        let mut page = StatementPage { store, terms, wanted: Some(wanted), place: None };
+        if is_large {
+            let user = UserId::parse("user_id", &request.user_id)?;
+            let permit = self.exports.admit(Some(&user))?;
+            let place = self.large_files.clone().try_acquire_owned();
+            let overloaded = |_| Error::Overloaded("too many statements of many records at once; retry later".into());
+            page.place = Some(place.map_err(overloaded)?);
+            return Ok(Either::Left(stream_csv_at_once(page, &COLUMNS, permit)));
+        }
         let mut csv = format!("{}\n", COLUMNS.join(",")).into_bytes();
-        csv.extend(csv_of(lines)?);
-        Ok(stream::once(async move { Ok(csv.into()) }))
+        csv.extend(page.page().await?.unwrap_or_default());
+        Ok(Either::Right(stream::once(async move { Ok(csv.into()) })))
     }
 
-    async fn statement(&self, request: &GetStatementRequest) -> Result<Statement> {
+    async fn wanted(&self, request: &GetStatementRequest, bounds: SplitBounds) -> Result<Wanted> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let period = self.period(&request.month).await?;
         let filter = RecordFilter { user: user.clone(), service: None, kind: None, days: Some(period.days) };
-        let split = self.records.count_records(&filter).await?.records <= MAX_SPLIT_RECORDS;
-        Statement::of(self.store.month_books(&user, &period, split).await?, &period)
+        let records = self.records.count_records(&filter).await?.records;
+        let split_lines = (records <= bounds.records).then_some(bounds.lines);
+        Ok(Wanted { user, period, split_lines, is_large: split_lines.is_some() && records > REPLY.records })
     }
 
     /// The period of a month; of the running month for an empty text.
@@ -119,6 +138,53 @@ impl StatementService {
         let month = if month.is_empty() { calendar.now().month } else { parse_month("month", month)? };
         let taken_over_at = self.taken_over_at.get_or_try_init(|| self.store.taken_over_at()).await?;
         Ok(StatementPeriod::of(month, calendar, self.terms.retry_timeout, *taken_over_at)?)
+    }
+}
+
+/// The statement to read.
+struct Wanted {
+    user: UserId,
+    period: StatementPeriod,
+    /// Most lines of charges by model; `None` if they are not split.
+    split_lines: Option<u32>,
+    /// Whether many records are summed up.
+    is_large: bool,
+}
+
+impl Wanted {
+    async fn read(&self, store: &dyn StatementStore) -> Result<Statement> {
+        Statement::of(store.month_books(&self.user, &self.period, self.split_lines).await?, &self.period)
+    }
+}
+
+/// The lines of one statement, on one page.
+struct StatementPage {
+    store: Arc<dyn StatementStore>,
+    terms: StatementTerms,
+    /// `None` behind the page.
+    wanted: Option<Wanted>,
+    /// Of a statement of many records, until it is read.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+#[async_trait]
+impl Pages for StatementPage {
+    async fn page(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(wanted) = self.wanted.take() else { return Ok(None) };
+        let statement = wanted.read(&*self.store).await?;
+        self.place = None;
+        let balance = |kind: &str, amount: Money| {
+            let mut cells = vec![kind.to_owned()];
+            cells.resize(AMOUNT, String::new());
+            cells.push(amount.to_string());
+            cells.resize(COLUMNS.len() - HEAD - 1, String::new());
+            cells
+        };
+        let lines = std::iter::once(balance("opening_balance", statement.opening))
+            .chain(statement.lines.iter().map(line_cells))
+            .chain([balance("closing_balance", statement.closing)])
+            .map(|cells| [self.terms.head(&statement), cells, vec![statement.is_by_model.to_string()]].concat());
+        csv_of(lines).map(Some)
     }
 }
 
@@ -137,7 +203,9 @@ impl StatementTerms {
 
 /// The number of cells of [`StatementTerms::head`].
 const HEAD: usize = 5;
-const COLUMNS: [&str; 17] = [
+/// The position of the amount behind the head. The columns behind it came later.
+const AMOUNT: usize = 11;
+const COLUMNS: [&str; 24] = [
     "user_id",
     "month",
     "time_zone",
@@ -155,9 +223,16 @@ const COLUMNS: [&str; 17] = [
     "output_tokens",
     "cached_input_tokens",
     "amount",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "images",
+    "by_model",
 ];
 
-/// The cells of a line behind those of [`StatementTerms::head`].
+/// The cells of a line between those of [`StatementTerms::head`] and the last one.
 fn line_cells(line: &Line) -> Vec<String> {
     let reply = line_reply(line);
     let numbers = [
@@ -172,6 +247,15 @@ fn line_cells(line: &Line) -> Vec<String> {
     let mut cells = vec![reply.kind, reply.service_name, reply.model, reply.late_of];
     cells.extend(numbers.map(|number| number.to_string()));
     cells.push(line.sums.amount.to_string());
+    let later = [
+        reply.cache_write_tokens,
+        reply.cache_write_1h_tokens,
+        reply.reasoning_tokens,
+        reply.audio_input_tokens,
+        reply.audio_output_tokens,
+        reply.images,
+    ];
+    cells.extend(later.map(|number| number.to_string()));
     cells
 }
 
@@ -183,12 +267,18 @@ fn line_reply(Line { key, sums }: &Line) -> proto::StatementLine {
         model: text(key.model.as_ref().map(|model| model.as_str())),
         calls: int64(sums.calls),
         units: int64(sums.free_count.saturating_add(sums.paid_count)),
-        input_tokens: int64(sums.input_tokens),
-        output_tokens: int64(sums.output_tokens),
-        cached_input_tokens: int64(sums.cached_input_tokens),
+        input_tokens: int64(sums.usage.input_tokens),
+        output_tokens: int64(sums.usage.output_tokens),
+        cached_input_tokens: int64(sums.usage.cached_input_tokens),
         free_count: int64(sums.free_count),
         paid_count: int64(sums.paid_count),
         amount: sums.amount.to_wire(),
         late_of: key.late_of.map(|month| month.to_string()).unwrap_or_default(),
+        cache_write_tokens: int64(sums.usage.cache_write_tokens),
+        cache_write_1h_tokens: int64(sums.usage.cache_write_1h_tokens),
+        reasoning_tokens: int64(sums.usage.reasoning_tokens),
+        audio_input_tokens: int64(sums.usage.audio_input_tokens),
+        audio_output_tokens: int64(sums.usage.audio_output_tokens),
+        images: int64(sums.usage.images),
     }
 }

@@ -40,12 +40,12 @@ use crate::harness::{
 
 /// A server process that is killed and restarted at the same address, and a payment-service that
 /// outlives it.
-struct Mortal {
-    database: Database,
-    sandbox: Sandbox,
+pub struct Mortal {
+    pub database: Database,
+    pub sandbox: Sandbox,
     conf: std::path::PathBuf,
-    http: reqwest::Client,
-    process: ServerProcess,
+    pub http: reqwest::Client,
+    pub process: ServerProcess,
 }
 
 /// An address for restarts of a server. Its port is outside of the range that the system gives
@@ -58,7 +58,7 @@ fn lasting_address() -> SocketAddr {
 }
 
 impl Mortal {
-    async fn start(on: Backend, notify_url: Option<String>) -> Self {
+    pub async fn start(on: Backend, notify_url: Option<String>) -> Self {
         let (database, sandbox) = (Database::create(on).await, sandbox(Switches::default()).await);
         let address = lasting_address();
         let grpc: &str = &format!("'{address}'");
@@ -70,7 +70,7 @@ impl Mortal {
         Self { database, sandbox, conf, http: http_client(), process }
     }
 
-    async fn start_again(&mut self) {
+    pub async fn start_again(&mut self) {
         self.process = ServerProcess::start_beside(&self.conf).await;
     }
 
@@ -82,6 +82,15 @@ impl Mortal {
         let request =
             RechargeRequest { user_id: user.into(), amount, payment_method: "alipay".into(), ..Default::default() };
         self.client().recharge(request).await.unwrap().into_inner()
+    }
+
+    /// Looks up what is pending, a day later.
+    pub async fn reconcile(&self) -> ReconciledOrders {
+        let config = self.database.config(&settings(&self.sandbox, &[]));
+        let store = app::connect(&config).await.unwrap();
+        let done = app::reconcile_recharges(&config, store.clone(), NEXT_DAY, &Default::default()).await.unwrap();
+        app::close(&*store).await;
+        done
     }
 
     async fn balance(&self, user: &str) -> f64 {
@@ -144,13 +153,8 @@ async fn killed_between_the_steps_of_a_refund_the_money_goes_back_once(#[values(
     }
     assert_eq!(mortal.balance("u").await, 20.0);
     mortal.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
-    let config = mortal.database.config(&settings(&mortal.sandbox, &[]));
     for refunded in [2, 0] {
-        let store = app::connect(&config).await.unwrap();
-        let stop = Default::default();
-        let done = app::reconcile_recharges(&config, store.clone(), NEXT_DAY, &stop).await.unwrap();
-        app::close(&*store).await;
-        assert_eq!(done, ReconciledOrders { refunded, ..Default::default() });
+        assert_eq!(mortal.reconcile().await, ReconciledOrders { refunded, ..Default::default() });
     }
     assert_eq!(mortal.balance("u").await, 10.0);
     let refund =

@@ -5,7 +5,7 @@ mod answers;
 mod auth;
 mod browser;
 mod callbacks;
-mod crash;
+pub mod crash;
 mod currencies;
 mod keeping;
 mod listing;

@@ -1,10 +1,12 @@
 //! Money that goes back late, by itself, or of a payment that was not credited.
 
 use billing_service::{
+    app,
     biz::recharge::reconcile::ReconciledOrders,
     data::payment::proto::{CreateRefundRequest, payment_client::PaymentClient},
-    service::proto::RechargeCallbackRequest,
+    service::proto::{ListUnappliedPaymentsRequest, RechargeCallbackRequest, UnappliedPayment},
 };
+use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::json;
 
@@ -14,7 +16,7 @@ use super::{
     unapplied::{counted, list, resolve, stray},
 };
 use crate::harness::{
-    Backend, MySql, Sqlite, code_of,
+    Backend, Database, MySql, Service, Sqlite, code_of,
     payments::{Paying, success},
 };
 
@@ -31,9 +33,19 @@ async fn refund_there(paying: &Paying, payment: &str, id: &str, amount: i64) {
     paying.until_reported().await;
 }
 
+async fn row_of(paying: &Paying, payment: &str) -> Option<UnappliedPayment> {
+    list(paying, "all").await.into_iter().find(|row| row.payment_order_id == payment)
+}
+
 async fn status_of(paying: &Paying, payment: &str) -> String {
-    let all = list(paying, "all").await;
-    all.into_iter().find(|row| row.payment_order_id == payment).unwrap().status
+    row_of(paying, payment).await.unwrap().status
+}
+
+/// Status, amount, sum that went back, number of reports, and resolution.
+async fn shown(paying: &Paying, payment: &str) -> (String, f64, f64, i64, String) {
+    let UnappliedPayment { status, amount, returned_amount, times_seen, resolution, .. } =
+        row_of(paying, payment).await.unwrap();
+    (status, amount, returned_amount, times_seen, resolution)
 }
 
 /// A stray payment over 7 whose first refund has failed.
@@ -214,4 +226,127 @@ async fn an_order_without_an_answer_blocks_no_refund() {
     assert_eq!(paid.paying.order(&waiting.order_id).await.status, "pending");
     assert_eq!(paid.state().await, (15.0, 0.0, 5.0));
     assert_eq!(status_of(&paid.paying, &payment).await, "refunded");
+}
+
+/// The order is credited by another payment, or is not known here.
+#[rstest]
+#[tokio::test]
+async fn a_return_that_comes_before_the_report_of_its_payment_is_kept_once(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let order = paying.recharge("u", 5.0).await.order_id;
+    paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
+    for (order, payment, reason, code) in
+        [(order.as_str(), "second", "second payment", "10004"), ("nobody", "unknown", "unknown order", "10003")]
+    {
+        let back = returned("CHARGEBACK", order, &format!("c-{payment}"), payment, 5.0);
+        // One of those at once may find the row locked, and comes again.
+        join_all((0..8).map(|_| paying.notify(back.clone()))).await;
+        paying.notify(back.clone()).await.unwrap();
+        let told = "5 went back.".to_owned();
+        assert_eq!(shown(&paying, payment).await, ("refunded".into(), 5.0, 5.0, 0, told.clone()));
+        assert_eq!(row_of(&paying, payment).await.unwrap().reason, reason);
+        for times in 1..3 {
+            let refused = paying.notify(success(order, payment, 5.0)).await.unwrap_err();
+            assert_eq!(code_of(&refused).1, code);
+            assert_eq!(shown(&paying, payment).await, ("refunded".into(), 5.0, 5.0, times, told.clone()));
+        }
+        paying.notify(back).await.unwrap();
+        assert_eq!(code_of(&resolve(&paying, payment, "credit", "v").await.unwrap_err()).1, "10011");
+    }
+    assert_eq!(counted(&paying).await, 0);
+
+    // A part of it, and then another, before the report of the whole.
+    for (id, amount) in [("c-2", 2.0), ("c-1", 1.0)] {
+        paying.notify(returned("REFUNDED", &order, id, "part", amount)).await.unwrap();
+    }
+    assert_eq!(shown(&paying, "part").await, ("refunded".into(), 3.0, 3.0, 0, "3 went back.".into()));
+    paying.notify(success(&order, "part", 5.0)).await.unwrap_err();
+    assert_eq!(shown(&paying, "part").await, ("conflict".into(), 5.0, 3.0, 1, "3 went back.".into()));
+    assert_eq!(counted(&paying).await, 1);
+    paying.notify(returned("CHARGEBACK", &order, "c-3", "part", 2.0)).await.unwrap();
+    assert_eq!(shown(&paying, "part").await, ("refunded".into(), 5.0, 5.0, 1, "5 went back.".into()));
+    assert_eq!(counted(&paying).await, 0);
+    paying.assert_books("u", 5.0).await;
+    // The money of an order that a callback names by a wrong order is that of its own order.
+    let other = paying.recharge("v", 5.0).await.order_id;
+    paying.notify(success(&other, "p-other", 5.0)).await.unwrap();
+    let wrong = paying.notify(returned("CHARGEBACK", &order, "c-other", "p-other", 5.0)).await.unwrap_err();
+    assert_eq!(code_of(&wrong).1, "10004");
+    assert!(row_of(&paying, "p-other").await.is_none());
+    paying.notify(returned("CHARGEBACK", &other, "c-other", "p-other", 5.0)).await.unwrap();
+    paying.assert_books("v", 0.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn parts_of_an_unapplied_payment_that_go_back_are_summed_up(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let order = paying.recharge("u", 9.0).await.order_id;
+    paying.notify(success(&order, "p-1", 9.0)).await.unwrap();
+    for payment in ["open", "credited"] {
+        paying.notify(success(&order, payment, 9.0)).await.unwrap_err();
+    }
+    resolve(&paying, "credited", "credit", "v").await.unwrap();
+    let statuses = [["conflict"; 3], ["conflict", "conflict", "refunded"]];
+    for (payment, statuses, by_operator) in [("credited", statuses[0], " looked into it"), ("open", statuses[1], "")] {
+        for ((number, part), status) in [2.0, 3.5, 3.5].into_iter().enumerate().zip(statuses) {
+            let report = returned("REFUNDED", &order, &format!("r-{payment}-{number}"), payment, part);
+            let at_once = join_all((0..4).map(|_| paying.notify(report.clone()))).await;
+            assert!(at_once.iter().any(Result::is_ok), "{at_once:?}");
+            let sum = [2.0, 5.5, 9.0][number];
+            let told = format!("{sum} went back.{by_operator}");
+            assert_eq!(shown(&paying, payment).await, (status.into(), 9.0, sum, 1, told), "{payment}");
+        }
+    }
+    assert_eq!(counted(&paying).await, 1);
+    // More than it is.
+    paying.notify(returned("CHARGEBACK", &order, "c-open", "open", 9.0)).await.unwrap();
+    assert_eq!(shown(&paying, "open").await, ("conflict".into(), 9.0, 18.0, 1, "18 went back.".into()));
+    assert_eq!(counted(&paying).await, 2);
+    paying.assert_books("u", 9.0).await;
+}
+
+#[tokio::test]
+async fn a_hint_about_an_unknown_payment_is_kept_if_payment_service_confirms_it() {
+    let paying = Paying::start_with(Sqlite, &[("payment_service.callback_auth", "confirm")]).await;
+    paying.switch(json!({"lose": true}));
+    let payment = stray(&paying, "stray").await;
+    refund_there(&paying, &payment, "r-stray", 300).await;
+    for (id, code) in [("r-none", "10003"), ("r-none", "10003")] {
+        let refused = paying.notify(returned("REFUNDED", "stray", id, &payment, 3.0)).await.unwrap_err();
+        assert_eq!(code_of(&refused).1, code);
+    }
+    assert!(row_of(&paying, &payment).await.is_none());
+    paying.notify(returned("CHARGEBACK", "stray", "r-stray", "", 3.0)).await.unwrap();
+    assert_eq!(shown(&paying, &payment).await, ("refunded".into(), 3.0, 3.0, 0, "3 went back.".into()));
+}
+
+/// Of a refunded payment all went back. The resolution of one in conflict begins with the amount.
+#[rstest]
+#[tokio::test]
+async fn the_sums_of_an_earlier_release_follow_from_its_rows(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    app::connect(&database.config(&[])).await.unwrap().close().await;
+    if on == Sqlite {
+        database.execute("DROP INDEX idx_refund_status_updated").await;
+    }
+    database.execute("ALTER TABLE unapplied_payment DROP COLUMN returned_amount").await;
+    database.execute("DROP TABLE unapplied_return").await;
+    database.execute("DELETE FROM _sqlx_migrations WHERE version >= 24").await;
+    let (amount, time) = if on == MySql { ("7", "'2026-11-01 00:00:00'") } else { ("7000000", "0") };
+    for (status, reason) in
+        [("open", ""), ("refunded", ""), ("conflict", "1.500001 went back. she paid twice"), ("dismissed", "x")]
+    {
+        let columns =
+            "payment_order_id, order_id, amount, currency, cause, status, reason, first_seen_at, last_seen_at";
+        let values =
+            format!("'{status}', 'o', {amount}, 'CNY', 'unknown order', '{status}', '{reason}', {time}, {time}");
+        database.execute(&format!("INSERT INTO unapplied_payment ({columns}) VALUES ({values})")).await;
+    }
+    let service = Service::start_on(database, &[]).await;
+    let request = ListUnappliedPaymentsRequest { status: "all".into(), page_size: 100, ..Default::default() };
+    let rows = service.internal.clone().list_unapplied_payments(request).await.unwrap().into_inner().payments;
+    let mut sums: Vec<_> = rows.iter().map(|row| (row.status.as_str(), row.returned_amount)).collect();
+    sums.sort_by_key(|(status, _)| status.to_owned());
+    assert_eq!(sums, [("conflict", 1.500001), ("dismissed", 0.0), ("open", 0.0), ("refunded", 7.0)]);
 }

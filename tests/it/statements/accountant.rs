@@ -8,23 +8,33 @@ use std::{
 
 use billing_service::{
     biz::values::calendar::Calendar,
-    service::proto::{CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest, Usage},
+    service::proto::{
+        AdjustBalanceRequest, CommitReservationRequest, DeductQuotaRequest, RechargeRequest, ReserveQuotaRequest,
+        Usage, billing_internal_service_client::BillingInternalServiceClient,
+        billing_service_client::BillingServiceClient,
+    },
 };
+use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
 use rstest::rstest;
 use serde_json::json;
 use tokio::sync::Mutex;
+use tonic::{Status, transport::Channel};
 
 use super::{refund, refund_of, start};
-use crate::harness::{
-    Backend, Database, MySql, Service, Sqlite,
-    caller::Dice,
-    charge,
-    load::Load,
-    payments::{Paying, success},
-    private_server::needs_installed,
-    process::ServerProcess,
-    traced,
+use crate::{
+    harness::{
+        Backend, Database, MySql, Service, Sqlite,
+        caller::Dice,
+        charge,
+        load::Load,
+        payments::{Paying, press, submit, success, until_reported},
+        private_server::needs_installed,
+        process::ServerProcess,
+        traced,
+        wait::until,
+    },
+    recharge::crash::Mortal,
 };
 
 /// Users, and those that act at once.
@@ -109,7 +119,19 @@ impl Actor {
             7 | 8 => {
                 let model = ["", "small", "large"][self.dice.below(3)];
                 let cost = self.dice.below(3_000_000) as f64 / 1e6;
-                let usage = Usage { input_tokens: self.dice.below(999) as i32, ..Default::default() };
+                let mut part = |most: usize| self.dice.below(most) as i32;
+                let usage = Usage {
+                    input_tokens: 400 + part(600),
+                    output_tokens: 200 + part(300),
+                    cached_input_tokens: part(100),
+                    cache_write_tokens: part(100),
+                    cache_write_1h_tokens: part(100),
+                    audio_input_tokens: part(100),
+                    reasoning_tokens: part(100),
+                    audio_output_tokens: part(100),
+                    images: part(4),
+                    ..Default::default()
+                };
                 let call = DeductQuotaRequest {
                     cost,
                     model: model.into(),
@@ -176,6 +198,21 @@ fn recompute(folder: &Path) -> Output {
     Command::new("python3").arg(program).arg(folder).output().expect("`make deps` installs python3")
 }
 
+/// A CSV whose first number above zero in a column is one more.
+fn with_one_more(csv: &str, column: &str) -> Vec<u8> {
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let headers = reader.headers().unwrap().clone();
+    let at = headers.iter().position(|header| header == column).unwrap();
+    let mut rows: Vec<Vec<String>> =
+        reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect();
+    let row = rows.iter_mut().find(|row| row[at] != "0").unwrap();
+    row[at] = (row[at].parse::<u64>().unwrap() + 1).to_string();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(&headers).unwrap();
+    rows.iter().for_each(|row| writer.write_record(row).unwrap());
+    writer.into_inner().unwrap()
+}
+
 /// `most`: the months of all users. A month in which a user had nothing has no statement.
 fn assert_recomputed(folder: &Path, most: usize) {
     let done = recompute(folder);
@@ -217,7 +254,22 @@ async fn the_accountant_recomputes_every_statement_from_the_exports(#[values(MyS
     export(service, folder.path(), &months, &users).await;
     assert_recomputed(folder.path(), months.len() * USERS);
 
-    // The program notices a millionth.
+    // The charges of very many records are not split.
+    let many = "UPDATE usage_daily SET free_records = 6000000 WHERE user_id = 'user-07'";
+    service.database.execute(many).await;
+    let not_split = tempfile::tempdir().unwrap();
+    export(service, not_split.path(), &months, &users).await;
+    assert_recomputed(not_split.path(), months.len() * USERS);
+
+    // The program notices one token, and a millionth.
+    let file = folder.path().join("records.csv");
+    let records = std::fs::read_to_string(&file).unwrap();
+    for column in ["cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens", "audio_input_tokens", "images"] {
+        std::fs::write(&file, with_one_more(&records, column)).unwrap();
+        assert_eq!(recompute(folder.path()).status.code(), Some(1), "{column}");
+    }
+    std::fs::write(&file, records).unwrap();
+    assert_recomputed(folder.path(), months.len() * USERS);
     let file = folder.path().join("adjustments.csv");
     let adjustments = std::fs::read_to_string(&file).unwrap();
     let mut reader = csv::Reader::from_reader(adjustments.as_bytes());
@@ -258,5 +310,79 @@ async fn the_accountant_recomputes_every_statement_after_kills(#[values(MySql, S
     assert!(!users.is_empty());
     let folder = tempfile::tempdir().unwrap();
     export(&service, folder.path(), &[&before, &month], &users).await;
+    assert_recomputed(folder.path(), 2 * users.len());
+}
+
+/// A top-up, its refund and a chargeback, an adjustment, a charge and its refund. The server may die at any step.
+async fn spend(grpc: String, http: reqwest::Client, (user, round): (String, usize)) -> Result<(), Status> {
+    let channel = Channel::from_shared(grpc).unwrap().connect_lazy();
+    let (mut public, mut internal) =
+        (BillingServiceClient::new(channel.clone()), BillingInternalServiceClient::new(channel));
+    let id = |name: &str| format!("{name}-{user}-{round}");
+    let reason = "for a test".to_owned();
+    let adjustment = AdjustBalanceRequest {
+        user_id: user.clone(),
+        amount: 1.250001,
+        reason: reason.clone(),
+        adjustment_id: id("adjustment"),
+        operator: "tester".into(),
+        allow_negative: false,
+    };
+    internal.adjust_balance(adjustment).await?;
+    let recharge =
+        RechargeRequest { user_id: user.clone(), amount: 20.0, payment_method: "alipay".into(), ..Default::default() };
+    let paid = public.recharge(recharge).await?.into_inner();
+    press(&http, &paid.payment_url, "SUCCESS").await;
+    let call = DeductQuotaRequest { cost: 0.333333, delivered: true, ..charge(&user, "asset", 7) };
+    internal.deduct_quota(traced(&id("call"), call)).await?;
+    internal.refund_charge(refund(&user, &id("call"), &id("back"), Some(2))).await?;
+    // Before the callback, the order is not credited.
+    let _ = internal.refund_recharge(refund_of(&paid.order_id, &id("refund"), 3.5)).await?;
+    submit(&http, &paid.payment_url, "result=CHARGEBACK&amount=2").await;
+    Ok(())
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_accountant_recomputes_payments_after_kills(#[values(MySql, Sqlite)] on: Backend) {
+    let mut mortal = Mortal::start(on, None).await;
+    for round in 0..6 {
+        let acting: Vec<_> = (0..8)
+            .map(|user| {
+                let (grpc, http) = (mortal.process.grpc.clone(), mortal.http.clone());
+                tokio::spawn(spend(grpc, http, (format!("user-{user}"), round)))
+            })
+            .collect();
+        // Each round at another step.
+        let table =
+            ["recharge_order", "billing_record", "charge_refund", "recharge_refund", "balance_adjustment"][round % 5];
+        let (count, from) = (["COUNT(*)"], format!("FROM {table}"));
+        let before: usize = mortal.database.rows(&count, &from).await[0][0].parse().unwrap();
+        until("the server is in the middle", async || {
+            let now: usize = mortal.database.rows(&count, &from).await[0][0].parse().unwrap();
+            now > before || acting.iter().all(|actor| actor.is_finished())
+        })
+        .await;
+        mortal.process.kill();
+        for actor in acting {
+            let _ = actor.await.unwrap();
+        }
+        mortal.start_again().await;
+    }
+    until_reported(&mortal.sandbox).await;
+    mortal.process.kill();
+    mortal.reconcile().await;
+    let service = Service::start_on(mortal.database, &[]).await;
+    // The look-up was made on the next day.
+    service.clock.pass(TimeDelta::hours(26));
+    service.assert_audit_is_clean().await;
+    let rows = async |from: &str| service.database.rows(&["COUNT(*)"], from).await[0][0].parse::<usize>().unwrap();
+    assert!(rows("FROM recharge_order WHERE status = 'success'").await > 8);
+    assert!(rows("FROM recharge_refund WHERE status = 'success'").await > 0);
+    let today = Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone()).now();
+    let months = [today.month.previous().to_string(), today.month.to_string()];
+    let users: Vec<_> = (0..8).map(|user| format!("user-{user}")).collect();
+    let folder = tempfile::tempdir().unwrap();
+    export(&service, folder.path(), &[&months[0], &months[1]], &users).await;
     assert_recomputed(folder.path(), 2 * users.len());
 }

@@ -1,6 +1,9 @@
 //! The exports of all accounts: their rows, days and columns, and their bounds.
 
-use billing_service::service::proto::{BatchDeductQuotaRequest, DeductQuotaRequest};
+use std::collections::BTreeSet;
+
+use billing_service::service::proto::{BatchDeductQuotaRequest, DeductQuotaRequest, Usage};
+use chrono::{DateTime, Utc};
 use rstest::rstest;
 use serde_json::json;
 
@@ -11,7 +14,7 @@ use crate::{
 };
 
 /// The cells of the named columns.
-fn cells(csv: &str, columns: &[&str]) -> Vec<Vec<String>> {
+pub(super) fn cells(csv: &str, columns: &[&str]) -> Vec<Vec<String>> {
     let mut reader = csv::Reader::from_reader(csv.as_bytes());
     let headers = reader.headers().unwrap().clone();
     let place = |column: &&str| headers.iter().position(|header| header == *column).unwrap();
@@ -127,6 +130,149 @@ async fn the_statements_of_all_users_are_those_of_each(#[values(MySql, Sqlite)] 
         assert_eq!(row, &[&format!("user-{number:03}"), &(number + 1).to_string(), balance, balance]);
     }
     assert_eq!(rows.len(), 430);
+}
+
+const REQUEST: &str = "00000000-0000-0000-0000-000000000000";
+
+/// More rows than one page of 5,000, of one user, and more users than one read.
+#[rstest]
+#[tokio::test]
+async fn an_export_of_many_rows_has_each_row_of_its_days_once(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-12-10T04:00:00Z");
+    let time = |instant: &str| match on {
+        MySql => format!("'{}'", instant.replace('T', " ").trim_end_matches('Z')),
+        Sqlite => instant.parse::<DateTime<Utc>>().unwrap().timestamp_micros().to_string(),
+    };
+    let (october, november) = (time("2026-10-31T15:59:59Z"), time("2026-10-31T16:00:00Z"));
+    let user = |number: usize| if number < 6_000 { "m".to_owned() } else { format!("user-{:03}", number % 450) };
+    let at = |number: usize| if number.is_multiple_of(3) { &october } else { &november };
+    let each = |row: &dyn Fn(usize) -> String| (0..7_000).map(row).collect::<Vec<_>>().join(",");
+    let amount = match on {
+        MySql => "1.5",
+        Sqlite => "1500000",
+    };
+    for rows in [
+        format!(
+            "recharge_order (order_id, user_id, amount, status, created_at, updated_at, credited_at) VALUES {}",
+            each(&|number| match number % 3 {
+                // Credited in October, and changed by a refund later.
+                0 =>
+                    format!("('o{number}', '{}', {amount}, 'success', {october}, {november}, {october})", user(number)),
+                // Created in October and credited in November; by an older release without a time of the credit.
+                1 => format!("('o{number}', '{}', {amount}, 'success', {october}, {november}, NULL)", user(number)),
+                _ => format!("('o{number}', '{}', {amount}, 'failed', {november}, {november}, NULL)", user(number)),
+            })
+        ),
+        format!(
+            "recharge_refund (refund_id, order_id, user_id, kind, status, amount, request_id, balance_after, created_at, \
+             updated_at, settled_at) VALUES {}",
+            each(&|number| {
+                let settled = if number.is_multiple_of(2) { at(number) } else { "NULL" };
+                let (user, at) = (user(number), at(number));
+                format!(
+                    "('r{number}', 'o', '{user}', 'requested', 'failed', {amount}, '{REQUEST}', {amount}, {at}, {at}, {settled})"
+                )
+            })
+        ),
+        format!(
+            "balance_adjustment (user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at) \
+             VALUES {}",
+            each(&|number| {
+                format!("('{}', 'a{number}', {amount}, '', '', '{REQUEST}', {amount}, {})", user(number), at(number))
+            })
+        ),
+    ] {
+        service.database.execute(&format!("INSERT INTO {rows}")).await;
+    }
+    // Those of a refund or an adjustment have an account.
+    let users: Vec<_> = (0..7_000).map(user).collect::<BTreeSet<_>>().into_iter().collect();
+    for user in &users {
+        service.adjust(user, 1.0).await;
+    }
+    for (file, id) in [("recharges", "order_id"), ("recharge-refunds", "refund_id"), ("adjustments", "adjustment_id")] {
+        for (days, of_october) in [("from=2026-10-01&to=2026-10-31", true), ("from=2026-11-01&to=2026-11-30", false)] {
+            let csv = service.csv(&format!("/internal/v1/billing/{file}.csv?{days}")).await;
+            let found = cells(&csv, &["user_id", id]);
+            assert!(found.is_sorted_by(|one, next| one < next), "{file} {days}");
+            let mut numbers: Vec<usize> = found.iter().map(|row| row[1][1..].parse().unwrap()).collect();
+            numbers.sort_unstable();
+            let expected: Vec<_> = (0..7_000).filter(|number| (number % 3 == 0) == of_october).collect();
+            assert_eq!(numbers, expected, "{file} {days}");
+        }
+    }
+}
+
+/// The usage of a stream that broke may change, and no statement has it.
+#[rstest]
+#[tokio::test]
+async fn an_export_tells_the_usage_that_no_statement_counts(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-10-10T04:00:00Z");
+    for trace in ["whole", "broken"] {
+        let usage = Usage { input_tokens: 5, ..Default::default() };
+        let call = DeductQuotaRequest { usage: Some(usage), model: "m".into(), ..charge("u", "passport", 1) };
+        service.deduct(traced(trace, call)).await;
+    }
+    service.database.execute("UPDATE billing_transaction SET charged_by = 1 WHERE trace_id = 'broken'").await;
+    let csv = service.csv("/internal/v1/billing/records.csv?from=2026-10-01&to=2026-10-31").await;
+    let mut rows = cells(&csv, &["trace_id", "input_tokens", "reported"]);
+    rows.sort();
+    assert_eq!(rows, [["broken", "5", "true"], ["whole", "5", "false"]]);
+    let lines = service.statement("u", "2026-10").await.lines;
+    assert_eq!((lines.len(), lines[0].calls, lines[0].input_tokens), (1, 2, 5));
+}
+
+/// The first part of a body.
+async fn first_part(service: &Service, url: &str) -> (u16, String, reqwest::Response) {
+    let mut response = service.http.get(url).send().await.unwrap();
+    let part = response.chunk().await.unwrap().unwrap_or_default();
+    (response.status().as_u16(), String::from_utf8_lossy(&part).into_owned(), response)
+}
+
+/// A locked table stands for reads that take long.
+#[tokio::test]
+async fn the_columns_of_statements_come_before_the_first_read() {
+    let service = Service::start(MySql).await;
+    service.clock.set("2026-10-10T04:00:00Z");
+    service.adjust("u", 1.0).await;
+    let mut other = service.database.mysql().await;
+    sqlx::raw_sql("LOCK TABLES usage_daily WRITE").execute(&mut other).await.unwrap();
+    let url = format!("http://{}/internal/v1/billing/statements.csv?month=2026-10", service.app.grpc_addr);
+    let (status, part, rest) = first_part(&service, &url).await;
+    assert_eq!((status, part.lines().count()), (200, 1));
+    assert!(part.starts_with("user_id,month,") && part.ends_with('\n'), "{part}");
+    sqlx::raw_sql("UNLOCK TABLES").execute(&mut other).await.unwrap();
+    assert_eq!(rest.text().await.unwrap().lines().count(), 1);
+}
+
+#[tokio::test]
+async fn files_of_many_records_begin_at_once_and_are_two_at_once() {
+    let service = Service::start(MySql).await;
+    service.clock.set("2026-10-10T04:00:00Z");
+    for user in ["a", "b", "c"] {
+        service.deduct(charge(user, "passport", 1)).await;
+    }
+    service.database.execute("UPDATE usage_daily SET free_records = 10001").await;
+    let mut other = service.database.mysql().await;
+    sqlx::raw_sql("LOCK TABLES billing_transaction WRITE").execute(&mut other).await.unwrap();
+    let url = |user: &str| {
+        format!("http://{}/api/v1/billing/statement.csv?user_id={user}&month=2026-10", service.app.http_addr)
+    };
+    let mut begun = Vec::new();
+    for user in ["a", "b"] {
+        let (status, part, rest) = first_part(&service, &url(user)).await;
+        assert_eq!((status, part.lines().count()), (200, 1));
+        begun.push(rest);
+    }
+    let refused = service.http.get(url("c")).send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    sqlx::raw_sql("UNLOCK TABLES").execute(&mut other).await.unwrap();
+    for rest in begun {
+        assert_eq!(rest.text().await.unwrap().lines().count(), 3);
+    }
+    let (status, ..) = first_part(&service, &url("c")).await;
+    assert_eq!(status, 200);
 }
 
 #[tokio::test]

@@ -6,8 +6,11 @@ use billing_service::service::proto::{
 use rstest::rstest;
 use serde_json::json;
 
-use super::{assert_chain, lines, refund, refund_of, start};
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, traced};
+use super::{assert_chain, exports::cells, lines, micros, refund, refund_of, start};
+use crate::{
+    bounds::with_many_records,
+    harness::{Backend, MySql, Service, Sqlite, charge, code_of, traced, wait::until},
+};
 
 fn reserve(trace: &str) -> ReserveQuotaRequest {
     ReserveQuotaRequest {
@@ -23,9 +26,35 @@ fn commit(trace: &str) -> CommitReservationRequest {
     CommitReservationRequest { user_id: "u".into(), trace_id: trace.into(), ..Default::default() }
 }
 
+/// The tokens of a line by class, and its images.
+fn usage(line: &StatementLine) -> [i64; 9] {
+    [
+        line.input_tokens,
+        line.output_tokens,
+        line.cached_input_tokens,
+        line.cache_write_tokens,
+        line.cache_write_1h_tokens,
+        line.reasoning_tokens,
+        line.audio_input_tokens,
+        line.audio_output_tokens,
+        line.images,
+    ]
+}
+
 /// A call of a model, with its own cost.
 fn call(trace: &str, model: &str, (input, output): (i32, i32)) -> DeductQuotaRequest {
-    let usage = Usage { input_tokens: input, output_tokens: output, cached_input_tokens: 1, ..Default::default() };
+    let usage = Usage {
+        input_tokens: input,
+        output_tokens: output,
+        cached_input_tokens: 1,
+        cache_write_tokens: 2,
+        cache_write_1h_tokens: 3,
+        reasoning_tokens: 2,
+        audio_input_tokens: 4,
+        audio_output_tokens: 1,
+        images: 5,
+        ..Default::default()
+    };
     DeductQuotaRequest {
         model: model.into(),
         usage: Some(usage),
@@ -80,9 +109,8 @@ async fn a_statement_has_a_line_for_each_kind_of_movement(#[values(MySql, Sqlite
         (["charge_refund", "payment", "small", ""], [1, 0, 1], 0.333333),
     ];
     assert_eq!(lines(&statement), all);
-    let tokens = |line: &StatementLine| [line.input_tokens, line.output_tokens, line.cached_input_tokens];
-    let with_tokens: Vec<_> = statement.lines.iter().map(tokens).filter(|tokens| *tokens != [0; 3]).collect();
-    assert_eq!(with_tokens, [[100, 7, 1], [200, 14, 2]]);
+    let with_usage: Vec<_> = statement.lines.iter().map(usage).filter(|usage| *usage != [0; 9]).collect();
+    assert_eq!(with_usage, [[100, 7, 1, 2, 3, 2, 4, 1, 5], [200, 14, 2, 4, 6, 4, 8, 2, 10]]);
     assert_eq!((statement.month.as_str(), statement.currency.as_str()), ("2026-10", "CNY"));
     assert_eq!((statement.time_zone.as_str(), statement.closed, statement.by_model), ("Asia/Shanghai", false, true));
     assert_eq!((statement.opening_balance, statement.closing_balance), (0.0, 32.083335));
@@ -91,14 +119,25 @@ async fn a_statement_has_a_line_for_each_kind_of_movement(#[values(MySql, Sqlite
     // The running month is the default, and the CSV has the same lines between the two balances.
     let (code, running) = service.get("/api/v1/billing/statement?user_id=u").await;
     assert_eq!((code, &running["lines"][1]["kind"]), (200, &json!("unapplied_payment")));
+    let line = &running["lines"][9];
+    let later = ["cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens", "audio_input_tokens"];
+    assert_eq!(later.map(|field| &line[field]), ["4", "6", "4", "8"].map(|number| json!(number)).each_ref());
+    assert_eq!((&line["audio_output_tokens"], &line["images"]), (&json!("2"), &json!("10")));
     let csv = service.csv("/api/v1/billing/statement.csv?userId=u&month=2026-10").await;
     let found: Vec<_> = csv.lines().collect();
     assert_eq!(found.len(), all.len() + 3);
+    let no_usage = ",\"\",\"\",\"\",\"\",\"\",\"\",\"true\"";
     let head = "\"u\",\"2026-10\",\"Asia/Shanghai\",\"CNY\",\"false\",";
-    assert_eq!(found[1], format!("{head}\"opening_balance\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",0"));
-    assert_eq!(found[11], format!("{head}\"charge\",\"payment\",\"small\",\"\",2,2,0,2,200,14,2,-0.666666"));
+    assert_eq!(
+        found[1],
+        format!("{head}\"opening_balance\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",\"\",0{no_usage}")
+    );
+    assert_eq!(
+        found[11],
+        format!("{head}\"charge\",\"payment\",\"small\",\"\",2,2,0,2,200,14,2,-0.666666,4,6,4,8,2,10,\"true\"")
+    );
     assert!(found[found.len() - 1].starts_with(&format!("{head}\"closing_balance\"")), "{csv}");
-    assert!(found[found.len() - 1].ends_with(",32.083335"), "{csv}");
+    assert!(found[found.len() - 1].ends_with(&format!(",32.083335{no_usage}")), "{csv}");
     service.assert_audit_is_clean().await;
 }
 
@@ -197,7 +236,7 @@ async fn a_late_addition_to_a_charge_of_reported_tokens_changes_no_closed_month(
     internal.reserve_quota(reserve).await.unwrap();
     internal.commit_reservation(commit("broken")).await.unwrap();
     // As the last report of a stream would leave it.
-    let tokens = "charged_by = 1, input_tokens = 100, output_tokens = 7, cached_input_tokens = 0";
+    let tokens = "charged_by = 1, input_tokens = 100, output_tokens = 7, cached_input_tokens = 0, reasoning_tokens = 3";
     let broken = format!("UPDATE billing_transaction SET {tokens} WHERE trace_id = 'broken'");
     service.database.execute(&broken).await;
     service.clock.set("2026-11-04T04:00:00Z");
@@ -304,25 +343,64 @@ async fn a_month_with_too_many_models_is_summed_up_by_service(#[values(MySql, Sq
         assert_eq!((statement.lines.len(), statement.by_model), (lines, by_model));
         assert_eq!(units, if by_model { 2_000 } else { 2_002 });
     }
+    // A file has them.
+    let csv = service.csv("/api/v1/billing/statement.csv?user_id=u&month=2026-10").await;
+    assert_eq!(cells(&csv, &["model", "by_model"])[1], ["model-0", "true"]);
+    assert_eq!(csv.lines().count(), 1_001 + 3);
 }
 
+/// The rollup tells the number of records, so that of one can stand for many.
 #[rstest]
 #[tokio::test]
 async fn a_month_with_too_many_records_is_summed_up_by_service(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.clock.set("2026-10-10T04:00:00Z");
     service.adjust("u", 1.0).await;
-    let call = |number: usize| traced(&format!("t{number}"), charge("u", "passport", 1));
-    for chunk in 0..10 {
-        let items = (chunk * 1_000..(chunk + 1) * 1_000).map(call).collect();
-        service.internal.clone().batch_deduct_quota(BatchDeductQuotaRequest { items }).await.unwrap();
+    service.deduct(DeductQuotaRequest { cost: 0.5, ..call("t", "small", (100, 7)) }).await;
+    let path = "/api/v1/billing/statement.csv?user_id=u&month=2026-10";
+    for (records, of_reply, of_file) in
+        [(10_000, true, true), (10_001, false, true), (5_000_000, false, true), (5_000_001, false, false)]
+    {
+        service.database.execute(&format!("UPDATE usage_daily SET free_records = {records} - paid_records")).await;
+        let statement = service.statement("u", "2026-10").await;
+        let calls = i64::from(of_reply);
+        assert_eq!((lines(&statement)[1].1[0], statement.by_model), (calls, of_reply), "{records}");
+        let line = &statement.lines[1];
+        assert_eq!((line.units, usage(line) != [0; 9]), (1, of_reply), "{records}");
+        assert_eq!(micros(1.0 + line.amount), micros(statement.closing_balance));
+        let csv = service.csv(path).await;
+        let line = &cells(&csv, &["kind", "model", "calls", "units", "images", "by_model"])[2];
+        let split = ["charge", "small", "1", "1", "5", "true"];
+        assert_eq!(line, if of_file { &split } else { &["charge", "", "0", "1", "0", "false"] }, "{records}");
     }
-    let statement = service.statement("u", "2026-10").await;
-    assert_eq!((lines(&statement)[1].1, statement.by_model), ([10_000, 10_000, 0], true));
-    service.deduct(call(10_000)).await;
-    let statement = service.statement("u", "2026-10").await;
-    assert_eq!((lines(&statement)[1].1, statement.by_model), ([0, 10_000, 1], false));
-    assert_eq!((statement.lines[1].amount, statement.closing_balance), (-0.01, 0.99));
+}
+
+#[tokio::test]
+async fn the_file_of_a_statement_of_many_records_counts_as_an_export_of_its_user() {
+    let service = with_many_records("30s").await;
+    let rollup = "INSERT INTO usage_daily (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, \
+                  paid_records) VALUES ('u', '2025-11-24', 'asset', 0, 60000, 0, 0, 60000)";
+    service.database.execute(rollup).await;
+    let url = format!("http://{}/api/v1/billing/records.csv?user_id=u", service.app.http_addr);
+    let unread = service.http.get(url).send().await.unwrap();
+    assert_eq!(unread.status(), 200);
+    let path = "/api/v1/billing/statement.csv?user_id=u&month=2025-11";
+    let file = async || service.http.get(format!("http://{}{path}", service.app.http_addr)).send().await.unwrap();
+    assert_eq!(file().await.status(), 503);
+    // The reply reads no records.
+    let statement = service.statement("u", "2025-11").await;
+    assert_eq!((lines(&statement)[0].1, statement.by_model), ([0, 0, 60_000], false));
+    assert_eq!(unread.text().await.unwrap().lines().count(), 60_001);
+    let mut csv = String::new();
+    until("the file is admitted", async || {
+        let response = file().await;
+        let is_admitted = response.status() == 200;
+        csv = response.text().await.unwrap();
+        is_admitted
+    })
+    .await;
+    let found = cells(&csv, &["kind", "calls", "paid_count", "by_model"]);
+    assert_eq!(found[1], ["charge", "60000", "60000", "true"]);
 }
 
 /// The books are wrong, and a statement must not hide it.

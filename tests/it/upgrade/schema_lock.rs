@@ -53,3 +53,22 @@ async fn a_killed_first_start_is_continued() {
                AND table_name = 'billing_record'";
     assert_eq!(database.rows(&["is_nullable"], day).await, [["NO"]]);
 }
+
+/// Such as a backup, or a transaction that nobody ended. Behind a waiting change all statements on the table
+/// wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_does_not_wait_long_for_a_table_in_use_and_says_so() {
+    let database = Database::create(MySql).await;
+    database.execute("ALTER TABLE recharge_refund DROP KEY idx_status_updated").await;
+    database.execute("DELETE FROM _sqlx_migrations WHERE version >= 24").await;
+    let mut other = database.mysql().await;
+    sqlx::raw_sql("SET SESSION autocommit = 0; SELECT COUNT(*) FROM recharge_refund")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let (code, said) = migrate(&database);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("another session uses a table that is to be changed"), "{said}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(migrate(&database).0, Some(0));
+}

@@ -179,6 +179,7 @@ mod tests {
             user: None,
             reason: String::new(),
             refunds: 0,
+            returned: Money::ZERO,
             resolved_at: None,
         }
     }

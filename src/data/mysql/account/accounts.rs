@@ -47,7 +47,7 @@ const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_delay(Duration::from_millis(50))
     .with_max_times(4)
     .with_jitter();
-/// Rows of one insert: about a megabyte, a fraction of the smallest packet limit in use.
+/// Largest number of rows in one INSERT. They take about a megabyte, well below `max_allowed_packet`.
 const MAX_QUOTA_ROWS: usize = 8_000;
 
 #[async_trait]

@@ -42,6 +42,14 @@ impl OpsStatsStore for MySqlStore {
         rows.first().map_or(Ok(0), |row| row.number(0))
     }
 
+    async fn count_failed_refunds(&self, failed_after: DateTime<Utc>) -> Result<u64, StoreError> {
+        let count = sqlx::query("SELECT COUNT(*) FROM recharge_refund WHERE status = ? AND updated_at > ?")
+            .bind(RefundStatus::Failed.name())
+            .bind(failed_after.naive_utc());
+        let rows = self.reader.fetch_all(count).await?;
+        rows.first().map_or(Ok(0), |row| row.number(0))
+    }
+
     async fn count_unapplied(&self) -> Result<u64, StoreError> {
         let [open, conflict] = UnappliedStatus::UNRESOLVED.map(UnappliedStatus::name);
         let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status IN (?, ?)");

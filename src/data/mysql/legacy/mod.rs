@@ -33,7 +33,7 @@ use self::{
     inspect::{Kind, Shape},
     plan::Books,
     reading::Reading,
-    session::{LIMITS, OUR_ZONE, execute, in_zone, refused},
+    session::{LIMITS, OUR_ZONE, SHORT_WAIT, execute, in_zone, refused},
     times::Times,
 };
 use crate::{
@@ -118,6 +118,9 @@ impl Inspection {
 }
 
 async fn look(connection: &mut MySqlConnection, options: &UpgradeOptions) -> Result<Inspection, StoreError> {
+    if Server::of(connection).await? != Server::TiDb {
+        execute(connection, SHORT_WAIT).await?;
+    }
     let mut shape = inspect::shape(connection).await?;
     if schema_lock::is_creating(connection).await? {
         shape.kind = Kind::Empty;

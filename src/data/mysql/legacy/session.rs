@@ -2,12 +2,16 @@
 
 use sqlx::{AssertSqlSafe, MySqlConnection};
 
-use crate::{biz::values::error::StoreError, data::error::store_error};
+use crate::{biz::values::error::StoreError, data::error::schema_error};
 
 /// A conversion has no time limit per statement, and sorts large tables. It waits for a table that
 /// another session locks for 60 seconds.
 pub(super) const LIMITS: &str = "SET SESSION lock_wait_timeout = 60, sort_buffer_size = 33554432 /*M! , max_statement_time = 0 */ \
     /*!50708 , max_execution_time = 0 */";
+/// A change of a table waits until every transaction that has used the table ends, and all later statements on
+/// the table wait behind it. The default of the server is a day or a year, so the wait is bounded. TiDB waits
+/// for no transaction.
+pub(super) const SHORT_WAIT: &str = "SET SESSION lock_wait_timeout = 5";
 pub(super) const OUR_ZONE: &str = "'+00:00'";
 
 /// Sets the session's zone, in which TIMESTAMP columns are shown. `zone` is SQL.
@@ -24,5 +28,5 @@ pub(super) fn refused(reasons: &[String]) -> StoreError {
 }
 
 pub(super) async fn execute(connection: &mut MySqlConnection, sql: impl Into<String>) -> Result<(), StoreError> {
-    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.map(|_| ()).map_err(store_error)
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.map(|_| ()).map_err(schema_error)
 }

@@ -122,7 +122,7 @@ impl MySqlStore {
                 let opening =
                     accounts::NewAccounts { users: &unopened, plans: &plans, events: &events, at: batch.at, mode };
                 match accounts::open(&mut connection, opening, &batch.catalog).await {
-                    // Somebody holds the place of a row. The other accounts do not wait for it.
+                    // Another session has locked the index range of a new row. The other accounts do not wait for it.
                     Err(StoreError::Conflict(_)) if mode == LockMode::Skip => {
                         Statement::rolling_back().execute(&mut connection).await?;
                         locked.extend(unopened);

@@ -39,6 +39,13 @@ impl OpsStatsStore for SqliteStore {
         count.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 
+    async fn count_failed_refunds(&self, failed_after: DateTime<Utc>) -> Result<u64, StoreError> {
+        let count = sqlx::query("SELECT COUNT(*) FROM recharge_refund WHERE status = ? AND updated_at > ?")
+            .bind(RefundStatus::Failed.name())
+            .bind(failed_after.timestamp_micros());
+        count.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
+    }
+
     async fn count_unapplied(&self) -> Result<u64, StoreError> {
         let [open, conflict] = UnappliedStatus::UNRESOLVED.map(UnappliedStatus::name);
         let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status IN (?, ?)");

@@ -2,6 +2,7 @@
 //! line names its billing day or month, and the zone.
 
 mod tables;
+mod users;
 
 use std::{io, sync::Arc};
 
@@ -10,8 +11,9 @@ use axum::body::Bytes;
 use chrono::{DateTime, Datelike, Utc};
 use futures_util::Stream;
 
-use self::tables::{
-    ADJUSTMENT_COLUMNS, Adjustments, ORDER_COLUMNS, OrderRefunds, Orders, REFUND_COLUMNS, RowPages, Table,
+use self::{
+    tables::{ADJUSTMENT_COLUMNS, Adjustments, ORDER_COLUMNS, OrderRefunds, Orders, REFUND_COLUMNS, RowPages, Table},
+    users::{UserPages, Users},
 };
 use super::{StatementService, StatementTerms};
 use crate::{
@@ -25,14 +27,11 @@ use crate::{
     },
     service::{
         convert::{MAX_DAYS, span},
-        exports::{PAGE, Pages, csv_of, stream_csv},
+        exports::{PAGE, Pages, csv_of, stream_csv, stream_csv_at_once},
         proto::{ExportBooksRequest, ExportStatementsRequest},
         reports::export::{COLUMNS as RECORD_COLUMNS, record_cells},
     },
 };
-
-/// Users whose books or records are read at once.
-const USERS: u32 = 200;
 
 const STATEMENT_COLUMNS: [&str; 18] = [
     "user_id",
@@ -68,8 +67,9 @@ impl StatementService {
         let permit = self.exports.admit(None)?;
         let period = self.period(&request.month).await?;
         let (store, books, terms) = (self.store.clone(), self.books.clone(), self.terms.clone());
-        let users = UserPages { books, after: None, is_done: false };
-        stream_csv(StatementPages { store, terms, period, users }, &STATEMENT_COLUMNS, permit).await
+        let users = UserPages::new(books, Users::All);
+        // Statements of an old month sum up all later movements.
+        Ok(stream_csv_at_once(StatementPages { store, terms, period, users }, &STATEMENT_COLUMNS, permit))
     }
 
     /// The records of every user on some days, by user and time.
@@ -84,13 +84,13 @@ impl StatementService {
         let days = self.days(&request)?;
         let (books, terms) = (self.books.clone(), self.terms.clone());
         let between = terms.calendar.bounds(days);
-        let users = UserPages { books: books.clone(), after: None, is_done: false };
-        let columns = [&["user_id"][..], &RECORD_COLUMNS, &["currency", "time_zone"]].concat();
+        let users = UserPages::new(books.clone(), Users::All);
+        let columns = [&["user_id"][..], &RECORD_COLUMNS, &["currency", "time_zone", "reported"]].concat();
         stream_csv(RecordPages { books, terms, between, users, chunk: Vec::new(), after: None }, &columns, permit).await
     }
 
-    /// The top-ups whose billing day is one of some days, by id: the day of the credit, or that of the
-    /// creation before it.
+    /// The top-ups whose billing day is one of some days, by user and id: the day of the credit, or that of
+    /// the creation before it.
     ///
     /// # Errors
     /// As [`Self::export_statements`].
@@ -103,8 +103,8 @@ impl StatementService {
         stream_csv(rows, &ORDER_COLUMNS, permit).await
     }
 
-    /// The refunds and chargebacks of top-ups whose billing day is one of some days, by id: the day of the
-    /// debit, or that of the request before it.
+    /// The refunds and chargebacks of top-ups whose billing day is one of some days, by user and id: the day of
+    /// the debit, or that of the request before it.
     ///
     /// # Errors
     /// As [`Self::export_statements`].
@@ -144,26 +144,6 @@ impl StatementService {
             return Err(Invalid::new("from", format!("must be at most {MAX_DAYS} days before to")).into());
         }
         Ok(days)
-    }
-}
-
-/// All users, some at a time.
-struct UserPages {
-    books: Arc<dyn BookStore>,
-    after: Option<UserId>,
-    is_done: bool,
-}
-
-impl UserPages {
-    /// The next users; none at the end.
-    async fn next(&mut self) -> Result<Vec<UserId>> {
-        if self.is_done {
-            return Ok(Vec::new());
-        }
-        let users = self.books.users(self.after.as_ref(), USERS).await?;
-        self.is_done = users.len() < USERS as usize;
-        self.after = users.last().cloned();
-        Ok(users)
     }
 }
 
@@ -226,7 +206,7 @@ impl Pages for RecordPages {
         let span = RecordSpan { users: &self.chunk, between: self.between, after: self.after.as_ref() };
         let records = self.books.records_of(span, PAGE).await?;
         match records.last() {
-            Some(UserRecord { user, record }) if records.len() == PAGE as usize => {
+            Some(UserRecord { user, record, .. }) if records.len() == PAGE as usize => {
                 self.chunk.retain(|other| other >= user);
                 self.after = Some(Cursor { created_at: record.created_at, id: record.id.clone() });
             }
@@ -240,11 +220,12 @@ impl Pages for RecordPages {
 }
 
 impl RecordPages {
-    fn cells(&self, UserRecord { user, record }: &UserRecord) -> Vec<String> {
+    fn cells(&self, UserRecord { user, record, is_reported }: &UserRecord) -> Vec<String> {
         let day = self.terms.calendar.at(record.created_at).day;
         let mut cells = vec![user.to_string()];
         cells.extend(record_cells(record, day));
         cells.extend([self.terms.currency.to_string(), self.terms.calendar.zone_name().into()]);
+        cells.push(is_reported.to_string());
         cells
     }
 }

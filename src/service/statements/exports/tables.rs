@@ -1,19 +1,16 @@
-//! The exports of whole tables: top-ups, their refunds, and adjustments.
+//! The exports of top-ups, their refunds, and adjustments.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 
+use super::users::{UserPages, Users};
 use crate::{
     biz::{
         settlement::{order::Order, order_refund::OrderRefund, posting::Adjusted},
-        statements::exports::BookStore,
-        values::{
-            calendar::DaySpan,
-            error::Result,
-            ids::{OrderId, RefundId},
-        },
+        statements::exports::{BookStore, RowSpan},
+        values::{calendar::DaySpan, error::Result, ids::UserId},
     },
     service::{
         exports::{PAGE, Pages, csv_of, time_text},
@@ -62,12 +59,18 @@ pub const ADJUSTMENT_COLUMNS: [&str; 10] = [
     "time_zone",
 ];
 
-/// A table whose rows are exported by their billing day. It has few rows, so all of them are read.
+/// A table whose rows are exported by their billing day.
 #[async_trait]
 pub trait Table: Send + Sync + 'static {
     type Row: Send + Sync;
 
-    async fn read(books: &dyn BookStore, after: Option<&Self::Row>) -> Result<Vec<Self::Row>>;
+    /// The users of whom the table may have rows.
+    const USERS: Users;
+
+    async fn read(books: &dyn BookStore, span: RowSpan<'_>) -> Result<Vec<Self::Row>>;
+
+    /// Its user and its id, by which the rows are read.
+    fn key(row: &Self::Row) -> (&UserId, &str);
 
     /// The time that decides its billing day.
     fn time(row: &Self::Row) -> DateTime<Utc>;
@@ -75,35 +78,48 @@ pub trait Table: Send + Sync + 'static {
     fn cells(row: &Self::Row, day: NaiveDate, terms: &StatementTerms) -> Vec<String>;
 }
 
-/// The rows of a table whose billing day is one of some days.
+/// The rows of a table whose billing day is one of some days, by user and id.
 pub struct RowPages<T: Table> {
     books: Arc<dyn BookStore>,
     terms: StatementTerms,
-    days: DaySpan,
+    between: (DateTime<Utc>, DateTime<Utc>),
+    users: UserPages,
+    /// The users whose rows are not all read yet, and the last row of the first of them.
+    chunk: Vec<UserId>,
     last: Option<T::Row>,
-    is_done: bool,
 }
 
 impl<T: Table> RowPages<T> {
     pub fn new(books: Arc<dyn BookStore>, terms: StatementTerms, days: DaySpan) -> Self {
-        Self { books, terms, days, last: None, is_done: false }
+        let between = terms.calendar.bounds(days);
+        let users = UserPages::new(books.clone(), T::USERS);
+        Self { books, terms, between, users, chunk: Vec::new(), last: None }
     }
 }
 
 #[async_trait]
 impl<T: Table> Pages for RowPages<T> {
     async fn page(&mut self) -> Result<Option<Vec<u8>>> {
-        if self.is_done {
-            return Ok(None);
+        if self.chunk.is_empty() {
+            self.chunk = self.users.next().await?;
+            if self.chunk.is_empty() {
+                return Ok(None);
+            }
         }
-        let mut rows = T::read(&*self.books, self.last.as_ref()).await?;
-        self.is_done = rows.len() < PAGE as usize;
-        let of_days = rows.iter().filter_map(|row| {
-            let day = self.terms.calendar.at(T::time(row)).day;
-            (self.days.first..=self.days.last).contains(&day).then(|| T::cells(row, day, &self.terms))
-        });
-        let lines = csv_of(of_days)?;
-        self.last = rows.pop();
+        let after = self.last.as_ref().map(|row| T::key(row).1);
+        let span = RowSpan { users: &self.chunk, between: self.between, after };
+        let mut rows = T::read(&*self.books, span).await?;
+        let lines =
+            csv_of(rows.iter().map(|row| T::cells(row, self.terms.calendar.at(T::time(row)).day, &self.terms)))?;
+        let is_full = rows.len() >= PAGE as usize;
+        self.last = rows.pop().filter(|_| is_full);
+        match &self.last {
+            Some(last) => {
+                let user = T::key(last).0;
+                self.chunk.retain(|other| other >= user);
+            }
+            None => self.chunk.clear(),
+        }
         Ok(Some(lines))
     }
 }
@@ -114,9 +130,14 @@ pub enum Orders {}
 impl Table for Orders {
     type Row = Order;
 
-    async fn read(books: &dyn BookStore, after: Option<&Order>) -> Result<Vec<Order>> {
-        let after: Option<&OrderId> = after.map(|order| &order.id);
-        Ok(books.all_orders(after, PAGE).await?)
+    const USERS: Users = Users::Payers;
+
+    async fn read(books: &dyn BookStore, span: RowSpan<'_>) -> Result<Vec<Order>> {
+        Ok(books.orders_of(span, PAGE).await?)
+    }
+
+    fn key(order: &Order) -> (&UserId, &str) {
+        (&order.user, order.id.as_str())
     }
 
     fn time(order: &Order) -> DateTime<Utc> {
@@ -152,9 +173,14 @@ pub enum OrderRefunds {}
 impl Table for OrderRefunds {
     type Row = OrderRefund;
 
-    async fn read(books: &dyn BookStore, after: Option<&OrderRefund>) -> Result<Vec<OrderRefund>> {
-        let after: Option<&RefundId> = after.map(|refund| &refund.id);
-        Ok(books.all_order_refunds(after, PAGE).await?)
+    const USERS: Users = Users::Payers;
+
+    async fn read(books: &dyn BookStore, span: RowSpan<'_>) -> Result<Vec<OrderRefund>> {
+        Ok(books.order_refunds_of(span, PAGE).await?)
+    }
+
+    fn key(refund: &OrderRefund) -> (&UserId, &str) {
+        (&refund.user, refund.id.as_str())
     }
 
     fn time(refund: &OrderRefund) -> DateTime<Utc> {
@@ -185,8 +211,14 @@ pub enum Adjustments {}
 impl Table for Adjustments {
     type Row = Adjusted;
 
-    async fn read(books: &dyn BookStore, after: Option<&Adjusted>) -> Result<Vec<Adjusted>> {
-        Ok(books.all_adjustments(after, PAGE).await?)
+    const USERS: Users = Users::All;
+
+    async fn read(books: &dyn BookStore, span: RowSpan<'_>) -> Result<Vec<Adjusted>> {
+        Ok(books.adjustments_of(span, PAGE).await?)
+    }
+
+    fn key(adjusted: &Adjusted) -> (&UserId, &str) {
+        (&adjusted.user, adjusted.id.as_str())
     }
 
     fn time(adjusted: &Adjusted) -> DateTime<Utc> {

@@ -5,6 +5,12 @@
 //! The task waits for the lock on a connection of its own, in the fair lock queue of the database.
 //! Then it settles all postings that wait by then in one transaction: the wait makes the batch. After
 //! the answer to its last posting, the account returns to its lane.
+//!
+//! Every transaction takes its locks in one order, accounts and then API keys, so no two wait for each
+//! other. Only the transaction of a single account waits while it holds a lock: it holds its account,
+//! and waits for its API keys, in key order, in one statement. The queue of an API key waits for the
+//! key outside of a transaction, and then settles without waiting. The order is needed for skipped rows
+//! too: MariaDB counts a row that is skipped as waited for when it looks for a deadlock.
 
 mod quarantine;
 mod queues;
@@ -262,7 +268,7 @@ impl Parking {
         let taken = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (batch, mut tickets) = match (taken, &settled) {
             (Some(taken), _) => taken,
-            // It would fail again, for whichever jobs.
+            // It would fail again with any jobs.
             (None, Err(StoreError::Failed(_))) => self.take(lock, limit),
             (None, _) => {
                 // Nothing was sent beside the wait for the lock.

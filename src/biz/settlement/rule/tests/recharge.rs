@@ -58,8 +58,8 @@ fn money_that_is_in_credits_an_order_once_from_every_state() {
 #[test]
 fn another_amount_than_that_of_the_order_is_refused() {
     check([
-        (Pending, None, paid("p1", "19.999999"), "refused: amount: the order is over 20", "0"),
-        (Pending, None, failed(None, Some("21")), "refused: amount: the order is over 20", "0"),
+        (Pending, None, paid("p1", "19.999999"), "refused: amount: must be 20, the amount of the order", "0"),
+        (Pending, None, failed(None, Some("21")), "refused: amount: must be 20, the amount of the order", "0"),
         (Pending, None, failed(None, Some("20")), "failed, no payment", "0"),
     ]);
 }

@@ -27,6 +27,7 @@ fn keep(account: &TestAccount, payment: &str, status: UnappliedStatus) {
         user: None,
         reason: String::new(),
         refunds: 0,
+        returned: yuan("0"),
         resolved_at: None,
     });
 }
