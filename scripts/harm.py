@@ -229,6 +229,8 @@ ROWS = [
         # Two at once, and further ones when these have stalled.
         faults=lambda seen, seconds, calls: fault_if(seen["200"] <= 2, "no stalled export ended")),
     Row("pages", attacks.pages, seed=seed_pages),
+    Row("one-user", attacks.one_user, seed=seed_pages),
+    Row("refusals", attacks.refusals),
     Row("metrics", attacks.scrapes),
 ]
 

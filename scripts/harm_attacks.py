@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 
-from harm_wire import DATA, END_STREAM, HEADERS, RST_STREAM, H2, connect, grpc_frame, grpc_status, jwt, message
+from harm_wire import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, H2, connect, grpc_frame, grpc_status, jwt, message
 
 INTERNAL = "/billing.v1.BillingInternalService/"
 MIB = 1 << 20
@@ -364,6 +364,58 @@ def pages(target):
 
     one.port = target.http_port
     return came_about(closed_loops(target, PAGE_USERS, one), 100)
+
+
+def one_user(target):
+    """60 pipelines of one user, who reads pages and statistics."""
+    seen = collections.Counter()
+    head = f"Host: localhost\r\nAuthorization: Bearer {target.user_token('pages-0')}\r\n\r\n"
+    paths = ["records?page_size=100&page=10", "records?page_size=100&page=1", "stats/summary", "usage"]
+    requests = "".join(f"GET /api/v1/billing/{path} HTTP/1.1\r\n{head}" for path in paths).encode()
+    pipelines = {}
+    while target.runs():
+        while len(pipelines) < 60:
+            sock = connect(target.http_port, address(len(pipelines) % 4))
+            sock.setblocking(False)
+            pipelines[sock] = 0
+        for sock, unanswered in list(pipelines.items()):
+            try:
+                # The begin of a reply may be in two parts. Then the pipeline has fewer requests, and goes on.
+                while unanswered < 2 * len(paths):
+                    unanswered += len(paths) if sock.send(requests) == len(requests) else 0
+                received = sock.recv(1 << 18)
+                for status in (b"200", b"503"):
+                    answers = received.count(b"HTTP/1.1 " + status)
+                    seen[status.decode()] += answers
+                    unanswered -= answers
+                pipelines[sock] = unanswered
+                if not received:
+                    raise OSError
+            except BlockingIOError:
+                pipelines[sock] = unanswered
+            except OSError:
+                sock.close()
+                del pipelines[sock]
+                seen["ended"] += 1
+        time.sleep(0.001)
+    return came_about(seen, 100)
+
+
+def refusals(target):
+    """8 connections of HTTP/2 that repeat calls without a token, without a pause."""
+    seen = collections.Counter()
+    connections = [None] * 8
+    while target.runs():
+        for number, connection in enumerate(connections):
+            if connection is None or not connection.is_open:
+                connections[number] = connection = H2(target.grpc_port, address(number))
+                seen["connections"] += 1
+            while connection.is_open and len(connection.windows) < 900 and target.runs():
+                connection.head(INTERNAL + "CheckQuota", flags=END_HEADERS | END_STREAM)
+            for kind, _, _, payload in connection.events(wait_s=0.001):
+                if kind == HEADERS:
+                    seen[f"grpc-status {grpc_status(payload)}"] += 1
+    return came_about(seen, 1_000)
 
 
 def scrapes(target):

@@ -1,10 +1,13 @@
 //! The two ports. They are bound early, so that a taken address stops the start, and served when
 //! all parts behind them run.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket, lookup_host},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -39,8 +42,9 @@ impl Ports {
     /// An address is invalid or taken, or a file of TLS is unusable.
     pub async fn bind(config: &Server, connections: usize, stop: CancellationToken) -> anyhow::Result<Self> {
         let tls = config.tls.as_ref().map(|tls| Tls::start(tls_files(tls), stop)).transpose()?;
-        let http = listen("server.http.addr", &config.http.addr).await?;
-        let grpc = listen("server.grpc.addr", &config.grpc.addr).await?;
+        let queue = config.limits.accept_queue;
+        let http = listen("server.http.addr", &config.http.addr, queue).await?;
+        let grpc = listen("server.grpc.addr", &config.grpc.addr, queue).await?;
         let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
         Ok(Self { http, grpc, tls, connections, http_addr, grpc_addr })
     }
@@ -68,10 +72,18 @@ impl Ports {
             ..limits
         };
         let limits = ListenerLimits { unproven_connections: unproven(asks_users), ..limits };
-        let is_tls = tls.is_some();
+        let (is_tls, forwarding) = (tls.is_some(), Forwarding::new(&server.trusted_proxies));
         let metrics = |port| Some((core.metrics.connections.clone(), port));
-        let http = Listener { socket: http, app: public, limits, tls: tls.clone(), metrics: metrics("http") };
-        let grpc = Listener { socket: grpc, app: internal, limits: metering, tls, metrics: metrics("grpc") };
+        let http = Listener {
+            socket: http,
+            app: public,
+            limits,
+            tls: tls.clone(),
+            metrics: metrics("http"),
+            forwarding: forwarding.clone(),
+        };
+        let grpc =
+            Listener { socket: grpc, app: internal, limits: metering, tls, metrics: metrics("grpc"), forwarding };
         let listeners = vec![tokio::spawn(http.serve(core.stop.clone())), tokio::spawn(grpc.serve(core.stop.clone()))];
         tracing::info!(%http_addr, %grpc_addr, tls = is_tls, "serving");
         Ok(Served { health, listeners })
@@ -92,6 +104,9 @@ fn limits(config: &Server, connections: usize) -> ListenerLimits {
         idle_timeout: limits.idle_timeout,
         write_timeout: limits.write_timeout,
         max_connection_age: limits.max_connection_age,
+        refused_calls: limits.refused_calls,
+        refusal_pause: limits.refusal_pause,
+        held_refusals: limits.held_refusals,
         drain_timeout: limits.drain_timeout,
         connection_window: None,
     }
@@ -190,15 +205,48 @@ async fn remind(stop: CancellationToken, tell: impl Fn()) {
     }
 }
 
-async fn listen(key: &str, addr: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("config key {key}: can't listen on {addr}"))
+/// Listens on the first usable address of a name. `queue` connections wait to be accepted.
+async fn listen(key: &str, addr: &str, queue: usize) -> anyhow::Result<TcpListener> {
+    let bound = async {
+        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for addr in lookup_host(addr).await? {
+            match bind(addr, queue) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    };
+    bound.await.with_context(|| format!("config key {key}: can't listen on {addr}"))
+}
+
+/// As [`TcpListener::bind`], whose queue is too short for many callers that connect at once.
+fn bind(addr: SocketAddr, queue: usize) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that starts again takes the address while connections of the former one end.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(u32::try_from(queue).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
+    use futures_util::future::join_all;
+    use tokio::{net::TcpStream, time::timeout};
+
     use super::*;
+
+    /// The default of the library is 128. A connection beyond the queue is not established.
+    #[tokio::test]
+    async fn many_connections_wait_to_be_accepted() {
+        let listener = listen("server.http.addr", "127.0.0.1:0", 1_000).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connecting = join_all((0..200).map(|_| TcpStream::connect(addr)));
+        let connected = timeout(Duration::from_secs(60), connecting).await.expect("all are established");
+        assert!(connected.iter().all(Result::is_ok));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn open_doors_are_logged_at_once_and_each_minute_until_the_stop() {

@@ -18,7 +18,7 @@ use crate::{
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, Hints,
-        LimitService, MAX_UNOPENED_OF_CALLER, PriceService, RechargeService, RefundService, ReportService,
+        LimitService, MAX_UNOPENED_OF_CALLER, PriceService, Reads, RechargeService, RefundService, ReportService,
         ReservationService, StatementService, StatementTerms, StreamService, TokenService,
         exports::{ExportLimits, Exports},
     },
@@ -29,9 +29,9 @@ use crate::{
 pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::Result<Api> {
     let ttl = TimeDelta::from_std(config.billing.reservation_ttl)?;
     let calls = Arc::new(CallParser::new(core.catalog.clone(), core.quoter.clone(), ttl));
-    let exports = exports(config);
+    let (exports, reads) = (exports(config), Reads::new(&config.server.limits));
     Ok(Api {
-        accounts: accounts(config, core),
+        accounts: accounts(config, core, reads.clone()),
         audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
         checks: checks(core),
         charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),
@@ -48,16 +48,16 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
             core.calendar.clone(),
         ),
         tokens: TokenService::new(core.tokens.clone()),
-        recharges: recharges(config, core, payments),
-        reports: reports(core, exports.clone()),
-        statements: statements(config, core, exports),
+        recharges: recharges(config, core, payments, reads.clone()),
+        reports: reports(core, (exports.clone(), reads.clone())),
+        statements: statements(config, core, (exports, reads)),
     })
 }
 
-fn accounts(config: &Config, core: &Core) -> AccountService {
+fn accounts(config: &Config, core: &Core, reads: Reads) -> AccountService {
     let currency = config.billing.currency;
     let (engine, adjustments, catalog) = (core.engine.clone(), core.store.clone(), core.catalog.clone());
-    AccountService::new((core.accounts.clone(), catalog), engine, adjustments, core.observer.clone(), currency)
+    AccountService::new((core.accounts.clone(), catalog), engine, (adjustments, reads), core.observer.clone(), currency)
 }
 
 fn checks(core: &Core) -> CheckService {
@@ -101,13 +101,13 @@ fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta)
         transactions: core.store.clone(),
         observer: core.observer.clone(),
         tasks: core.tasks.clone(),
-        unopened: Semaphore::new(limits.requests),
+        unopened: Arc::new(Semaphore::new(limits.requests)),
         unopened_of_caller: Shares::new(share(limits.requests_per_caller, limits.requests).min(MAX_UNOPENED_OF_CALLER)),
         open_of_caller: Shares::new(share(limits.streams_per_caller, most)),
     }
 }
 
-fn recharges(config: &Config, core: &Core, payments: &Payments) -> RechargeService {
+fn recharges(config: &Config, core: &Core, payments: &Payments, reads: Reads) -> RechargeService {
     let (store, engine, gateway) = (core.store.clone(), core.engine.clone(), payments.gateway.clone());
     RechargeService {
         recharges: Arc::new(payments::recharges(config, store, engine, core.calendar.clone(), gateway)),
@@ -117,6 +117,7 @@ fn recharges(config: &Config, core: &Core, payments: &Payments) -> RechargeServi
         tasks: core.tasks.clone(),
         admission: Admission::new(&config.server.limits),
         hints: Hints::new(&config.server.limits),
+        reads,
     }
 }
 
@@ -125,12 +126,12 @@ fn exports(config: &Config) -> Arc<Exports> {
     Arc::new(Exports::new(ExportLimits { exports, per_user, stall }))
 }
 
-fn reports(core: &Core, exports: Arc<Exports>) -> ReportService {
-    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone(), exports)
+fn reports(core: &Core, bounds: (Arc<Exports>, Reads)) -> ReportService {
+    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone(), bounds)
 }
 
-fn statements(config: &Config, core: &Core, exports: Arc<Exports>) -> StatementService {
+fn statements(config: &Config, core: &Core, bounds: (Arc<Exports>, Reads)) -> StatementService {
     let retry_timeout = config.billing.settlement.retry_timeout;
     let terms = StatementTerms { calendar: core.calendar.clone(), currency: config.billing.currency, retry_timeout };
-    StatementService::new(core.store.clone(), core.store.clone(), core.store.clone(), terms, exports)
+    StatementService::new(core.store.clone(), core.store.clone(), core.store.clone(), terms, bounds)
 }

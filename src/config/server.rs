@@ -89,6 +89,18 @@ pub struct ServerLimits {
     pub write_timeout: Duration,
     #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub max_connection_age: Duration,
+    /// Connections of a port that wait to be accepted.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub accept_queue: usize,
+    /// Refused calls of one connection whose answers do not wait.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub refused_calls: usize,
+    /// The wait of the answer to a refused call beyond them.
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
+    pub refusal_pause: Duration,
+    /// Answers of a port that wait at once.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub held_refusals: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub requests: usize,
     /// Open requests of one caller. 0 means half of them, or all with fewer than two callers.
@@ -130,6 +142,12 @@ pub struct ServerLimits {
     /// Most top-ups of a user that wait for their payment.
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub open_recharges: usize,
+    /// Reads of lists and statistics of one account that run at once.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub reads_per_account: usize,
+    /// Such reads of one account that wait for their turn.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub waiting_reads_per_account: usize,
     #[serde(deserialize_with = "values::up_to_a_thousand")]
     pub exports: usize,
     #[serde(deserialize_with = "values::up_to_a_thousand")]
@@ -267,6 +285,10 @@ impl Default for ServerLimits {
             idle_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(30),
             max_connection_age: Duration::from_secs(600),
+            accept_queue: 4_096,
+            refused_calls: 1_000,
+            refusal_pause: Duration::from_secs(1),
+            held_refusals: 20_000,
             requests: 20_000,
             requests_per_caller: 0,
             open_requests: 256,
@@ -283,6 +305,8 @@ impl Default for ServerLimits {
             recharges_per_user: 5,
             recharges_per_address: 50,
             open_recharges: 100,
+            reads_per_account: 2,
+            waiting_reads_per_account: 100,
             exports: 8,
             exports_per_user: 2,
             export_stall: Duration::from_secs(30),

@@ -112,6 +112,12 @@ fn a_bad_key_or_value_is_named() {
             "connections_per_address",
         ),
         ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {idle_timeout: 0s}\ndata", "server.limits.idle_timeout"),
+        (
+            "timeout: 1s}\ndata",
+            "timeout: 1s}\n  limits: {reads_per_account: 0}\ndata",
+            "server.limits.reads_per_account",
+        ),
+        ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {refusal_pause: 1}\ndata", "server.limits.refusal_pause"),
         ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {write_timeout: 5}\ndata", "server.limits.write_timeout"),
         ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {max_connection_age: x}\ndata", "max_connection_age"),
         ("driver: mysql", "driver: oracle", "data.database.driver"),

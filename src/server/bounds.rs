@@ -82,7 +82,7 @@ impl Bounds {
         let refusal = Refusal::of(request, self.style);
         match self.permits.admit(request, &self.forwarding) {
             Ok(permit) => Ok((permit, refusal)),
-            Err(why) => Err(refusal.answer(&Error::Overloaded(format!("{why}; retry later").into())).into()),
+            Err(why) => Err(refusal.paced(&Error::Overloaded(format!("{why}; retry later").into())).into()),
         }
     }
 }

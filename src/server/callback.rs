@@ -78,6 +78,7 @@ async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Re
             if matches!(error, Error::Unauthenticated(_)) {
                 let reason = if is_signed { Reason::Invalid } else { Reason::Missing };
                 guard.metrics.requests.count_refused(UNKNOWN, reason.name());
+                return refusal.paced(&error);
             }
             refusal.answer(&error)
         }

@@ -7,7 +7,11 @@ use super::{http_error::http_error, request::is_grpc};
 use crate::{
     biz::values::error::Error,
     config::Style,
-    service::{errors, request::RequestId, rest::Replier},
+    service::{
+        errors::{self, Paced},
+        request::RequestId,
+        rest::Replier,
+    },
 };
 
 /// Answers a request that reaches no handler.
@@ -40,6 +44,13 @@ impl Refusal {
             return self.answer(&Error::Overloaded(message.into()));
         }
         http_error(self.style, StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message)
+    }
+
+    /// Answers a call that is refused for its peer or its caller.
+    pub fn paced(self, error: &Error) -> Response {
+        let mut response = self.answer(error);
+        response.extensions_mut().insert(Paced);
+        response
     }
 
     pub fn answer(self, error: &Error) -> Response {

@@ -77,7 +77,7 @@ async fn bound(State(watches): State<Watches>, request: Request, next: Next) -> 
     }
     let Some(watch) = watches.admit(&request) else {
         let error = Error::Overloaded("too many watches are open; ask with Check, or retry later".into());
-        return Refusal::of(&request, Style::Plain).answer(&error);
+        return Refusal::of(&request, Style::Plain).paced(&error);
     };
     let drained = request.extensions().get::<Connection>().map(|connection| Box::pin(connection.drained()));
     next.run(request).await.map(|body| Body::new(Ending { body, drained, _watch: watch }))

@@ -13,6 +13,7 @@ use super::{
         InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest,
         SetAccountStatusReply, SetAccountStatusRequest, SetUserPlanReply, SetUserPlanRequest,
     },
+    reads::Reads,
     reports::paging::Page,
 };
 use crate::{
@@ -47,6 +48,7 @@ pub struct AccountService {
     catalog: Arc<Catalog>,
     /// ISO 4217 code of every amount.
     currency: Currency,
+    reads: Reads,
 }
 
 impl AccountService {
@@ -54,11 +56,11 @@ impl AccountService {
     pub fn new(
         (accounts, catalog): (Arc<Accounts>, Arc<Catalog>),
         engine: Arc<Engine>,
-        adjustments: Arc<dyn AdjustmentStore>,
+        (adjustments, reads): (Arc<dyn AdjustmentStore>, Reads),
         observer: ChargeObserver,
         currency: Currency,
     ) -> Self {
-        Self { accounts, engine, adjustments, observer, catalog, currency }
+        Self { accounts, engine, adjustments, observer, catalog, currency, reads }
     }
 
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
@@ -143,6 +145,7 @@ impl AccountService {
     pub async fn list_adjustments(&self, request: ListAdjustmentsRequest) -> Result<ListAdjustmentsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
         let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
         let (adjustments, total) = futures_util::try_join!(
             self.adjustments.adjustments(&user, &page.start, page.size + 1),
             self.adjustments.count_adjustments(&user),

@@ -98,6 +98,12 @@ pub fn retry_after_ms(error: &Error) -> Option<i32> {
     retry_after(error).map(|after| i32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
 }
 
+/// The mark of a response to a call that was refused at once: for want of a proof, or for a bound of its peer or
+/// its caller. On a connection with many of them the response waits. A refusal for one user has no mark, because
+/// other users share the connection of a gateway.
+#[derive(Debug, Clone, Copy)]
+pub struct Paced;
+
 /// The code, and as far as they apply: the field at fault, the time until a retry, the request id
 /// of an internal error, and the id that finds an unknown outcome.
 fn metadata(error: &Error, request: &RequestId) -> HashMap<String, String> {

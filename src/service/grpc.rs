@@ -244,7 +244,7 @@ impl BillingInternalService for Grpc {
         let caller = call.extensions.get::<Caller>().map_or_else(Arc::default, |caller| caller.name.clone());
         let id = call.id.clone();
         let fill = move |open: &mut ReserveQuotaRequest| call.fill_id(IdSource::TraceId, &mut open.trace_id);
-        Ok(Response::new(self.0.streams.meter_stream(messages, fill, caller, id)))
+        Ok(self.0.streams.meter_stream(messages, fill, caller, id))
     }
 
     async fn count_tokens(&self, request: Request<CountTokensRequest>) -> Reply<CountTokensReply> {

@@ -1,6 +1,6 @@
 //! MeterStream: converts the messages of a stream to events, and its state to replies.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{future::ready, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{
@@ -8,14 +8,14 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
-use tonic::Streaming;
+use tonic::{Response, Streaming};
 use tracing::{Instrument, Span};
 
 use super::{
     call::CallParser,
     charge::outcome,
     convert::{cost, count, int32, service_tier, tokens, usage},
-    errors,
+    errors::{self, Paced},
     proto::{
         self, MeterStreamReply, MeterStreamRequest, ReserveQuotaRequest, StreamFinish, StreamState,
         meter_stream_reply::Event as Reply, meter_stream_request::Event as Message,
@@ -64,10 +64,16 @@ pub struct StreamService {
     /// Streams that go on when their callers go away.
     pub tasks: TaskTracker,
     /// A permit for each stream whose first message has not come.
-    pub unopened: Semaphore,
+    pub unopened: Arc<Semaphore>,
     /// The shares of each caller in these permits, and in the open streams.
     pub unopened_of_caller: Arc<Shares<Arc<str>>>,
     pub open_of_caller: Arc<Shares<Arc<str>>>,
+}
+
+/// The permits of a stream whose first message has not come.
+struct Unopened {
+    _one_of_all: OwnedSemaphorePermit,
+    _of_caller: Share<Arc<str>>,
 }
 
 impl StreamService {
@@ -79,11 +85,20 @@ impl StreamService {
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()> + Send + 'static,
         caller: Arc<str>,
         request_id: RequestId,
-    ) -> Replies {
+    ) -> Response<Replies> {
+        // A stream that says nothing takes no place of those that are metered, and a refused one takes no task.
+        let Some(unopened) = self.admit_unopened(&caller) else {
+            let error = Error::Overloaded("too many streams wait for their open; retry later".into());
+            self.observer.count_reserve(Err(errors::failure(&error)));
+            let refused: Replies = stream::once(ready(Err(errors::status(&error, &request_id)))).boxed();
+            let mut response = Response::new(refused);
+            response.extensions_mut().insert(Paced);
+            return response;
+        };
         let (updates, replies) = mpsc::channel(REPLIES);
         let (service, opening_id) = (self.clone(), request_id.clone());
         let metering = async move {
-            match service.open_stream(&mut messages, fill, &caller, &opening_id).await {
+            match service.open_stream(&mut messages, fill, (&caller, unopened), &opening_id).await {
                 Ok((session, share)) => {
                     let open = service.observer.open_stream();
                     let ended = session.run(events(messages, service.calls.clone()), updates).await;
@@ -103,17 +118,23 @@ impl StreamService {
             span.in_scope(|| errors::log(&error, &request_id));
             errors::status(&error, &request_id)
         };
-        replies.map(move |update| reply(update).map_err(&failed)).boxed()
+        Response::new(replies.map(move |update| reply(update).map_err(&failed)).boxed())
+    }
+
+    fn admit_unopened(&self, caller: &Arc<str>) -> Option<Unopened> {
+        let of_caller = self.unopened_of_caller.take(caller)?;
+        let one_of_all = self.unopened.clone().try_acquire_owned().ok()?;
+        Some(Unopened { _one_of_all: one_of_all, _of_caller: of_caller })
     }
 
     async fn open_stream(
         &self,
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
-        caller: &Arc<str>,
+        admitted: (&Arc<str>, Unopened),
         request_id: &RequestId,
     ) -> Result<(Session, Share<Arc<str>>)> {
-        let opened = self.try_open_stream(messages, fill, caller, request_id).await;
+        let opened = self.try_open_stream(messages, fill, admitted, request_id).await;
         let is_reopened = opened.as_ref().map(|(session, _)| session.is_reopened());
         self.observer.count_reserve(is_reopened.map_err(errors::failure));
         opened
@@ -123,19 +144,15 @@ impl StreamService {
         &self,
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
-        caller: &Arc<str>,
+        (caller, unopened): (&Arc<str>, Unopened),
         request_id: &RequestId,
     ) -> Result<(Session, Share<Arc<str>>)> {
-        // A stream that says nothing takes no place of those that are metered.
-        let too_many = || Error::Overloaded("too many streams wait for their open; retry later".into());
-        let of_caller = self.unopened_of_caller.take(caller).ok_or_else(too_many)?;
-        let unopened = self.unopened.try_acquire().map_err(|_| too_many())?;
         let is_first = || Invalid::new("open", "must come first, and soon");
         let first = self.meter.unless_stopped(timeout(OPEN_TIMEOUT, messages.message())).await?;
         let Ok(Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) }))) = first else {
             return Err(is_first().into());
         };
-        drop((unopened, of_caller));
+        drop(unopened);
         let of_caller = self.open_of_caller.take(caller);
         let of_caller = of_caller
             .ok_or_else(|| Error::Overloaded("too many streams of this caller are open; retry later".into()))?;

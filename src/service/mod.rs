@@ -20,6 +20,7 @@ mod message;
 mod metering;
 pub mod origin;
 mod prices;
+mod reads;
 mod recharge;
 mod refund;
 pub mod reports;
@@ -42,6 +43,7 @@ pub use self::{
     limits::LimitService,
     metering::{MAX_UNOPENED_OF_CALLER, StreamService},
     prices::PriceService,
+    reads::Reads,
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,
     reports::ReportService,

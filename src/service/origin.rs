@@ -96,7 +96,9 @@ impl Forwarding {
         Some(real.map_or(client, |real| real.to_canonical()))
     }
 
-    fn is_trusted(&self, address: IpAddr) -> bool {
+    /// Whether an address is that of a trusted proxy.
+    pub fn is_trusted(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.trusted.iter().any(|network| network.contains(&address))
     }
 }

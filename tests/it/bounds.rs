@@ -7,7 +7,7 @@ use billing_service::service::proto::{
     ReserveQuotaRequest,
 };
 use futures_util::{
-    future::{Either, join_all, select},
+    future::{Either, join_all, select, select_all},
     stream,
 };
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use tonic::{Code, codec::CompressionEncoding};
 
 use crate::{
     access::sha256,
-    harness::{Database, Service, Sqlite, charge, code_of, payments::Paying, wait::until},
+    harness::{Database, MySql, Service, Sqlite, charge, code_of, payments::Paying, wait::until},
 };
 
 /// A request whose body stops after `sent` of `length` bytes.
@@ -28,7 +28,7 @@ async fn begin(addr: SocketAddr, path: &str, length: usize, sent: usize) -> TcpS
 }
 
 /// As [`begin`], with further lines of the head.
-async fn begin_with(addr: SocketAddr, path: &str, lines: &str, length: usize, sent: usize) -> TcpStream {
+pub async fn begin_with(addr: SocketAddr, path: &str, lines: &str, length: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: b\r\n{lines}content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
@@ -306,6 +306,30 @@ async fn requests_that_need_no_proof_are_shared_between_addresses() {
     .await;
     drop(unfinished);
     until("its permit is free", async || service.post(callback, body).await.0 == 404).await;
+}
+
+/// One read of an account runs, one waits, and the next one is refused. Reads of another account go on.
+#[tokio::test]
+async fn reads_of_an_account_take_turns() {
+    let limits = ("server.limits", "{reads_per_account: 1, waiting_reads_per_account: 1}");
+    let service = Service::start_with(MySql, &[limits]).await;
+    let mut gate = service.database.mysql().await;
+    sqlx::raw_sql("LOCK TABLES billing_record WRITE").execute(&mut gate).await.unwrap();
+    let addr = service.app.http_addr;
+    let records = |user: &str| {
+        let url = format!("http://{addr}/api/v1/billing/records?user_id={user}");
+        let request = service.http.get(url).send();
+        tokio::spawn(async move { request.await.unwrap().text().await.unwrap() })
+    };
+    let reads = [records("u"), records("u"), records("u"), records("v")];
+    let (refused, _, others) = select_all(reads).await;
+    let refused = refused.unwrap();
+    assert!(refused.contains("10014") && refused.contains("reads of this account"), "{refused}");
+    sqlx::raw_sql("UNLOCK TABLES").execute(&mut gate).await.unwrap();
+    for other in join_all(others).await {
+        let other = other.unwrap();
+        assert!(other.contains("total_records"), "{other}");
+    }
 }
 
 /// One caller leaves half of the permits to the others.

@@ -47,6 +47,7 @@ mod recharge;
 mod records;
 mod redis_servers;
 mod refunds;
+mod refused_calls;
 mod request_ids;
 mod reservations;
 mod rest;

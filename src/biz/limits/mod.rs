@@ -1,5 +1,5 @@
-//! Limits on requests: caps of users, quotas of API keys, rate limits, shares of resources, and
-//! rates of events that peers cause.
+//! Limits on requests: caps of users, quotas of API keys, rate limits, shares of resources, turns at
+//! them, and rates of events that peers cause.
 
 pub mod bursts;
 pub mod caps;
@@ -7,3 +7,4 @@ pub mod key_quota;
 pub mod lines;
 pub mod rate_limit;
 pub mod shares;
+pub mod turns;

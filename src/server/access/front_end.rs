@@ -132,11 +132,13 @@ async fn check(State(front_end): State<FrontEnd>, mut request: Request, next: Ne
     if let Some(connection) = request.extensions().get::<Connection>() {
         connection.prove();
     }
+    let is_named_by_gateway = matches!(front_end.proof, Proof::Gateway { .. });
     let Some(_share) = front_end.open.take(&claims.user) else {
         let error = Error::Overloaded("too many requests of this user are open; retry later".into());
-        return Refusal::of(&request, front_end.style).answer(&error);
+        let refusal = Refusal::of(&request, front_end.style);
+        // Other users share the connection of a gateway.
+        return if is_named_by_gateway { refusal.answer(&error) } else { refusal.paced(&error) };
     };
-    let is_named_by_gateway = matches!(front_end.proof, Proof::Gateway { .. });
     request.extensions_mut().insert(Account { user: claims.user, reads_any: claims.reads_any, is_named_by_gateway });
     let response = next.run(request).await;
     if response.extensions().get::<Denied>().is_some() {

@@ -38,6 +38,14 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the peer is at fault, and not one of its users or the issuer of their tokens.
+    fn is_of_peer(self) -> bool {
+        match self {
+            Self::Missing | Self::Invalid | Self::Expired | Self::Audience | Self::Guesses | Self::Role => true,
+            Self::Unavailable | Self::Account | Self::Origin | Self::Host => false,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -74,7 +82,11 @@ impl Refused {
 impl Refused {
     /// The answer to the request, in the given style.
     pub fn answer(&self, request: &Request, style: Style) -> Response {
-        let mut response = Refusal::of(request, style).answer(&self.error);
+        let refusal = Refusal::of(request, style);
+        if !self.reason.is_of_peer() {
+            return refusal.answer(&self.error);
+        }
+        let mut response = refusal.paced(&self.error);
         if response.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

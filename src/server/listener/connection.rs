@@ -19,6 +19,7 @@ use super::{
     handle::Connection,
     limits::ListenerLimits,
     observed::Observed,
+    pace::Pace,
     requests::Requests,
     sending::StreamExecutor,
     stream::{Protocol, Stream},
@@ -49,6 +50,8 @@ pub struct Accepted {
     pub is_beyond_limit: bool,
     /// For the layers behind the listener.
     pub handle: Connection,
+    /// Slows the retries of refused calls; `None` for a proxy, which has the calls of many clients.
+    pub pace: Option<Arc<Pace>>,
     /// The stop of the server, for this connection alone: all connections wait for it.
     pub stop: CancellationToken,
 }
@@ -79,7 +82,7 @@ impl Server {
     /// # Errors
     /// The fault that ended it early.
     pub async fn serve(&self, accepted: Accepted) -> Result<(), String> {
-        let Accepted { stream, peer, is_beyond_limit, handle, stop } = accepted;
+        let Accepted { stream, peer, is_beyond_limit, handle, pace, stop } = accepted;
         let activity = Activity::begin();
         let begun = tokio::select! {
             begun = self.begin(Observed { stream, activity: activity.clone() }) => begun?,
@@ -98,6 +101,7 @@ impl Server {
             certificate,
             is_beyond_limit,
             connection: handle.clone(),
+            pace,
             activity: activity.clone(),
         };
         let rules = if is_beyond_limit { Rules::beyond_limit() } else { Rules::of(&self.limits) };

@@ -17,6 +17,12 @@ pub struct ListenerLimits {
     pub write_timeout: Duration,
     /// Age at which a connection takes no further requests, give or take a tenth.
     pub max_connection_age: Duration,
+    /// Refused calls of one connection at once, whose answers do not wait. They come back within ten seconds.
+    pub refused_calls: usize,
+    /// The wait of the answer to a refused call beyond them.
+    pub refusal_pause: Duration,
+    /// Answers of the port that wait at once. Further ones do not wait.
+    pub held_refusals: usize,
     /// Longest time of open requests after the stop.
     pub drain_timeout: Duration,
     /// The receive window of an HTTP/2 connection, in bytes; `None` means hyper's default.
@@ -38,6 +44,9 @@ impl Default for ListenerLimits {
             idle_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(30),
             max_connection_age: Duration::from_secs(600),
+            refused_calls: 1_000,
+            refusal_pause: Duration::from_secs(1),
+            held_refusals: 20_000,
             drain_timeout: Duration::from_secs(30),
             connection_window: None,
         }

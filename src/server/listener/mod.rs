@@ -6,6 +6,7 @@ mod connection;
 mod handle;
 mod limits;
 mod observed;
+mod pace;
 mod places;
 mod reply;
 mod requests;
@@ -28,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     connection::{Accepted, Server},
+    pace::PaceRule,
     places::Places,
 };
 pub use self::{
@@ -36,7 +38,7 @@ pub use self::{
     places::BEYOND_LIMIT,
     tls::{Tls, TlsFiles},
 };
-use crate::metrics::ConnectionMetrics;
+use crate::{metrics::ConnectionMetrics, service::origin::Forwarding};
 
 /// The local address of a listener on `addr`. An unspecified address can't be connected to, so it
 /// becomes the loopback address.
@@ -52,7 +54,7 @@ pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
 
 /// Serves `app` until `stop`, without TLS, then lets open requests finish.
 pub async fn serve(socket: TcpListener, app: Router, limits: ListenerLimits, stop: CancellationToken) {
-    Listener { socket, app, limits, tls: None, metrics: None }.serve(stop).await;
+    Listener { socket, app, limits, tls: None, metrics: None, forwarding: Forwarding::default() }.serve(stop).await;
 }
 
 /// One port and its routes.
@@ -63,12 +65,14 @@ pub struct Listener {
     pub tls: Option<Tls>,
     /// The metrics, with the label of the port.
     pub metrics: Option<(ConnectionMetrics, &'static str)>,
+    /// The proxies in front. Their connections have the calls of many clients.
+    pub forwarding: Forwarding,
 }
 
 impl Listener {
     /// Serves until `stop`, then lets open requests finish.
     pub async fn serve(self, stop: CancellationToken) {
-        let Self { socket, app, limits, tls, metrics } = self;
+        let Self { socket, app, limits, tls, metrics, forwarding } = self;
         let counts = metrics.clone();
         let count_end = move |reason| {
             if let Some((metrics, port)) = &counts {
@@ -77,6 +81,7 @@ impl Listener {
         };
         let server = Arc::new(Server::new(app, tls, limits, count_end.clone()));
         let (places, connections) = (Places::new(&limits), TaskTracker::new());
+        let pace = PaceRule::new(&limits);
         loop {
             let (stream, peer) = tokio::select! {
                 accepted = accept(&socket) => accepted,
@@ -94,7 +99,8 @@ impl Listener {
             };
             let is_beyond_limit = place.is_err();
             let handle = Connection::new(unproven);
-            let accepted = Accepted { stream, peer, is_beyond_limit, handle, stop: stop.child_token() };
+            let pace = (!forwarding.is_trusted(peer.ip())).then(|| pace.begin());
+            let accepted = Accepted { stream, peer, is_beyond_limit, handle, pace, stop: stop.child_token() };
             let count_end = count_end.clone();
             let open = metrics.as_ref().map(|(metrics, port)| metrics.open(port));
             let server = server.clone();

@@ -7,10 +7,13 @@ use http::{HeaderValue, Request, Response, header::CONNECTION};
 use hyper::{body::Incoming, service::Service};
 use tower::ServiceExt;
 
-use super::{activity::Activity, handle::Connection, reply::Reply};
+use super::{activity::Activity, handle::Connection, pace::Pace, reply::Reply};
 use crate::{
     server::overflow::BeyondLimit,
-    service::origin::{Peer, PeerCertificate},
+    service::{
+        errors::Paced,
+        origin::{Peer, PeerCertificate},
+    },
 };
 
 /// The routes, as one connection calls them.
@@ -20,6 +23,7 @@ pub struct Requests {
     pub certificate: Option<PeerCertificate>,
     pub is_beyond_limit: bool,
     pub connection: Connection,
+    pub pace: Option<Arc<Pace>>,
     pub activity: Arc<Activity>,
 }
 
@@ -41,8 +45,14 @@ impl Service<Request<Incoming>> for Requests {
         }
         let is_http2 = !self.activity.is_http1();
         let answer = self.app.clone().oneshot(request);
+        let pace = self.pace.clone();
         Box::pin(async move {
             let mut response = answer.await?;
+            if let Some(pace) = pace
+                && response.extensions().get::<Paced>().is_some()
+            {
+                pace.refuse().await;
+            }
             if open.closes_connection() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -19,6 +19,7 @@ use super::{
         GetRechargeOrderRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest, RechargeCallbackReply,
         RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest,
     },
+    reads::Reads,
     reports::paging::Page,
     request::RequestId,
 };
@@ -61,6 +62,7 @@ pub struct RechargeService {
     pub tasks: TaskTracker,
     pub admission: Admission,
     pub hints: Hints,
+    pub reads: Reads,
 }
 
 impl RechargeService {
@@ -159,6 +161,7 @@ impl RechargeService {
                 .map(|status| status.parse())
                 .transpose()?,
         };
+        let _turn = self.reads.begin(&filter.user).await?;
         let (orders, total) = futures_util::try_join!(
             self.orders.orders(&filter, &page.start, page.size + 1),
             self.orders.count_orders(&filter),

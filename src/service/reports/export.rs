@@ -74,7 +74,7 @@ impl ReportService {
         }
         let user = UserId::parse("user_id", &request.user_id)?;
         let permit = self.exports.admit(Some(&user))?;
-        let mut filter = self.record_filter(&request).await?;
+        let mut filter = self.record_filter(user, &request).await?;
         let mut next = Some(PageStart::Offset(0));
         if filter.is_narrow() {
             filter.days = self.records.count_records(&filter).await?.days;

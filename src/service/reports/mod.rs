@@ -7,7 +7,7 @@ pub mod statistics;
 
 use std::sync::Arc;
 
-use super::exports::Exports;
+use super::{exports::Exports, reads::Reads};
 use crate::biz::{
     account::catalog::Catalog,
     reports::{record::RecordStore, statistics::Statistics},
@@ -21,6 +21,7 @@ pub struct ReportService {
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
     exports: Arc<Exports>,
+    reads: Reads,
 }
 
 impl ReportService {
@@ -29,8 +30,8 @@ impl ReportService {
         statistics: Arc<dyn Statistics>,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
-        exports: Arc<Exports>,
+        (exports, reads): (Arc<Exports>, Reads),
     ) -> Self {
-        Self { records, statistics, catalog, calendar, exports }
+        Self { records, statistics, catalog, calendar, exports, reads }
     }
 }

@@ -15,7 +15,9 @@ use crate::{
 impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
-        let filter = self.record_filter(&request).await?;
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
+        let filter = self.record_filter(user, &request).await?;
         let between = filter.days.map(|days| self.calendar.bounds(days));
         // The additional entry shows whether another page follows.
         let size = page.size + 1;
@@ -44,8 +46,7 @@ impl ReportService {
         })
     }
 
-    pub(super) async fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
-        let user = UserId::parse("user_id", &request.user_id)?;
+    pub(super) async fn record_filter(&self, user: UserId, request: &ListRecordsRequest) -> Result<RecordFilter> {
         let service = self.service_filter(&user, &request.service_name).await?;
         let kind = match request.r#type {
             0 => None,

@@ -41,6 +41,7 @@ impl ReportService {
 
     async fn stats(&self, user_id: String, service_name: String, span: DaySpan, period: &str) -> Result<GetStatsReply> {
         let user = UserId::parse("user_id", &user_id)?;
+        let _turn = self.reads.begin(&user).await?;
         let service = self.service_filter(&user, &service_name).await?;
         let all = self.statistics.totals(&user, Some(span)).await?;
         let totals: Totals = match service {
@@ -66,6 +67,7 @@ impl ReportService {
 
     pub async fn get_stats_summary(&self, request: GetStatsSummaryRequest) -> Result<GetStatsSummaryReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
         let all = self.statistics.totals(&user, None).await?;
         let total: Totals = all.values().copied().sum();
         let services = all
@@ -100,6 +102,7 @@ impl ReportService {
     /// was used in these days.
     pub async fn get_usage(&self, request: GetUsageRequest) -> Result<GetUsageReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
         let only = self.service_filter(&user, &request.service_name).await?;
         let span = self.usage_span(&request)?;
         let mut by_service: BTreeMap<ServiceName, BTreeMap<NaiveDate, Totals>> = match &only {

@@ -14,6 +14,7 @@ use super::{
     convert::int64,
     exports::{Exports, Pages, csv_of, stream_csv_at_once},
     proto::{self, GetStatementReply, GetStatementRequest},
+    reads::Reads,
 };
 use crate::biz::{
     reports::record::{RecordFilter, RecordStore},
@@ -54,6 +55,7 @@ pub struct StatementService {
     records: Arc<dyn RecordStore>,
     terms: StatementTerms,
     exports: Arc<Exports>,
+    reads: Reads,
     large_files: Arc<Semaphore>,
     /// Never changes while the service runs.
     taken_over_at: OnceCell<Option<DateTime<Utc>>>,
@@ -75,13 +77,14 @@ impl StatementService {
         books: Arc<dyn BookStore>,
         records: Arc<dyn RecordStore>,
         terms: StatementTerms,
-        exports: Arc<Exports>,
+        (exports, reads): (Arc<Exports>, Reads),
     ) -> Self {
         let large_files = Arc::new(Semaphore::new(LARGE_FILES));
-        Self { store, books, records, terms, exports, large_files, taken_over_at: OnceCell::new() }
+        Self { store, books, records, terms, exports, reads, large_files, taken_over_at: OnceCell::new() }
     }
 
     pub async fn get_statement(&self, request: GetStatementRequest) -> Result<GetStatementReply> {
+        let _turn = self.reads.begin(&UserId::parse("user_id", &request.user_id)?).await?;
         let wanted = self.wanted(&request, REPLY).await?;
         let statement = wanted.read(&*self.store).await?;
         Ok(GetStatementReply {
@@ -107,6 +110,7 @@ impl StatementService {
         &self,
         request: GetStatementRequest,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
+        let _turn = self.reads.begin(&UserId::parse("user_id", &request.user_id)?).await?;
         let wanted = self.wanted(&request, FILE).await?;
         let (store, terms, is_large) = (self.store.clone(), self.terms.clone(), wanted.is_large);
         let mut page = StatementPage { store, terms, wanted: Some(wanted), place: None };

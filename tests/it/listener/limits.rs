@@ -39,6 +39,9 @@ const LIMITS: ListenerLimits = ListenerLimits {
     idle_timeout: IDLE,
     write_timeout: WRITE,
     max_connection_age: AGE,
+    refused_calls: 1_000,
+    refusal_pause: Duration::from_secs(1),
+    held_refusals: 20_000,
     drain_timeout: Duration::from_secs(30),
     connection_window: None,
 };

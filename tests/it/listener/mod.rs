@@ -13,7 +13,7 @@ use std::{net::SocketAddr, pin::pin, time::Duration};
 use axum::{Extension, Router, body::Body, routing::get};
 use billing_service::{
     server::{self, ListenerLimits, Tls},
-    service::origin::PeerCertificate,
+    service::origin::{Forwarding, PeerCertificate},
 };
 use http::Request;
 use hyper::client::conn::{http1, http2};
@@ -48,7 +48,7 @@ impl Listener {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (addr, stop) = (socket.local_addr().unwrap(), CancellationToken::new());
         let tls = files.map(|files| Tls::start(files.paths(), stop.clone()).unwrap());
-        let listener = server::Listener { socket, app, limits, tls, metrics: None };
+        let listener = server::Listener { socket, app, limits, tls, metrics: None, forwarding: Forwarding::default() };
         let task = tokio::spawn(listener.serve(stop.clone()));
         Self { addr, stop, task }
     }
