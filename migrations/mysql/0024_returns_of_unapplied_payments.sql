@@ -2,7 +2,9 @@
 -- that a repeated report counts once.
 --
 -- times_seen is 0 while only a return of the payment was reported. The sums of earlier returns follow from the
--- status: all of a refunded payment went back, and the reason of one in conflict begins with the amount.
+-- status: all of a refunded payment went back, and the reason of one in conflict begins with the amount. Of a
+-- conflict that was dismissed, which is refunded too, perhaps a part alone went back. Its reason is that of the
+-- operator and may not tell the amount, so the whole is taken.
 --
 -- Every statement can be run again, because MySQL commits each by itself.
 SET @add_column = IF((
@@ -20,7 +22,8 @@ CREATE TABLE IF NOT EXISTS unapplied_return (
     payment_order_id VARCHAR(64)    CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     amount           DECIMAL(20,6)  NOT NULL,
     created_at       DATETIME(6)    NOT NULL,
-    PRIMARY KEY (refund_id)
+    PRIMARY KEY (refund_id),
+    KEY idx_payment (payment_order_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- The refunds that failed lately, for an alert.

@@ -132,6 +132,11 @@ fn reports(core: &Core, bounds: (Arc<Exports>, Reads)) -> ReportService {
 
 fn statements(config: &Config, core: &Core, bounds: (Arc<Exports>, Reads)) -> StatementService {
     let retry_timeout = config.billing.settlement.retry_timeout;
-    let terms = StatementTerms { calendar: core.calendar.clone(), currency: config.billing.currency, retry_timeout };
+    let terms = StatementTerms {
+        calendar: core.calendar.clone(),
+        currency: config.billing.currency,
+        retry_timeout,
+        connections: config.data.database.max_connections,
+    };
     StatementService::new(core.store.clone(), core.store.clone(), core.store.clone(), terms, bounds)
 }

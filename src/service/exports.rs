@@ -161,7 +161,12 @@ async fn send(pages: &mut impl Pages, first: Vec<u8>, parts: &mpsc::Sender<Expor
                 }
             }
         }
-        lines = match pages.page().await {
+        // A page may take minutes to read. A caller that has gone must not keep the permit so long.
+        let page = tokio::select! {
+            page = pages.page() => page,
+            () = parts.closed() => return,
+        };
+        lines = match page {
             Ok(Some(lines)) => lines,
             Ok(None) => return drop(tokio::time::timeout(stall, parts.send(ExportPart::End)).await),
             Err(error) => {
@@ -220,6 +225,20 @@ mod tests {
     async fn the_columns_are_sent_before_the_first_page() {
         let mut lines = std::pin::pin!(stream_csv_at_once(Without(None), &["a", "b"], permit()));
         assert_eq!(lines.next().await.unwrap().unwrap(), "a,b\n");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_has_gone_frees_its_permit_while_a_page_is_read() {
+        let stall = Duration::from_secs(30);
+        let exports = Exports::new(ExportLimits { exports: 1, per_user: 1, stall });
+        let mut lines = Box::pin(stream_csv_at_once(Without(None), &["a"], exports.admit(None).unwrap()));
+        lines.next().await.unwrap().unwrap();
+        assert!(exports.admit(None).is_err());
+        drop(lines);
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(exports.admit(None).is_ok());
     }
 
     #[tokio::test]

@@ -75,10 +75,13 @@ impl Recharges {
         let Some(gateway) = self.gateway.as_deref() else { return Ok(None) };
         let order = in_time(self.orders.order(reported.order)).await?;
         let topic = Topic::Payment(reported.payment.clone());
-        // Not while a question is under way, or after one without an answer: the report must come again.
+        // Not while a question is under way, or after one without an answer: the report must come again. A row of
+        // a return alone keeps no report.
         let answered = match self.questions.last(&topic, self.calendar.instant()) {
             Some(Asked { is_denied: true, .. }) => true,
-            Some(_) => in_time(self.orders.unapplied_payment(reported.payment)).await?.is_some(),
+            Some(_) => {
+                in_time(self.orders.unapplied_payment(reported.payment)).await?.is_some_and(|row| row.times_seen > 0)
+            }
             None => false,
         };
         if answered {

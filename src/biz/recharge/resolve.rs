@@ -157,7 +157,7 @@ impl Recharges {
     ) -> Result<Resolved> {
         // The id of a failed refund counts nothing: its money may go back later.
         let refund = refund.filter(|_| !matches!(change, UnappliedChange::NotRefunded { .. }));
-        let resolution = Resolution { change, refund, call, at: self.calendar.now().utc };
+        let resolution = Resolution { change, refund, call, expected: None, at: self.calendar.now().utc };
         in_time(self.orders.resolve_unapplied(payment, &resolution)).await?
     }
 }

@@ -9,7 +9,7 @@ use super::{
     in_time,
     questions::Topic,
     refund::RefundedOrder,
-    unapplied::UnappliedReport,
+    unapplied::{Resolution, UnappliedReport},
 };
 use crate::biz::{
     settlement::{
@@ -19,7 +19,7 @@ use crate::biz::{
         unapplied::{UnappliedCause, UnappliedChange, UnappliedPayment, UnappliedStatus},
     },
     values::{
-        error::{Error, Result},
+        error::{Duplicate, Error, Result},
         ids::{OrderId, PaymentId, RefundId},
         invalid::Invalid,
         money::Money,
@@ -86,6 +86,12 @@ impl Recharges {
             return self.note_returned(unapplied, &returned).await.map(|()| None);
         }
         let refusal = match named.order {
+            // The debited or pending refund is one of its own order, and of no other payment.
+            None if named.refund.is_some() => return Err(Error::OrderNotFound(returned.order.to_string())),
+            // Its money is not that of the order, so it may be in any currency.
+            Some(order) if named.refund.is_none() && is_of_second(&order, returned.report.payment.as_ref()) => {
+                Error::DuplicateRecharge(Duplicate::SecondPayment(order.id))
+            }
             Some(order) => {
                 self.check_amount(&returned)?;
                 let event = RefundEvent::Reported(returned.report.clone());
@@ -120,11 +126,22 @@ impl Recharges {
         let currency = UnappliedReport::currency_of(returned.currency.as_deref().unwrap_or(self.terms.currency.code()));
         let order = returned.order.clone();
         let report = UnappliedReport { payment: payment.clone(), order, amount, currency, cause };
-        in_time(self.orders.expect_unapplied(&report, self.calendar.now().utc)).await?;
-        // A payment that has credited an order is not stored.
-        let Some(kept) = in_time(self.orders.unapplied_payment(payment)).await? else { return Err(refusal) };
-        tracing::warn!(%payment, order = %returned.order, %amount, "money of an unknown payment went back; kept as an unapplied payment");
-        self.note_returned(&kept, returned).await
+        let resolution = Resolution {
+            change: UnappliedChange::WentBack { amount },
+            refund: Some(returned.id.clone()),
+            call: None,
+            expected: Some(report),
+            at: self.calendar.now().utc,
+        };
+        match in_time(self.orders.resolve_unapplied(payment, &resolution)).await? {
+            // A payment that has credited an order is not stored.
+            Err(Error::PaymentNotFound(_)) => Err(refusal),
+            Err(error) => Err(error),
+            Ok(_) => {
+                tracing::warn!(%payment, order = %returned.order, %amount, "money of an unknown payment went back; kept as an unapplied payment");
+                Ok(())
+            }
+        }
     }
 
     async fn named(&self, returned: &Returned) -> Result<Named> {
@@ -173,7 +190,13 @@ impl Recharges {
         // No answer names the kind.
         let report = ReportedRefund { is_chargeback: false, ..returned.report };
         let returned = Returned { report, ..returned };
-        if named.unapplied.is_none() && named.order.is_some() {
+        // A second payment may be in any currency, and a hint without a payment may be about one.
+        let payment = returned.report.payment.as_ref();
+        let may_be_second = |order: &Order| {
+            named.refund.is_none()
+                && (is_of_second(order, payment) || (payment.is_none() && order.status.is_credited()))
+        };
+        if named.unapplied.is_none() && named.order.as_ref().is_some_and(|order| !may_be_second(order)) {
             self.check_amount(&returned)?;
         }
         // No callback changes a refund that is debited.
@@ -233,6 +256,12 @@ impl Recharges {
         }
         Ok(self.terms.currency.check_places("amount", returned.report.amount)?)
     }
+}
+
+/// Whether a payment is another one than that which has credited the order.
+fn is_of_second(order: &Order, payment: Option<&PaymentId>) -> bool {
+    let is_other = order.payment.as_ref().zip(payment).is_some_and(|(own, payment)| own != payment);
+    is_other && order.status.is_credited()
 }
 
 /// A callback with the content that payment-service answers; `None` if the answer is about another

@@ -47,6 +47,9 @@ pub struct Resolution {
     pub refund: Option<RefundId>,
     /// The call of the operator; `None` for an answer of payment-service.
     pub call: Option<AuditedCall>,
+    /// A payment that may not be stored yet, because only a return of it was reported. It is stored in the same
+    /// transaction, unless it has credited an order.
+    pub expected: Option<UnappliedReport>,
     pub at: DateTime<Utc>,
 }
 
@@ -85,7 +88,8 @@ impl Resolution {
     ///
     /// # Errors
     /// [`Error::PaymentNotFound`]; [`Error::TransactionState`] if it was resolved in another way;
-    /// [`Error::DuplicateRecharge`] if the money is that of a credited order.
+    /// [`Error::DuplicateRecharge`] if the money is that of a credited order; [`Error::AmountMismatch`] if it is
+    /// stored in another currency than expected.
     pub fn decide(&self, id: &PaymentId, found: Option<FoundUnapplied>) -> Result<Resolved> {
         let found = found.ok_or_else(|| Error::PaymentNotFound(id.clone()))?;
         let FoundUnapplied { payment, has_credited, is_counted } = found;
@@ -94,6 +98,9 @@ impl Resolution {
         // The money is that of an order.
         if went_back && (has_credited || payment.status == UnappliedStatus::Applied) {
             return Err(credited());
+        }
+        if self.expected.as_ref().is_some_and(|expected| expected.currency != payment.currency) {
+            return Err(Error::AmountMismatch(format!("currency: the payment is in {}", payment.currency)));
         }
         let reason = self.call.as_ref().map_or("", |call| &call.reason);
         let after = if is_counted { None } else { payment.after(self.change, reason, self.at)? };
@@ -130,18 +137,17 @@ pub trait UnappliedStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn report_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Stored<()>;
 
-    /// Stores a payment of which only a return is known, with the amount of the return, unless it is stored
-    /// or has credited an order. Its report may follow.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn expect_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Stored<()>;
-
     /// Whether money that went back under an id was counted at an unapplied payment.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn is_return_counted(&self, refund: &RefundId) -> Stored<bool>;
+
+    /// The amounts of all returns of a payment that were counted, one for each refund id.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn returns_of_unapplied(&self, payment: &PaymentId) -> Stored<Vec<Money>>;
 
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -202,7 +202,7 @@ impl UnappliedPayment {
     /// that of the operator; it stays as it is if the change is none of an operator.
     ///
     /// # Errors
-    /// [`Error::TransactionState`]: it was resolved in another way.
+    /// [`Error::TransactionState`]: it was resolved in another way, or only a return of it was reported.
     pub fn after(
         &self,
         change: UnappliedChange,
@@ -217,6 +217,7 @@ impl UnappliedPayment {
             (Change::Dismiss, Status::Open) => Some(resolved(Status::Dismissed)),
             (Change::Dismiss, Status::Conflict) => Some(resolved(Status::Refunded)),
             (Change::Dismiss, Status::Dismissed) => None,
+            (Change::BeginRefund, Status::Open) if self.times_seen == 0 => return Err(self.is_unreported()),
             (Change::BeginRefund, Status::Open) => {
                 Some(UnappliedPayment { refunds: self.refunds + 1, ..resolved(Status::Refunding) })
             }
@@ -266,10 +267,13 @@ impl UnappliedPayment {
     /// The payment after it was credited to a user.
     ///
     /// # Errors
-    /// [`Error::TransactionState`]: it was resolved before.
+    /// [`Error::TransactionState`]: it was resolved before, or only a return of it was reported.
     pub fn credited(&self, user: &UserId, reason: &str, at: DateTime<Utc>) -> Result<UnappliedPayment, Error> {
         if self.status != UnappliedStatus::Open {
             return Err(self.is_resolved());
+        }
+        if self.times_seen == 0 {
+            return Err(self.is_unreported());
         }
         Ok(UnappliedPayment {
             status: UnappliedStatus::Credited,
@@ -278,6 +282,10 @@ impl UnappliedPayment {
             resolved_at: Some(at),
             ..self.clone()
         })
+    }
+
+    fn is_unreported(&self) -> Error {
+        Error::TransactionState(format!("only a return of payment {} was reported: its money went back", self.payment))
     }
 
     fn is_resolved(&self) -> Error {
@@ -419,6 +427,14 @@ mod tests {
         let dismissed = UnappliedPayment { status: UnappliedStatus::Conflict, ..part };
         let dismissed = dismissed.after(UnappliedChange::Dismiss, "booked", DateTime::UNIX_EPOCH).unwrap().unwrap();
         assert_eq!(returns(dismissed, &[7_000_000]), [one("conflict", 9_000_000, "9 went back. booked")]);
+    }
+
+    #[test]
+    fn money_of_a_payment_is_not_given_out_if_only_its_return_was_reported() {
+        let unreported = UnappliedPayment { times_seen: 0, ..payment(UnappliedStatus::Open) };
+        assert_eq!(after(&unreported, UnappliedChange::BeginRefund), "refused");
+        assert!(unreported.credited(&UserId::from_stored("u"), "why", DateTime::UNIX_EPOCH).is_err());
+        assert_eq!(after(&unreported, UnappliedChange::Dismiss), "dismissed");
     }
 
     #[test]

@@ -78,10 +78,27 @@ impl MySqlStore {
         read: Statement,
         change: impl Fn(&[MySqlRow]) -> Result<Option<Statement>, StoreError>,
     ) -> Result<(), StoreError> {
+        self.change_sets(read, move |sets| change(sets.get(BEGINNING).map_or(&[], Vec::as_slice))).await
+    }
+
+    /// As [`Self::change_rows`], with the rows of the last statement of `read`, which may write before.
+    pub(super) async fn change_last_rows(
+        &self,
+        read: Statement,
+        change: impl Fn(&[MySqlRow]) -> Result<Option<Statement>, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.change_sets(read, move |sets| change(sets.last().map_or(&[], Vec::as_slice))).await
+    }
+
+    async fn change_sets(
+        &self,
+        read: Statement,
+        change: impl Fn(&[Vec<MySqlRow>]) -> Result<Option<Statement>, StoreError>,
+    ) -> Result<(), StoreError> {
         for _ in 0..ATTEMPTS {
             let begun = self.waiter.take_with(|connection| read.clone().fetch(connection).boxed());
             let (mut connection, sets) = begun.await?;
-            let packet = change(sets.get(BEGINNING).map_or(&[], Vec::as_slice))?;
+            let packet = change(&sets)?;
             let (is_change, is_committed) = match packet {
                 Some(packet) => (true, packet.execute_unless_taken(&mut connection).await?),
                 None => (false, false),

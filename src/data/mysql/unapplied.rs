@@ -27,6 +27,7 @@ use crate::{
         values::{
             error::{self, StoreError},
             ids::{PaymentId, RefundId, UserId},
+            money::Money,
             paging::Cursor,
         },
     },
@@ -73,34 +74,15 @@ impl UnappliedStore for MySqlStore {
         self.waiter.run(upsert).await
     }
 
-    async fn expect_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Result<(), StoreError> {
-        let insert = Statement::transaction(|statement| {
-            statement
-                .push(
-                    "INSERT IGNORE INTO unapplied_payment \
-                     (payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at) \
-                     SELECT ",
-                )
-                .row(|row| {
-                    row.text(report.payment.as_str())
-                        .text(report.order.as_str())
-                        .money(report.amount)
-                        .text(&report.currency)
-                        .text(report.cause.name())
-                        .number(0)
-                        .instant(at)
-                        .instant(at);
-                })
-                .push(" FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM recharge_order WHERE payment_order_id = ")
-                .texts([report.payment.as_str()])
-                .push(" AND status IN ('success', 'refunded')); ");
-        });
-        self.waiter.run(insert).await
-    }
-
     async fn is_return_counted(&self, refund: &RefundId) -> Result<bool, StoreError> {
         let query = sqlx::query("SELECT 1 FROM unapplied_return WHERE refund_id = ?").bind(refund.as_str());
         Ok(!self.reader.fetch_all(query).await?.is_empty())
+    }
+
+    async fn returns_of_unapplied(&self, payment: &PaymentId) -> Result<Vec<Money>, StoreError> {
+        let query =
+            sqlx::query("SELECT amount FROM unapplied_return WHERE payment_order_id = ?").bind(payment.as_str());
+        self.reader.fetch_all(query).await?.iter().map(|row| row.money(0)).collect()
     }
 
     async fn unapplied_payment(&self, payment: &PaymentId) -> Result<Option<UnappliedPayment>, StoreError> {
@@ -135,6 +117,9 @@ impl UnappliedStore for MySqlStore {
         resolution: &Resolution,
     ) -> Result<error::Result<Resolved>, StoreError> {
         let mut read = Statement::beginning(LockMode::Wait);
+        if let Some(expected) = &resolution.expected {
+            expect(&mut read, expected, resolution.at);
+        }
         read.push("SELECT ").push(COLUMNS);
         read.push(
             ", EXISTS (SELECT 1 FROM recharge_order paid WHERE paid.payment_order_id = unapplied_payment.payment_order_id \
@@ -171,10 +156,34 @@ impl UnappliedStore for MySqlStore {
             *decided.lock().unwrap_or_else(PoisonError::into_inner) = Some(decision);
             Ok(packet)
         };
-        self.change_row(read, decide).await?;
+        self.change_last_rows(read, |rows| decide(rows.first())).await?;
         let decided = decided.into_inner().unwrap_or_else(PoisonError::into_inner);
         decided.ok_or_else(|| StoreError::Failed("an unapplied payment was not decided".into()))
     }
+}
+
+/// Stores a payment of which only a return is known, with the amount of the return, unless it is stored or has
+/// credited an order. The update of nothing takes the lock of a write, so repeats at once wait for each other.
+fn expect(statement: &mut Statement, report: &UnappliedReport, at: DateTime<Utc>) {
+    statement
+        .push(
+            "INSERT INTO unapplied_payment \
+             (payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at) SELECT ",
+        )
+        .row(|row| {
+            row.text(report.payment.as_str())
+                .text(report.order.as_str())
+                .money(report.amount)
+                .text(&report.currency)
+                .text(report.cause.name())
+                .number(0)
+                .instant(at)
+                .instant(at);
+        })
+        .push(" FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM recharge_order WHERE payment_order_id = ")
+        .texts([report.payment.as_str()])
+        .push(" AND status IN ('success', 'refunded')) ")
+        .push("ON DUPLICATE KEY UPDATE times_seen = unapplied_payment.times_seen; ");
 }
 
 /// A repeat that is counted at the same time fails at the key, and is decided again.

@@ -21,6 +21,7 @@ use crate::{
         values::{
             error::{self, StoreError},
             ids::{PaymentId, RefundId, UserId},
+            money::Money,
             paging::Cursor,
         },
     },
@@ -71,31 +72,16 @@ impl UnappliedStore for SqliteStore {
         self.writer.run(upsert).await
     }
 
-    async fn expect_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Result<(), StoreError> {
-        let report = report.clone();
-        let insert = move |connection: &mut Connection| {
-            let done = connection.execute(
-                "INSERT INTO unapplied_payment \
-                 (payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at) \
-                 SELECT ?1, ?2, ?3, ?4, ?5, 0, ?6, ?6 WHERE NOT EXISTS (SELECT 1 FROM recharge_order \
-                 WHERE payment_order_id = ?1 AND status IN ('success', 'refunded')) ON CONFLICT DO NOTHING",
-                params![
-                    report.payment.as_str(),
-                    report.order.as_str(),
-                    report.amount.micros(),
-                    report.currency,
-                    report.cause.name(),
-                    at.timestamp_micros(),
-                ],
-            );
-            done.map(drop).map_err(writer_error)
-        };
-        self.writer.run(insert).await
-    }
-
     async fn is_return_counted(&self, refund: &RefundId) -> Result<bool, StoreError> {
         let query = sqlx::query("SELECT 1 FROM unapplied_return WHERE refund_id = ?").bind(refund.as_str());
         Ok(query.fetch_optional(&self.reader).await.map_err(store_error)?.is_some())
+    }
+
+    async fn returns_of_unapplied(&self, payment: &PaymentId) -> Result<Vec<Money>, StoreError> {
+        let query =
+            sqlx::query("SELECT amount FROM unapplied_return WHERE payment_order_id = ?").bind(payment.as_str());
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(|row| row.money(0)).collect()
     }
 
     async fn unapplied_payment(&self, payment: &PaymentId) -> Result<Option<UnappliedPayment>, StoreError> {
@@ -141,6 +127,9 @@ fn resolve(
     resolution: &Resolution,
 ) -> Result<error::Result<Resolved>, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    if let Some(expected) = &resolution.expected {
+        expect(&transaction, expected, resolution.at).map_err(writer_error)?;
+    }
     let stored = {
         let mut find = transaction
             .prepare_cached(select!(
@@ -168,6 +157,26 @@ fn resolve(
         commit(transaction)?;
     }
     Ok(decided)
+}
+
+/// Stores a payment of which only a return is known, with the amount of the return, unless it is stored or has
+/// credited an order.
+fn expect(transaction: &Transaction<'_>, report: &UnappliedReport, at: DateTime<Utc>) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT INTO unapplied_payment \
+         (payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at) \
+         SELECT ?1, ?2, ?3, ?4, ?5, 0, ?6, ?6 WHERE NOT EXISTS (SELECT 1 FROM recharge_order \
+         WHERE payment_order_id = ?1 AND status IN ('success', 'refunded')) ON CONFLICT DO NOTHING",
+        params![
+            report.payment.as_str(),
+            report.order.as_str(),
+            report.amount.micros(),
+            report.currency,
+            report.cause.name(),
+            at.timestamp_micros(),
+        ],
+    )?;
+    Ok(())
 }
 
 fn count_return(transaction: &Transaction<'_>, returned: &CountedReturn) -> rusqlite::Result<()> {

@@ -45,7 +45,8 @@ const REPLY: SplitBounds = SplitBounds { records: 10_000, lines: 1_000 };
 /// A file has the time of an export; the database sums up a million records in less than a minute. Its lines take
 /// some 10 MB. The file of more records than a reply may have counts as an export.
 const FILE: SplitBounds = SplitBounds { records: 5_000_000, lines: 20_000 };
-/// Most such files at once. Each keeps a connection to the database busy until it is ready.
+/// Most such files at once. Each keeps a connection to the database busy until it is ready, so there are fewer if
+/// the other reads would have none left.
 const LARGE_FILES: usize = 2;
 
 /// Statements and exports.
@@ -69,6 +70,8 @@ pub struct StatementTerms {
     pub currency: Currency,
     /// Time during which a batch is retried.
     pub retry_timeout: Duration,
+    /// Connections to the database for reads.
+    pub connections: usize,
 }
 
 impl StatementService {
@@ -79,7 +82,7 @@ impl StatementService {
         terms: StatementTerms,
         (exports, reads): (Arc<Exports>, Reads),
     ) -> Self {
-        let large_files = Arc::new(Semaphore::new(LARGE_FILES));
+        let large_files = Arc::new(Semaphore::new(LARGE_FILES.min(terms.connections.saturating_sub(1)).max(1)));
         Self { store, books, records, terms, exports, reads, large_files, taken_over_at: OnceCell::new() }
     }
 

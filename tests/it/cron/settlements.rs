@@ -103,6 +103,41 @@ async fn what_is_missing_on_either_side_is_named_and_nothing_is_written(#[values
     assert_eq!(matched.status.code(), Some(1));
 }
 
+#[rstest]
+#[tokio::test]
+async fn each_part_of_an_unapplied_payment_that_went_back_has_one_line(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "none")]).await;
+    paying.service.clock.set("2026-11-20T04:00:00Z");
+    let opened = paying.recharge("u", 9.0).await;
+    press(&paying.service.http, &opened.payment_url, "SUCCESS").await;
+    paying.until_order_is(&opened.order_id, "success").await;
+    paying.until_reported().await;
+    let order = &opened.order_id;
+    paying.notify(success(order, "p-parts", 9.0)).await.unwrap_err();
+    for (id, amount) in [("r-1", 2.0), ("r-2", 3.5), ("r-3", 3.5)] {
+        let status = "REFUNDED".into();
+        let report = success(order, "p-parts", amount);
+        paying.notify(RechargeCallbackRequest { status, refund_id: id.into(), ..report }).await.unwrap();
+    }
+    let own = paying.order(order).await.payment_order_id;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let lines = [(own.as_str(), "9"), ("p-parts", "9"), ("p-parts", "-3.5"), ("p-parts", "-2"), ("p-parts", "-3.5")];
+    let lines: String = lines.iter().map(|(id, amount)| format!("{order},{id},{amount},0,2026-11-20\n")).collect();
+    let conf = paying.service.database.config_file(&settings(&paying.sandbox, &[]));
+    let matched = async |lines: &str| {
+        std::fs::write(file.path(), lines).unwrap();
+        let path = file.path().to_str().unwrap();
+        let matched = run(cron(&conf, &["--once", "match-settlements", "--file", path])).await;
+        (matched.status.code(), stdout(&matched))
+    };
+    let sums = "match-settlements: 5 lines of 2026-11-20 to 2026-11-20: 5 matched, 0 missing here, 0 missing in the file, \
+                0 different; amount 9, fee 0\n";
+    assert_eq!(matched(&lines).await, (Some(0), sums.to_owned()));
+    let (code, told) = matched(&format!("{lines}{order},p-parts,-3.5,0,2026-11-20\n")).await;
+    let further = format!("missing here: line 6, order {order}, payment p-parts, -3.5: no such refund in these days");
+    assert!(code == Some(1) && told.contains(&further) && told.contains("5 matched, 1 missing here"), "{told}");
+}
+
 #[tokio::test]
 async fn a_settlement_file_and_its_job_belong_together() {
     let paying = Paying::start(Sqlite).await;

@@ -319,6 +319,116 @@ async fn a_hint_about_an_unknown_payment_is_kept_if_payment_service_confirms_it(
     assert!(row_of(&paying, &payment).await.is_none());
     paying.notify(returned("CHARGEBACK", "stray", "r-stray", "", 3.0)).await.unwrap();
     assert_eq!(shown(&paying, &payment).await, ("refunded".into(), 3.0, 3.0, 0, "3 went back.".into()));
+    // The payment itself is not reported yet. While payment-service does not answer, its report must come again.
+    paying.switch(json!({"get": "unavailable", "lose": true}));
+    let report = success("stray", &payment, 7.0);
+    let unanswered = paying.hint(report.clone()).await.unwrap_err();
+    let at_once = paying.service.internal.clone().recharge_callback(report.clone()).await.unwrap_err();
+    for refused in [unanswered, at_once] {
+        let code = code_of(&refused).1;
+        assert!(["10006", "10014"].contains(&code.as_str()), "{code}");
+    }
+    paying.switch(json!({"lose": true}));
+    assert_eq!(code_of(&paying.hint(report).await.unwrap_err()).1, "10003");
+    assert_eq!(shown(&paying, &payment).await, ("conflict".into(), 7.0, 3.0, 1, "3 went back.".into()));
+}
+
+/// A refund that is debited at its order proves nothing about the money of another payment.
+#[rstest]
+#[tokio::test]
+async fn the_id_of_a_known_refund_moves_no_other_payment(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[values("confirm", "signed")] auth: &str,
+) {
+    let paid = Paid::start_with(on, &[("payment_service.callback_auth", auth)]).await;
+    let paying = &paid.paying;
+    assert_eq!(paid.refund("known", 5.0).await.status, "success");
+    paying.until_reported().await;
+    let second = stray(paying, "stray").await;
+    let pending = paying.recharge("v", 7.0).await;
+    let opened = paying.order(&pending.order_id).await.payment_order_id;
+    for payment in [&second, &opened] {
+        let lie = returned("REFUNDED", "nobody", "known", payment, 7.0);
+        let answer = if auth == "signed" { paying.notify(lie).await } else { paying.hint(lie).await };
+        assert_eq!(code_of(&answer.unwrap_err()).1, "10003", "{payment}");
+    }
+    assert_eq!(status_of(paying, &second).await, "open");
+    assert!(row_of(paying, &opened).await.is_none());
+    assert_eq!(counted(paying).await, 1);
+    paying.press(&pending.payment_url, "SUCCESS").await;
+    paying.until_order_is(&pending.order_id, "success").await;
+    paying.assert_books("v", 7.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_return_is_kept_whole_or_not_at_all_and_its_money_is_not_given_out(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let database = &paying.service.database;
+    let (refuse, admit) = match on {
+        MySql => (
+            "ALTER TABLE unapplied_return ADD CONSTRAINT no_returns CHECK (amount < 0)",
+            "ALTER TABLE unapplied_return DROP CONSTRAINT no_returns",
+        ),
+        Sqlite => (
+            "CREATE TRIGGER no_returns BEFORE INSERT ON unapplied_return BEGIN SELECT RAISE(ABORT, 'no'); END",
+            "DROP TRIGGER no_returns",
+        ),
+    };
+    let back = returned("CHARGEBACK", "nobody", "c-1", "p-1", 5.0);
+    database.execute(refuse).await;
+    paying.notify(back.clone()).await.unwrap_err();
+    assert!(row_of(&paying, "p-1").await.is_none());
+    database.execute(admit).await;
+    paying.notify(back).await.unwrap();
+    assert_eq!(shown(&paying, "p-1").await, ("refunded".into(), 5.0, 5.0, 0, "5 went back.".into()));
+
+    // A server that stopped between the row and its return left it open.
+    database.execute("UPDATE unapplied_payment SET status = 'open', returned_amount = 0, resolved_at = NULL").await;
+    for action in ["credit", "refund"] {
+        let user = if action == "credit" { "u" } else { "" };
+        assert_eq!(code_of(&resolve(&paying, "p-1", action, user).await.unwrap_err()).1, "10011", "{action}");
+    }
+    assert_eq!(status_of(&paying, "p-1").await, "open");
+    paying.service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_return_of_a_second_payment_in_another_currency_is_kept(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let order = paying.recharge("u", 5.0).await.order_id;
+    paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
+    let usd = |report: RechargeCallbackRequest| RechargeCallbackRequest { currency: "USD".into(), ..report };
+    for _ in 0..2 {
+        paying.notify(usd(returned("CHARGEBACK", &order, "c-usd", "p-usd", 5.0))).await.unwrap();
+    }
+    assert_eq!(shown(&paying, "p-usd").await, ("refunded".into(), 5.0, 5.0, 0, "5 went back.".into()));
+    assert_eq!(row_of(&paying, "p-usd").await.unwrap().currency, "USD");
+    paying.notify(usd(success(&order, "p-usd", 5.0))).await.unwrap_err();
+    assert_eq!(shown(&paying, "p-usd").await, ("refunded".into(), 5.0, 5.0, 1, "5 went back.".into()));
+    assert_eq!(counted(&paying).await, 0);
+    // The payment of the order has the currency of the account.
+    let own = paying.notify(usd(returned("CHARGEBACK", &order, "c-own", "p-1", 5.0))).await.unwrap_err();
+    assert_eq!(code_of(&own).1, "10005");
+    paying.assert_books("u", 5.0).await;
+}
+
+/// The hint names no payment, or the second one.
+#[tokio::test]
+async fn payment_service_is_asked_about_the_return_of_a_second_payment_in_another_currency() {
+    let paying = Paying::start_with(Sqlite, &[("payment_service.callback_auth", "confirm")]).await;
+    let opened = paying.recharge("u", 5.0).await;
+    paying.press(&opened.payment_url, "SUCCESS").await;
+    paying.until_order_is(&opened.order_id, "success").await;
+    let named = returned("REFUNDED", &opened.order_id, "r-none", "p-usd", 5.0);
+    for payment in ["p-usd", ""] {
+        let hint =
+            RechargeCallbackRequest { currency: "USD".into(), payment_order_id: payment.into(), ..named.clone() };
+        // The refund is not known at payment-service, which was asked.
+        assert_eq!(code_of(&paying.hint(hint).await.unwrap_err()).1, "10006", "{payment}");
+    }
+    paying.assert_books("u", 5.0).await;
 }
 
 /// Of a refunded payment all went back. The resolution of one in conflict begins with the amount.

@@ -1,6 +1,6 @@
 //! Compares one line of a settlement file with the database.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::file::SettlementLine;
 use crate::biz::{
@@ -55,16 +55,28 @@ pub(super) fn compare(
     }
 }
 
-/// Compares the line of a refund with the unapplied payment that it names. `None` if it is no refund of that
-/// payment alone, and may be one of an order. `given_back` has the payments with such a line.
+/// The lines of refunds that were the same, by payment and amount.
+pub(super) type GivenBack<'l> = BTreeMap<(&'l PaymentId, Money), usize>;
+
+/// Compares the line of a refund with the unapplied payment that it names, and with the amounts of its
+/// `returns`, each of which has one line. `None` if it is no refund of that payment alone, and may be one of an
+/// order.
 pub(super) fn compare_refund<'l>(
     line: &'l SettlementLine,
     unapplied: Option<&UnappliedPayment>,
-    given_back: &mut BTreeSet<&'l PaymentId>,
+    returns: &[Money],
+    given_back: &mut GivenBack<'l>,
 ) -> Option<Comparison> {
     let (payment, unapplied) = (line.payment.as_ref()?, unapplied?);
-    let is_refund = unapplied.status == UnappliedStatus::Refunded && unapplied.amount == -line.amount;
-    (is_refund && given_back.insert(payment)).then_some(Comparison::Same)
+    let amount = -line.amount;
+    // An earlier release did not store the returns of a refunded payment.
+    let is_earlier = returns.is_empty() && unapplied.status == UnappliedStatus::Refunded && unapplied.amount == amount;
+    let known = returns.iter().filter(|returned| **returned == amount).count() + usize::from(is_earlier);
+    let lines = given_back.entry((payment, amount)).or_default();
+    (*lines < known).then(|| {
+        *lines += 1;
+        Comparison::Same
+    })
 }
 
 /// Whether a line is about the payment of an order. If one of them names no payment, it is, unless the
@@ -138,11 +150,23 @@ mod tests {
         let (paid, back, part) = (line("q", "7"), line("q", "-7"), line("q", "-6"));
         let refunded = unapplied(UnappliedStatus::Refunded);
         assert_eq!(text(compare(&paid, None, Some(&refunded), false)), "same");
-        let mut given_back = BTreeSet::new();
-        assert_eq!(compare_refund(&part, Some(&refunded), &mut given_back), None);
-        assert_eq!(compare_refund(&back, Some(&refunded), &mut given_back), Some(Comparison::Same));
-        assert_eq!(compare_refund(&back, Some(&refunded), &mut given_back), None, "it went back once");
+        let mut given_back = GivenBack::new();
+        assert_eq!(compare_refund(&part, Some(&refunded), &[], &mut given_back), None);
+        assert_eq!(compare_refund(&back, Some(&refunded), &[], &mut given_back), Some(Comparison::Same));
+        assert_eq!(compare_refund(&back, Some(&refunded), &[], &mut given_back), None, "it went back once");
         let credited = unapplied(UnappliedStatus::Credited);
-        assert_eq!(compare_refund(&line("q", "-7"), Some(&credited), &mut BTreeSet::new()), None);
+        assert_eq!(compare_refund(&line("q", "-7"), Some(&credited), &[], &mut GivenBack::new()), None);
+    }
+
+    #[test]
+    fn each_return_of_a_payment_has_one_line() {
+        let (conflict, sum) = (unapplied(UnappliedStatus::Conflict), line("q", "-7"));
+        let lines = [line("q", "-3.5"), line("q", "-2"), line("q", "-3.5"), line("q", "-3.5")];
+        let returns = ["2", "3.5", "3.5"].map(|amount| amount.parse().unwrap());
+        let mut given_back = GivenBack::new();
+        let mut is_same =
+            |line| compare_refund(line, Some(&conflict), &returns, &mut given_back) == Some(Comparison::Same);
+        assert_eq!(lines.each_ref().map(&mut is_same), [true, true, true, false]);
+        assert!(!is_same(&sum), "it went back in parts");
     }
 }

@@ -12,7 +12,7 @@ mod store;
 use std::collections::BTreeSet;
 
 use self::{
-    compare::{Comparison, compare, compare_refund, is_of},
+    compare::{Comparison, GivenBack, compare, compare_refund, is_of},
     file::Refunds,
     missing::{missing_credits, missing_payments, missing_refunds},
 };
@@ -34,9 +34,9 @@ use crate::biz::{
 struct Seen<'l> {
     /// The orders whose own payment has a line.
     orders: BTreeSet<&'l OrderId>,
-    /// The unapplied payments with a line, and those with a line of their refund.
+    /// The unapplied payments with a line, and the lines of their refunds.
     payments: BTreeSet<&'l PaymentId>,
-    given_back: BTreeSet<&'l PaymentId>,
+    given_back: GivenBack<'l>,
     refunds: Refunds<'l>,
 }
 
@@ -83,7 +83,11 @@ pub async fn match_settlements(
             None => None,
         };
         let compared = if line.amount.is_negative() {
-            let Some(compared) = compare_refund(line, unapplied.as_ref(), &mut seen.given_back) else {
+            let returns = match &unapplied {
+                Some(unapplied) => store.returns_of_unapplied(&unapplied.payment).await?,
+                None => Vec::new(),
+            };
+            let Some(compared) = compare_refund(line, unapplied.as_ref(), &returns, &mut seen.given_back) else {
                 seen.refunds.entry((line.order.clone(), -line.amount)).or_default().push(line);
                 continue;
             };
