@@ -380,7 +380,7 @@ def one_user(target):
             pipelines[sock] = 0
         for sock, unanswered in list(pipelines.items()):
             try:
-                # The begin of a reply may be in two parts. Then the pipeline has fewer requests, and goes on.
+                # The start of a reply may be in two parts. Then the pipeline has fewer requests, and goes on.
                 while unanswered < 2 * len(paths):
                     unanswered += len(paths) if sock.send(requests) == len(requests) else 0
                 received = sock.recv(1 << 18)
@@ -402,9 +402,9 @@ def one_user(target):
 
 
 def refusals(target):
-    """8 connections of HTTP/2 that repeat calls without a token, without a pause."""
+    """32 connections of HTTP/2 that repeat calls without a token, without a pause."""
     seen = collections.Counter()
-    connections = [None] * 8
+    connections = [None] * 32
     while target.runs():
         for number, connection in enumerate(connections):
             if connection is None or not connection.is_open:

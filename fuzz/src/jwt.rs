@@ -106,6 +106,6 @@ async fn routes(folder: &Path) -> Router {
     let jwt = server.http.auth.jwt.as_ref().expect("it is configured");
     let keys = KeySource::open(jwt).await.expect("the keys are valid");
     let front_end =
-        FrontEnd::new(&server.http, keys, callers, Forwarding::default(), refusals).expect("the secret is valid");
+        FrontEnd::new(&server, keys, callers, Forwarding::default(), refusals).expect("the secret is valid");
     front_end.protect(Router::new().route("/", get(async |account: axum::Extension<Account>| account.user.clone())))
 }

@@ -74,14 +74,10 @@ impl Ports {
         let limits = ListenerLimits { unproven_connections: unproven(asks_users), ..limits };
         let (is_tls, forwarding) = (tls.is_some(), Forwarding::new(&server.trusted_proxies));
         let metrics = |port| Some((core.metrics.connections.clone(), port));
-        let http = Listener {
-            socket: http,
-            app: public,
-            limits,
-            tls: tls.clone(),
-            metrics: metrics("http"),
-            forwarding: forwarding.clone(),
-        };
+        let http =
+            Listener { socket: http, app: public, limits, tls: tls.clone(), metrics: metrics("http"), forwarding };
+        // The callers of this port prove themselves, and one that shares its connection answers for it.
+        let forwarding = Forwarding::default();
         let grpc =
             Listener { socket: grpc, app: internal, limits: metering, tls, metrics: metrics("grpc"), forwarding };
         let listeners = vec![tokio::spawn(http.serve(core.stop.clone())), tokio::spawn(grpc.serve(core.stop.clone()))];
@@ -107,6 +103,7 @@ fn limits(config: &Server, connections: usize) -> ListenerLimits {
         refused_calls: limits.refused_calls,
         refusal_pause: limits.refusal_pause,
         held_refusals: limits.held_refusals,
+        held_refusals_per_connection: limits.held_refusals_per_connection,
         drain_timeout: limits.drain_timeout,
         connection_window: None,
     }
@@ -172,7 +169,7 @@ async fn access(config: &Server, core: &Core) -> anyhow::Result<Access> {
         tokio::spawn(keys.keep(core.stop.clone()));
     }
     let cross_site = CrossSite::new(&config.http, forwarding.clone(), refusals.clone());
-    let front_end = FrontEnd::new(&config.http, keys, callers.clone(), forwarding.clone(), refusals)?;
+    let front_end = FrontEnd::new(config, keys, callers.clone(), forwarding.clone(), refusals)?;
     Ok(Access { callers, front_end, cross_site, forwarding })
 }
 
@@ -233,20 +230,7 @@ fn bind(addr: SocketAddr, queue: usize) -> io::Result<TcpListener> {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-    use futures_util::future::join_all;
-    use tokio::{net::TcpStream, time::timeout};
-
     use super::*;
-
-    /// The default of the library is 128. A connection beyond the queue is not established.
-    #[tokio::test]
-    async fn many_connections_wait_to_be_accepted() {
-        let listener = listen("server.http.addr", "127.0.0.1:0", 1_000).await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let connecting = join_all((0..200).map(|_| TcpStream::connect(addr)));
-        let connected = timeout(Duration::from_secs(60), connecting).await.expect("all are established");
-        assert!(connected.iter().all(Result::is_ok));
-    }
 
     #[tokio::test(start_paused = true)]
     async fn open_doors_are_logged_at_once_and_each_minute_until_the_stop() {

@@ -18,7 +18,7 @@ use crate::{
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, Hints,
-        LimitService, MAX_UNOPENED_OF_CALLER, PriceService, Reads, RechargeService, RefundService, ReportService,
+        LimitService, PriceService, ReadBounds, Reads, RechargeService, RefundService, ReportService,
         ReservationService, StatementService, StatementTerms, StreamService, TokenService,
         exports::{ExportLimits, Exports},
     },
@@ -29,7 +29,8 @@ use crate::{
 pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::Result<Api> {
     let ttl = TimeDelta::from_std(config.billing.reservation_ttl)?;
     let calls = Arc::new(CallParser::new(core.catalog.clone(), core.quoter.clone(), ttl));
-    let (exports, reads) = (exports(config), Reads::new(&config.server.limits));
+    let reads = Reads::new(&config.server.limits);
+    let bounds = ReadBounds { exports: exports(config), reads: reads.clone() };
     Ok(Api {
         accounts: accounts(config, core, reads.clone()),
         audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
@@ -48,9 +49,9 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
             core.calendar.clone(),
         ),
         tokens: TokenService::new(core.tokens.clone()),
-        recharges: recharges(config, core, payments, reads.clone()),
-        reports: reports(core, (exports.clone(), reads.clone())),
-        statements: statements(config, core, (exports, reads)),
+        recharges: recharges(config, core, payments, reads),
+        reports: reports(core, bounds.clone()),
+        statements: statements(config, core, bounds),
     })
 }
 
@@ -94,6 +95,8 @@ fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta)
     let limits = &config.server.limits;
     let most = limits.streams;
     let share = |configured, all| config.server.share_of_caller(configured, all);
+    let requests_of_caller = share(limits.requests_per_caller, limits.requests);
+    let unopened_of_caller = requests_of_caller.min(limits.unopened_streams_per_caller);
     StreamService {
         calls,
         rates: core.rates.clone(),
@@ -102,7 +105,7 @@ fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta)
         observer: core.observer.clone(),
         tasks: core.tasks.clone(),
         unopened: Arc::new(Semaphore::new(limits.requests)),
-        unopened_of_caller: Shares::new(share(limits.requests_per_caller, limits.requests).min(MAX_UNOPENED_OF_CALLER)),
+        unopened_of_caller: Shares::new(unopened_of_caller),
         open_of_caller: Shares::new(share(limits.streams_per_caller, most)),
     }
 }
@@ -126,11 +129,11 @@ fn exports(config: &Config) -> Arc<Exports> {
     Arc::new(Exports::new(ExportLimits { exports, per_user, stall }))
 }
 
-fn reports(core: &Core, bounds: (Arc<Exports>, Reads)) -> ReportService {
+fn reports(core: &Core, bounds: ReadBounds) -> ReportService {
     ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone(), bounds)
 }
 
-fn statements(config: &Config, core: &Core, bounds: (Arc<Exports>, Reads)) -> StatementService {
+fn statements(config: &Config, core: &Core, bounds: ReadBounds) -> StatementService {
     let retry_timeout = config.billing.settlement.retry_timeout;
     let terms = StatementTerms {
         calendar: core.calendar.clone(),

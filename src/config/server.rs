@@ -96,16 +96,22 @@ pub struct ServerLimits {
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub refused_calls: usize,
     /// The wait of the answer to a refused call beyond them.
-    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
+    #[serde(deserialize_with = "values::refusal_pause", serialize_with = "shown")]
     pub refusal_pause: Duration,
     /// Answers of a port that wait at once.
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub held_refusals: usize,
+    /// Answers of a connection that wait at once.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub held_refusals_per_connection: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub requests: usize,
     /// Open requests of one caller. 0 means half of them, or all with fewer than two callers.
     #[serde(deserialize_with = "values::up_to_a_million_or_none")]
     pub requests_per_caller: usize,
+    /// Open requests of one user of the public port.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub requests_per_user: usize,
     /// Open requests that need no proof.
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub open_requests: usize,
@@ -121,6 +127,10 @@ pub struct ServerLimits {
     /// Open streams of one caller. 0 means half of them, or all with fewer than two callers.
     #[serde(deserialize_with = "values::up_to_a_million_or_none")]
     pub streams_per_caller: usize,
+    /// Streams of one caller whose first message has not come. They end together, so more of them would be a burst
+    /// that others feel.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub unopened_streams_per_caller: usize,
     #[serde(deserialize_with = "values::body_bytes")]
     pub body_bytes: usize,
     /// Most bytes of request bodies in memory.
@@ -289,14 +299,17 @@ impl Default for ServerLimits {
             refused_calls: 1_000,
             refusal_pause: Duration::from_secs(1),
             held_refusals: 20_000,
+            held_refusals_per_connection: 256,
             requests: 20_000,
             requests_per_caller: 0,
+            requests_per_user: 100,
             open_requests: 256,
             open_requests_per_address: 64,
             watches: 1_000,
             watches_per_address: 100,
             streams: 10_000,
             streams_per_caller: 0,
+            unopened_streams_per_caller: 1_000,
             body_bytes: 1024 * 1024,
             body_memory: 64 * 1024 * 1024,
             callback_lookups: 100,
@@ -306,7 +319,7 @@ impl Default for ServerLimits {
             recharges_per_address: 50,
             open_recharges: 100,
             reads_per_account: 2,
-            waiting_reads_per_account: 100,
+            waiting_reads_per_account: 20,
             exports: 8,
             exports_per_user: 2,
             export_stall: Duration::from_secs(30),

@@ -118,6 +118,7 @@ fn a_bad_key_or_value_is_named() {
             "server.limits.reads_per_account",
         ),
         ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {refusal_pause: 1}\ndata", "server.limits.refusal_pause"),
+        ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {refusal_pause: 11s}\ndata", "server.limits.refusal_pause"),
         ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {write_timeout: 5}\ndata", "server.limits.write_timeout"),
         ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {max_connection_age: x}\ndata", "max_connection_age"),
         ("driver: mysql", "driver: oracle", "data.database.driver"),

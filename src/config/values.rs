@@ -32,6 +32,13 @@ pub(super) fn reservation_ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     if ttl > LONGEST { Err(de::Error::custom("must be at most 168h")) } else { Ok(ttl) }
 }
 
+/// As [`duration`], at most 10 seconds. A caller waits no longer for its refusal.
+pub(super) fn refusal_pause<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    const LONGEST: Duration = Duration::from_secs(10);
+    let pause = duration(deserializer)?;
+    if pause > LONGEST { Err(de::Error::custom("must be at most 10s")) } else { Ok(pause) }
+}
+
 /// As [`duration`], at most 28 days, so that at most one past month is open.
 pub(super) fn close_after<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     const LONGEST: Duration = Duration::from_secs(28 * 24 * 3_600);

@@ -10,6 +10,7 @@ pub struct ConnectionMetrics {
     open: IntGaugeVec,
     /// By the limit that ended or refused a connection.
     ended: IntCounterVec,
+    held_refusals: IntCounterVec,
     panics: IntCounter,
 }
 
@@ -26,6 +27,12 @@ impl ConnectionMetrics {
                 "Connections that a limit ended, or kept from more than health",
                 &["port", "reason"],
             )?,
+            held_refusals: counters(
+                registry,
+                "billing_held_refusals_total",
+                "Answers to refused calls that waited, because their connection had many of them",
+                &["port"],
+            )?,
             panics: counter(registry, "billing_panics_total", "Panics of request handlers")?,
         })
     }
@@ -40,6 +47,11 @@ impl ConnectionMetrics {
     /// Counts a connection that a limit ended. `reason` must be from a bounded set.
     pub fn count_end(&self, port: &'static str, reason: &'static str) {
         self.ended.with_label_values(&[port, reason]).inc();
+    }
+
+    /// Counts an answer to a refused call that waits.
+    pub fn count_held_refusal(&self, port: &'static str) {
+        self.held_refusals.with_label_values(&[port]).inc();
     }
 
     pub fn count_panic(&self) {

@@ -137,7 +137,7 @@ where
             };
             let response = response?;
             Ok(if arrival.is_too_much() {
-                refusal.answer(&Error::Overloaded(
+                refusal.paced(&Error::Overloaded(
                     "too many bodies are being read, and nothing was done; retry later".into(),
                 ))
             } else if arrival.is_broken() {

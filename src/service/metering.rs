@@ -45,9 +45,6 @@ use crate::{
 
 /// Deadline of the first message of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most streams of one caller whose first message has not come. They end together, so more of them would be a
-/// burst that others feel.
-pub const MAX_UNOPENED_OF_CALLER: usize = 1_000;
 /// Most replies that wait for a slow gateway. Beyond them only the newest state is sent.
 const REPLIES: usize = 8;
 
@@ -87,13 +84,9 @@ impl StreamService {
         request_id: RequestId,
     ) -> Response<Replies> {
         // A stream that says nothing takes no place of those that are metered, and a refused one takes no task.
-        let Some(unopened) = self.admit_unopened(&caller) else {
-            let error = Error::Overloaded("too many streams wait for their open; retry later".into());
-            self.observer.count_reserve(Err(errors::failure(&error)));
-            let refused: Replies = stream::once(ready(Err(errors::status(&error, &request_id)))).boxed();
-            let mut response = Response::new(refused);
-            response.extensions_mut().insert(Paced);
-            return response;
+        let unopened = match self.admit_unopened(&caller) {
+            Ok(unopened) => unopened,
+            Err(error) => return self.refuse(&error, &request_id),
         };
         let (updates, replies) = mpsc::channel(REPLIES);
         let (service, opening_id) = (self.clone(), request_id.clone());
@@ -121,10 +114,31 @@ impl StreamService {
         Response::new(replies.map(move |update| reply(update).map_err(&failed)).boxed())
     }
 
-    fn admit_unopened(&self, caller: &Arc<str>) -> Option<Unopened> {
-        let of_caller = self.unopened_of_caller.take(caller)?;
-        let one_of_all = self.unopened.clone().try_acquire_owned().ok()?;
-        Some(Unopened { _one_of_all: one_of_all, _of_caller: of_caller })
+    /// The permits of a stream that begins.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if too many streams wait for their first message, or as many are open as may be. A
+    /// stream takes its place among the open ones with its first message.
+    fn admit_unopened(&self, caller: &Arc<str>) -> Result<Unopened> {
+        self.meter.check_room()?;
+        if !self.open_of_caller.has_left(caller) {
+            return Err(too_many_of_caller());
+        }
+        let of_caller = self.unopened_of_caller.take(caller);
+        let one_of_all = self.unopened.clone().try_acquire_owned().ok();
+        let permits = of_caller.zip(one_of_all);
+        let (of_caller, one_of_all) =
+            permits.ok_or_else(|| Error::Overloaded("too many streams wait for their open; retry later".into()))?;
+        Ok(Unopened { _one_of_all: one_of_all, _of_caller: of_caller })
+    }
+
+    /// The answer to a stream that is refused at once, for a bound of all callers or of one.
+    fn refuse(&self, error: &Error, request_id: &RequestId) -> Response<Replies> {
+        self.observer.count_reserve(Err(errors::failure(error)));
+        let refused: Replies = stream::once(ready(Err(errors::status(error, request_id)))).boxed();
+        let mut response = Response::new(refused);
+        response.extensions_mut().insert(Paced);
+        response
     }
 
     async fn open_stream(
@@ -153,9 +167,7 @@ impl StreamService {
             return Err(is_first().into());
         };
         drop(unopened);
-        let of_caller = self.open_of_caller.take(caller);
-        let of_caller = of_caller
-            .ok_or_else(|| Error::Overloaded("too many streams of this caller are open; retry later".into()))?;
+        let of_caller = self.open_of_caller.take(caller).ok_or_else(too_many_of_caller)?;
         let permit = self.meter.admit()?;
         let in_flight = self.observer.begin(Operation::Reserve);
         let opened = match fill(&mut open).and_then(|()| self.calls.reserve(open)) {
@@ -192,6 +204,10 @@ impl StreamService {
             self.observer.count_comparison(compared);
         }
     }
+}
+
+fn too_many_of_caller() -> Error {
+    Error::Overloaded("too many streams of this caller are open; retry later".into())
 }
 
 /// The events of the messages. Readers stop at the first error.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::exports::Exports;
 use crate::{
     biz::{
         limits::turns::{Turn, Turns},
@@ -13,6 +14,13 @@ use crate::{
     },
     config::ServerLimits,
 };
+
+/// The bounds of the services that read lists and make exports.
+#[derive(Clone)]
+pub struct ReadBounds {
+    pub exports: Arc<Exports>,
+    pub reads: Reads,
+}
 
 /// The reads of all accounts. Clones share them.
 #[derive(Clone)]

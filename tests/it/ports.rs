@@ -1,6 +1,6 @@
 //! The other answers of the ports: health, reflection, metrics, and silent clients.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use billing_service::service::proto::{
     CheckQuotaRequest, billing_internal_service_client::BillingInternalServiceClient,
@@ -19,6 +19,20 @@ use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of,
 
 async fn channel(service: &Service) -> Channel {
     Channel::from_shared(format!("http://{}", service.app.grpc_addr)).unwrap().connect().await.unwrap()
+}
+
+/// The kernel knows the queue of a port. 77 is below each limit of a kernel, and no default.
+#[tokio::test]
+async fn connections_to_both_ports_wait_in_the_configured_queue() {
+    let service = Service::start_with(Sqlite, &[("server.limits.accept_queue", "77")]).await;
+    for addr in [service.app.http_addr, service.app.grpc_addr] {
+        let port = format!("sport = :{}", addr.port());
+        let output = Command::new("ss").args(["-H", "-l", "-t", "-n", &port]).output().expect("ss of iproute2 runs");
+        let sockets = String::from_utf8(output.stdout).unwrap();
+        let fields: Vec<_> = sockets.split_whitespace().collect();
+        // Between them is the number of connections that wait now.
+        assert_eq!((fields[0], fields[2]), ("LISTEN", "77"), "{sockets}");
+    }
 }
 
 #[rstest]

@@ -19,6 +19,12 @@ impl<K: Clone + Eq + Hash> Shares<K> {
         Arc::new(Self { held: Mutex::default(), most })
     }
 
+    /// Whether the key could take a share now.
+    pub fn has_left(&self, key: &K) -> bool {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.get(key).is_none_or(|count| *count < self.most)
+    }
+
     /// A share, until it is dropped; `None` if the key has all of its shares.
     pub fn take(self: &Arc<Self>, key: &K) -> Option<Share<K>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,6 +64,7 @@ mod tests {
         let shares = Shares::new(2);
         let held = [shares.take(&"a"), shares.take(&"a")];
         assert!(held.iter().all(Option::is_some));
+        assert!(!shares.has_left(&"a") && shares.has_left(&"b"));
         assert!(shares.take(&"a").is_none());
         assert!(shares.take(&"b").is_some());
         drop(held);

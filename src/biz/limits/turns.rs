@@ -1,4 +1,4 @@
-//! Turns at a resource: a bounded number of works of one key, such as the reads of an account, run at once.
+//! Turns at a resource: a bounded number of tasks of one key, such as the reads of an account, run at once.
 //! A bounded number of further ones waits in line.
 
 use std::{
@@ -9,16 +9,16 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The lines of all keys. A key without works takes no memory.
+/// The lines of all keys. A key without tasks takes no memory.
 pub struct Turns<K> {
     lines: Mutex<HashMap<K, Line>>,
-    /// Most works of one key at once.
+    /// Most tasks of one key at once.
     at_once: usize,
-    /// Most works of one key that wait.
+    /// Most tasks of one key that wait.
     waiting: usize,
 }
 
-/// The works of one key: those that run, and those that wait.
+/// The tasks of one key: those that run, and those that wait.
 struct Line {
     turns: Arc<Semaphore>,
     members: usize,
@@ -30,7 +30,7 @@ impl<K: Clone + Eq + Hash> Turns<K> {
     }
 
     /// Waits for a turn, in the order of the calls. The turn ends when it is dropped. `None` if too many
-    /// works of the key wait.
+    /// tasks of the key wait.
     pub async fn take(self: &Arc<Self>, key: &K) -> Option<Turn<K>> {
         let (place, turns) = self.join(key)?;
         let permit = turns.acquire_owned().await.ok()?;
@@ -53,13 +53,13 @@ impl<K: Clone + Eq + Hash> Turns<K> {
     }
 }
 
-/// The turn of one work.
+/// The turn of one task.
 pub struct Turn<K: Clone + Eq + Hash> {
     _permit: OwnedSemaphorePermit,
     _place: Place<K>,
 }
 
-/// The place of one work in the line of its key.
+/// The place of one task in the line of its key.
 struct Place<K: Clone + Eq + Hash> {
     lines: Arc<Turns<K>>,
     key: K,
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn works_of_a_key_take_turns_and_those_of_another_key_do_not_wait() {
+    fn tasks_of_a_key_take_turns_and_those_of_another_key_do_not_wait() {
         let turns = Turns::new(2, 1);
         let take = |key: &'static str| turns.take(&key).now_or_never();
         let first = take("a").unwrap().unwrap();
@@ -98,12 +98,12 @@ mod tests {
     }
 
     #[test]
-    fn a_work_that_gives_up_leaves_the_line() {
+    fn a_task_that_gives_up_leaves_the_line() {
         let turns = Turns::new(1, 1);
         let first = turns.take(&"a").now_or_never().unwrap().unwrap();
         assert!(turns.take(&"a").now_or_never().is_none());
         assert!(turns.take(&"a").now_or_never().is_none(), "the place is free again");
         drop(first);
-        assert!(turns.lines().is_empty(), "a line without works is kept");
+        assert!(turns.lines().is_empty(), "a line without tasks is kept");
     }
 }

@@ -45,8 +45,15 @@ impl Meter {
     /// # Errors
     /// [`Error::Overloaded`] if too many streams are open.
     pub fn admit(&self) -> Result<OwnedSemaphorePermit> {
-        let permit = self.open.clone().try_acquire_owned();
-        permit.map_err(|_| Error::Overloaded("too many streams are open; retry later".into()))
+        self.open.clone().try_acquire_owned().map_err(|_| too_many())
+    }
+
+    /// Checks that a stream could get a permit now.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if too many streams are open.
+    pub fn check_room(&self) -> Result<()> {
+        if self.open.available_permits() > 0 { Ok(()) } else { Err(too_many()) }
     }
 
     /// The result of `work`, unless the process is asked to stop.
@@ -323,6 +330,10 @@ impl LastMessage {
             permit.send(update);
         }
     }
+}
+
+fn too_many() -> Error {
+    Error::Overloaded("too many streams are open; retry later".into())
 }
 
 fn stopping() -> Error {

@@ -22,7 +22,7 @@ use crate::{
         limits::shares::Shares,
         values::{error::Error, ids::UserId},
     },
-    config::{FrontEndAuth, HttpPort, Style},
+    config::{FrontEndAuth, Server, Style},
     server::{listener::Connection, refusal::Refusal},
     service::{
         origin::{Account, Forwarding},
@@ -40,12 +40,9 @@ pub struct FrontEnd {
     style: Style,
     forwarding: Forwarding,
     refusals: Arc<Refusals>,
-    /// The open requests of each user.
+    /// The open requests of each user. Further ones get OVERLOADED.
     open: Arc<Shares<String>>,
 }
-
-/// Most open requests of one user. Further ones get OVERLOADED.
-const REQUESTS_OF_USER: usize = 100;
 
 /// The proof of a user.
 #[derive(Clone)]
@@ -59,20 +56,26 @@ impl FrontEnd {
     /// # Errors
     /// The secret of the tokens is not usable.
     pub fn new(
-        config: &HttpPort,
+        server: &Server,
         keys: Option<Arc<KeySource>>,
         callers: Arc<Callers>,
         forwarding: Forwarding,
         refusals: Arc<Refusals>,
     ) -> anyhow::Result<Self> {
-        let auth = &config.auth;
+        let auth = &server.http.auth;
         let proof = match (auth.mode(), &auth.jwt) {
             (FrontEndAuth::Jwt, Some(jwt)) => Proof::Jwt(Arc::new(Verifier::new(jwt, keys)?)),
             (FrontEndAuth::Jwt, None) => anyhow::bail!("config key server.http.auth.jwt: mode jwt needs it"),
             (FrontEndAuth::Gateway, _) => Proof::Gateway { callers, identity: auth.gateway.identity_header.clone() },
             (FrontEndAuth::None, _) => Proof::None,
         };
-        Ok(Self { proof, style: config.style, forwarding, refusals, open: Shares::new(REQUESTS_OF_USER) })
+        Ok(Self {
+            proof,
+            style: server.http.style,
+            forwarding,
+            refusals,
+            open: Shares::new(server.limits.requests_per_user),
+        })
     }
 
     /// Adds the check to `routes`. It runs before the body is read.
@@ -110,7 +113,7 @@ fn named_by_gateway(
     let user = name.filter(|_| other.is_none()).and_then(|name| name.to_str().ok()).unwrap_or_default();
     if UserId::parse(identity.as_str(), user).is_err() {
         let why = format!("the header {identity} must name the account, once");
-        return Err(Refused::unauthenticated(Reason::Missing, why));
+        return Err(Refused::unauthenticated(Reason::Identity, why));
     }
     Ok(Claims { user: user.to_owned(), is_read_only: false, reads_any: false })
 }
@@ -135,9 +138,8 @@ async fn check(State(front_end): State<FrontEnd>, mut request: Request, next: Ne
     let is_named_by_gateway = matches!(front_end.proof, Proof::Gateway { .. });
     let Some(_share) = front_end.open.take(&claims.user) else {
         let error = Error::Overloaded("too many requests of this user are open; retry later".into());
-        let refusal = Refusal::of(&request, front_end.style);
-        // Other users share the connection of a gateway.
-        return if is_named_by_gateway { refusal.answer(&error) } else { refusal.paced(&error) };
+        // Other users may share the connection: that of a gateway, or of a proxy.
+        return Refusal::of(&request, front_end.style).answer(&error);
     };
     request.extensions_mut().insert(Account { user: claims.user, reads_any: claims.reads_any, is_named_by_gateway });
     let response = next.run(request).await;

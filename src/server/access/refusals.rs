@@ -17,6 +17,8 @@ use crate::{
 pub enum Reason {
     /// There is no proof.
     Missing,
+    /// The gateway names no user.
+    Identity,
     /// The proof is malformed, or no caller has it.
     Invalid,
     /// The token has expired, or is not valid yet.
@@ -38,17 +40,19 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether the peer is at fault, and not one of its users or the issuer of their tokens.
+    /// Whether the peer is at fault, and not one of its users or the issuer of their tokens. A gateway that names
+    /// no user has proven itself, and its other users share its connection.
     fn is_of_peer(self) -> bool {
         match self {
             Self::Missing | Self::Invalid | Self::Expired | Self::Audience | Self::Guesses | Self::Role => true,
-            Self::Unavailable | Self::Account | Self::Origin | Self::Host => false,
+            Self::Identity | Self::Unavailable | Self::Account | Self::Origin | Self::Host => false,
         }
     }
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Missing => "missing",
+            Self::Identity => "identity",
             Self::Invalid => "invalid",
             Self::Expired => "expired",
             Self::Audience => "audience",
@@ -83,10 +87,8 @@ impl Refused {
     /// The answer to the request, in the given style.
     pub fn answer(&self, request: &Request, style: Style) -> Response {
         let refusal = Refusal::of(request, style);
-        if !self.reason.is_of_peer() {
-            return refusal.answer(&self.error);
-        }
-        let mut response = refusal.paced(&self.error);
+        let is_of_peer = self.reason.is_of_peer();
+        let mut response = if is_of_peer { refusal.paced(&self.error) } else { refusal.answer(&self.error) };
         if response.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

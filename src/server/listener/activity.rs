@@ -46,6 +46,8 @@ pub enum End {
     Idle,
     Write,
     Age,
+    /// The connection had too many refused calls.
+    Refusals,
     /// The server stops, or the connection has drained.
     Drained,
 }
@@ -192,6 +194,11 @@ impl Activity {
 pub struct OpenRequest(Arc<Activity>);
 
 impl OpenRequest {
+    /// Ends a connection of HTTP/1.1 with the next reply.
+    pub fn close_connection(&self) {
+        self.0.close_after_reply();
+    }
+
     pub fn closes_connection(&self) -> bool {
         self.0.closes_after_reply()
     }
@@ -212,6 +219,7 @@ impl End {
             End::Idle => Some("idle"),
             End::Write => Some("write"),
             End::Age => Some("age"),
+            End::Refusals => Some("refusals"),
             End::Drained => None,
         }
     }

@@ -19,7 +19,7 @@ use super::{
     handle::Connection,
     limits::ListenerLimits,
     observed::Observed,
-    pace::Pace,
+    pace::{Ends, Pace},
     requests::Requests,
     sending::StreamExecutor,
     stream::{Protocol, Stream},
@@ -95,6 +95,7 @@ impl Server {
                 activity.close_after_reply();
             }
         }
+        let refused = pace.as_ref().map(|pace| pace.ends()).unwrap_or_default();
         let requests = Requests {
             app: self.app.clone(),
             peer: Peer(peer),
@@ -105,7 +106,7 @@ impl Server {
             activity: activity.clone(),
         };
         let rules = if is_beyond_limit { Rules::beyond_limit() } else { Rules::of(&self.limits) };
-        let watch = Watch { activity, handle, rules, drained: None, is_aged: false, stop };
+        let watch = Watch { activity, handle, rules, drained: None, is_aged: false, refused, stop };
         let io = TokioIo::new(stream);
         match protocol {
             Protocol::Http1 => self.watch(self.http1.serve_connection(io, requests), watch).await,
@@ -145,6 +146,9 @@ impl Server {
                     ended = connection.as_mut() => return ended.map_err(text),
                     () = sleep(pause) => continue,
                     () = watch.stop.cancelled(), if watch.drained.is_none() => End::Drained,
+                    () = watch.refused.drain.cancelled(), if watch.drained.is_none() => End::Refusals,
+                    // The client sends refused calls after it was told of the end.
+                    () = watch.refused.close.cancelled() => return Err("closed: refused calls".into()),
                 },
             };
             self.count(drain);
@@ -183,6 +187,7 @@ struct Watch {
     /// The begin of the drain.
     drained: Option<u64>,
     is_aged: bool,
+    refused: Ends,
     stop: CancellationToken,
 }
 

@@ -39,6 +39,11 @@ impl Connection {
         self.0.drain.cancel();
     }
 
+    /// Whether the connection takes no further requests.
+    pub fn is_drained(&self) -> bool {
+        self.0.drain.is_cancelled()
+    }
+
     /// Completes when the connection takes no further requests.
     pub fn drained(&self) -> WaitForCancellationFutureOwned {
         self.0.drain.clone().cancelled_owned()

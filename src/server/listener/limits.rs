@@ -21,8 +21,10 @@ pub struct ListenerLimits {
     pub refused_calls: usize,
     /// The wait of the answer to a refused call beyond them.
     pub refusal_pause: Duration,
-    /// Answers of the port that wait at once. Further ones do not wait.
+    /// Answers of the port that wait at once. A connection with a further one ends.
     pub held_refusals: usize,
+    /// Answers of one connection that wait at once. With a further one it ends.
+    pub held_refusals_per_connection: usize,
     /// Longest time of open requests after the stop.
     pub drain_timeout: Duration,
     /// The receive window of an HTTP/2 connection, in bytes; `None` means hyper's default.
@@ -35,20 +37,26 @@ pub struct ListenerLimits {
 /// connection is not closed.
 pub const METERING_WINDOW: u32 = 8 * 1024 * 1024;
 
+impl ListenerLimits {
+    /// The bounds by default.
+    pub const DEFAULT: Self = Self {
+        connections: 1_000,
+        connections_per_address: 1_000,
+        unproven_connections: None,
+        idle_timeout: Duration::from_secs(300),
+        write_timeout: Duration::from_secs(30),
+        max_connection_age: Duration::from_secs(600),
+        refused_calls: 1_000,
+        refusal_pause: Duration::from_secs(1),
+        held_refusals: 20_000,
+        held_refusals_per_connection: 256,
+        drain_timeout: Duration::from_secs(30),
+        connection_window: None,
+    };
+}
+
 impl Default for ListenerLimits {
     fn default() -> Self {
-        Self {
-            connections: 1_000,
-            connections_per_address: 1_000,
-            unproven_connections: None,
-            idle_timeout: Duration::from_secs(300),
-            write_timeout: Duration::from_secs(30),
-            max_connection_age: Duration::from_secs(600),
-            refused_calls: 1_000,
-            refusal_pause: Duration::from_secs(1),
-            held_refusals: 20_000,
-            drain_timeout: Duration::from_secs(30),
-            connection_window: None,
-        }
+        Self::DEFAULT
     }
 }

@@ -65,7 +65,7 @@ pub struct Listener {
     pub tls: Option<Tls>,
     /// The metrics, with the label of the port.
     pub metrics: Option<(ConnectionMetrics, &'static str)>,
-    /// The proxies in front. Their connections have the calls of many clients.
+    /// The proxies whose connections have the calls of many clients. Refused calls do not wait on them.
     pub forwarding: Forwarding,
 }
 
@@ -81,7 +81,13 @@ impl Listener {
         };
         let server = Arc::new(Server::new(app, tls, limits, count_end.clone()));
         let (places, connections) = (Places::new(&limits), TaskTracker::new());
-        let pace = PaceRule::new(&limits);
+        let counts = metrics.clone();
+        let count_held = move || {
+            if let Some((metrics, port)) = &counts {
+                metrics.count_held_refusal(port);
+            }
+        };
+        let pace = PaceRule::new(&limits, count_held);
         loop {
             let (stream, peer) = tokio::select! {
                 accepted = accept(&socket) => accepted,
@@ -99,7 +105,7 @@ impl Listener {
             };
             let is_beyond_limit = place.is_err();
             let handle = Connection::new(unproven);
-            let pace = (!forwarding.is_trusted(peer.ip())).then(|| pace.begin());
+            let pace = (!forwarding.is_trusted(peer.ip())).then(|| pace.begin(peer, handle.clone()));
             let accepted = Accepted { stream, peer, is_beyond_limit, handle, pace, stop: stop.child_token() };
             let count_end = count_end.clone();
             let open = metrics.as_ref().map(|(metrics, port)| metrics.open(port));

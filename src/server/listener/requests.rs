@@ -52,6 +52,9 @@ impl Service<Request<Incoming>> for Requests {
                 && response.extensions().get::<Paced>().is_some()
             {
                 pace.refuse().await;
+                if pace.is_ended() && !is_http2 {
+                    open.close_connection();
+                }
             }
             if open.closes_connection() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

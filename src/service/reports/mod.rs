@@ -7,7 +7,10 @@ pub mod statistics;
 
 use std::sync::Arc;
 
-use super::{exports::Exports, reads::Reads};
+use super::{
+    exports::Exports,
+    reads::{ReadBounds, Reads},
+};
 use crate::biz::{
     account::catalog::Catalog,
     reports::{record::RecordStore, statistics::Statistics},
@@ -30,7 +33,7 @@ impl ReportService {
         statistics: Arc<dyn Statistics>,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
-        (exports, reads): (Arc<Exports>, Reads),
+        ReadBounds { exports, reads }: ReadBounds,
     ) -> Self {
         Self { records, statistics, catalog, calendar, exports, reads }
     }

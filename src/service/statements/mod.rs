@@ -14,7 +14,7 @@ use super::{
     convert::int64,
     exports::{Exports, Pages, csv_of, stream_csv_at_once},
     proto::{self, GetStatementReply, GetStatementRequest},
-    reads::Reads,
+    reads::{ReadBounds, Reads},
 };
 use crate::biz::{
     reports::record::{RecordFilter, RecordStore},
@@ -80,7 +80,7 @@ impl StatementService {
         books: Arc<dyn BookStore>,
         records: Arc<dyn RecordStore>,
         terms: StatementTerms,
-        (exports, reads): (Arc<Exports>, Reads),
+        ReadBounds { exports, reads }: ReadBounds,
     ) -> Self {
         let large_files = Arc::new(Semaphore::new(LARGE_FILES.min(terms.connections.saturating_sub(1)).max(1)));
         Self { store, books, records, terms, exports, reads, large_files, taken_over_at: OnceCell::new() }

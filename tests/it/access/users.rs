@@ -1,6 +1,6 @@
 //! The proofs of users: tokens of the issuer, and the header of a gateway.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
@@ -11,7 +11,14 @@ use super::{
     matrix::sha256,
     outcome,
 };
-use crate::harness::{Service, Sqlite, payments::Paying, wait::until};
+use crate::{
+    bounds::begin_with,
+    harness::{
+        Database, Service, Sqlite,
+        payments::Paying,
+        wait::{soon, until},
+    },
+};
 
 async fn with_keys(algorithms: &str, (source, keys): (&str, &str)) -> Service {
     let source = format!("server.http.auth.jwt.{source}");
@@ -82,6 +89,34 @@ async fn a_refusal_says_how_to_authenticate_and_is_counted_by_its_reason() {
         let line = format!("billing_access_refused_total{{caller=\"{caller}\",reason=\"{reason}\"}} 1");
         assert!(metrics.contains(&line), "{line} is not in {metrics}");
     }
+}
+
+/// The connection may be that of a proxy, which other users share.
+#[tokio::test]
+async fn requests_of_a_user_are_limited_and_the_refusals_do_not_wait() {
+    let key = SigningKey::new("k1", Algorithm::ES256);
+    let file = issuer::file(std::slice::from_ref(&key));
+    let database = Database::create(Sqlite).await;
+    let mut config = database.config(&[
+        ("server.http.auth.mode", "jwt"),
+        ("server.http.auth.jwt.issuer", issuer::ISSUER),
+        ("server.http.auth.jwt.audience", issuer::AUDIENCE),
+        ("server.http.auth.jwt.algorithms", "[ES256]"),
+        ("server.http.auth.jwt.jwks_file", file.path().to_str().unwrap()),
+        ("server.limits", "{refused_calls: 1, requests_per_user: 1}"),
+    ]);
+    config.server.limits.refusal_pause = Duration::from_secs(600);
+    let service = Service::start_configured(database, config).await;
+    let token = key.sign(&claims("u"));
+    let proof = format!("authorization: Bearer {token}\r\n");
+    let unfinished = begin_with(service.app.http_addr, "/api/v1/billing/recharge", &proof, 1_000, 10).await;
+    let refused = (503, "10014".to_owned());
+    until("the request is open", async || get(&service, ACCOUNT, &token).await == refused).await;
+    for _ in 0..3 {
+        assert_eq!(soon(get(&service, ACCOUNT, &token)).await, refused);
+    }
+    assert_eq!(get(&service, ACCOUNT, &key.sign(&claims("v"))).await.0, 200);
+    drop(unfinished);
 }
 
 #[tokio::test]

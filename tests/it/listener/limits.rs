@@ -35,15 +35,10 @@ const AGED: Duration = Duration::from_secs(670);
 const LIMITS: ListenerLimits = ListenerLimits {
     connections: 10,
     connections_per_address: 10,
-    unproven_connections: None,
     idle_timeout: IDLE,
     write_timeout: WRITE,
     max_connection_age: AGE,
-    refused_calls: 1_000,
-    refusal_pause: Duration::from_secs(1),
-    held_refusals: 20_000,
-    drain_timeout: Duration::from_secs(30),
-    connection_window: None,
+    ..ListenerLimits::DEFAULT
 };
 
 /// A body without an end. `dropped` is cancelled when it is dropped.
