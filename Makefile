@@ -92,7 +92,7 @@ test: deps ## Run all tests, on private servers on free ports
 .PHONY: test-fast
 test-fast: export PROPTEST_RNG_SEED = $(SEED)
 test-fast: export BILLING_TEST_FAST = 1
-test-fast: export RUST_TEST_THREADS = 4
+test-fast: export RUST_TEST_THREADS = 10
 test-fast: ## Run the library tests and the SQLite tests; they need nothing installed
 	@run="test"; if cargo nextest --version > /dev/null 2>&1; then run="nextest run"; fi; set -x; \
 	  cargo $$run --locked --lib --test it -- $(patsubst %,--skip %,$(shell grep -v '^\#' tests/it/needs-servers))
