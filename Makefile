@@ -88,9 +88,11 @@ test: deps ## Run all tests, on private servers on free ports
 	PROPTEST_RNG_SEED=$(SEED) cargo test --locked
 
 # Tests that need an installed server are skipped by name. With BILLING_TEST_FAST they fail.
+# Many tests wait for a server or a tick, so more of them than processors run at once.
 .PHONY: test-fast
 test-fast: export PROPTEST_RNG_SEED = $(SEED)
 test-fast: export BILLING_TEST_FAST = 1
+test-fast: export RUST_TEST_THREADS = 10
 test-fast: ## Run the library tests and the SQLite tests; they need nothing installed
 	@run="test"; if cargo nextest --version > /dev/null 2>&1; then run="nextest run"; fi; set -x; \
 	  cargo $$run --locked --lib --test it -- $(patsubst %,--skip %,$(shell grep -v '^\#' tests/it/needs-servers))

@@ -1,6 +1,7 @@
 //! Benchmark of token counting, in megabytes per second: usual texts, random texts and worst cases,
-//! as a whole and as a stream. Run it with `make bench-tokens`.
+//! as a whole and as a stream; and a check that the time of a count is linear. Run it with `make bench-tokens`.
 
+mod linear;
 mod texts;
 
 use std::{hint::black_box, sync::Arc, time::Instant};
@@ -37,7 +38,8 @@ fn main() -> anyhow::Result<()> {
         black_box(o200k.count(black_box(&short)));
     }
     println!("\na text of {} bytes: {:.1} µs", short.len(), start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds));
-    Ok(())
+    linear::check(Encoding::O200kBase, &*o200k)?;
+    linear::check(Encoding::Cl100kBase, &*cl100k)
 }
 
 fn stream(vocabulary: Arc<dyn Vocabulary>, text: &str) -> usize {

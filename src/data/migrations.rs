@@ -54,8 +54,8 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0020_refunds_of_top_ups"),
     pair!("0021_model_prices_and_plans"),
     pair!("0022_statements"),
-    pair!("0023_usage_by"),
     pair!("0024_returns_of_unapplied_payments"),
+    pair!("0025_usage_by"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.

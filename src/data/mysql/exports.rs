@@ -1,7 +1,6 @@
 //! The rows of all accounts, page by page.
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use sqlx::mysql::MySqlRow;
 
 use super::{MySqlStore, statement::Statement};
@@ -15,7 +14,7 @@ use crate::{
         row::Columns,
         rows::{
             account::user_of,
-            order::{order_columns, order_of},
+            order::{MOST_ORDER_SKEW, order_columns, order_of},
             order_refund::{order_refund_columns, order_refund_of},
             report::record_of,
             transaction::{adjusted_of, adjustment_columns},
@@ -26,9 +25,6 @@ use crate::{
 /// The columns of the user, and of whether a broken stream reported the usage, behind those of a record.
 const USER: usize = 22;
 const IS_REPORTED: usize = 23;
-
-/// The last change of an order is its creation or later, but for the skew of the clocks of two servers.
-const MOST_SKEW: TimeDelta = TimeDelta::days(1);
 
 #[async_trait]
 impl BookStore for MySqlStore {
@@ -57,15 +53,12 @@ impl BookStore for MySqlStore {
         let (start, end) = span.between;
         let mut statement = Statement::new(concat!("SELECT ", order_columns!(), " FROM recharge_order"));
         // The first condition is a range of idx_user_updated.
-        of_users(&mut statement, span).push(" AND updated_at >= ").instant(start - MOST_SKEW);
+        of_users(&mut statement, span).push(" AND updated_at >= ").instant(start - MOST_ORDER_SKEW);
         statement.push(" AND IF(status IN ('success', 'refunded'), COALESCE(credited_at, updated_at), created_at) >= ");
         statement.instant(start);
         statement.push(" AND IF(status IN ('success', 'refunded'), COALESCE(credited_at, updated_at), created_at) < ");
         statement.instant(end);
-        if let (Some(id), Some(user)) = (span.after, span.users.first()) {
-            statement.push(" AND (user_id <> ").texts([user.as_str()]).push(" OR order_id > ").texts([id]).push(")");
-        }
-        statement.push(" ORDER BY user_id, order_id LIMIT ").number(limit);
+        in_order(&mut statement, "order_id", span, limit);
         self.viewer.fetch(statement).await?.iter().flatten().map(order_of).collect()
     }
 
@@ -76,10 +69,7 @@ impl BookStore for MySqlStore {
         of_users(&mut statement, span).push(" AND ((settled_at >= ").instant(start);
         statement.push(" AND settled_at < ").instant(end).push(") OR (settled_at IS NULL AND created_at >= ");
         statement.instant(start).push(" AND created_at < ").instant(end).push("))");
-        if let (Some(id), Some(user)) = (span.after, span.users.first()) {
-            statement.push(" AND (user_id <> ").texts([user.as_str()]).push(" OR refund_id > ").texts([id]).push(")");
-        }
-        statement.push(" ORDER BY user_id, refund_id LIMIT ").number(limit);
+        in_order(&mut statement, "refund_id", span, limit);
         self.viewer.fetch(statement).await?.iter().flatten().map(order_refund_of).collect()
     }
 
@@ -92,17 +82,22 @@ impl BookStore for MySqlStore {
             .instant(start)
             .push(" AND created_at < ")
             .instant(end);
-        if let (Some(id), Some(user)) = (span.after, span.users.first()) {
-            statement.push(" AND (user_id <> ").texts([user.as_str()]);
-            statement.push(" OR adjustment_id > ").texts([id]).push(")");
-        }
-        statement.push(" ORDER BY user_id, adjustment_id LIMIT ").number(limit);
+        in_order(&mut statement, "adjustment_id", span, limit);
         self.viewer.fetch(statement).await?.iter().flatten().map(adjusted_of).collect()
     }
 }
 
 fn of_users<'s>(statement: &'s mut Statement, span: RowSpan<'_>) -> &'s mut Statement {
     statement.push(" WHERE user_id IN (").texts(span.users.iter().map(UserId::as_str)).push(")")
+}
+
+/// The rows behind the last one that was read, by user and by the id in a column.
+fn in_order(statement: &mut Statement, id: &'static str, span: RowSpan<'_>, limit: u32) {
+    if let (Some(last), Some(user)) = (span.after, span.users.first()) {
+        statement.push(" AND (user_id <> ").texts([user.as_str()]);
+        statement.push(" OR ").push(id).push(" > ").texts([last]).push(")");
+    }
+    statement.push(" ORDER BY user_id, ").push(id).push(" LIMIT ").number(limit);
 }
 
 fn user_record_of(row: &MySqlRow) -> Result<UserRecord, StoreError> {

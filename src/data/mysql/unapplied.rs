@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     biz::{
-        recharge::unapplied::{CountedReturn, FoundUnapplied, Resolution, Resolved, UnappliedReport, UnappliedStore},
+        recharge::unapplied::{CountedReturn, Resolution, Resolved, UnappliedReport, UnappliedStore},
         settlement::{
             lock::{LeftOut, Obstacle},
             posting::Batch,
@@ -31,15 +31,13 @@ use crate::{
             paging::Cursor,
         },
     },
-    data::{row::Columns, rows::unapplied::unapplied_of},
+    data::{
+        row::Columns,
+        rows::unapplied::{found_unapplied_of, unapplied_columns, unapplied_of},
+    },
 };
 
-/// The columns of [`unapplied_of`].
-const COLUMNS: &str = "payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at, \
-    status, user_id, reason, refunds, resolved_at, returned_amount";
-/// The position behind [`COLUMNS`].
-const HAS_CREDITED: usize = 14;
-const IS_COUNTED: usize = 15;
+const COLUMNS: &str = unapplied_columns!();
 
 #[async_trait]
 impl UnappliedStore for MySqlStore {
@@ -130,14 +128,7 @@ impl UnappliedStore for MySqlStore {
         read.texts([payment.as_str()]).push(LockMode::Wait.suffix());
         let decided = Mutex::new(None);
         let decide = |row: Option<&MySqlRow>| {
-            let found = match row {
-                Some(row) => {
-                    let has_credited = row.number::<u8>(HAS_CREDITED)? == 1;
-                    let is_counted = row.number::<u8>(IS_COUNTED)? == 1;
-                    Some(FoundUnapplied { payment: unapplied_of(row)?, has_credited, is_counted })
-                }
-                None => None,
-            };
+            let found = row.map(found_unapplied_of).transpose()?;
             let decision = resolution.decide(payment, found);
             let packet = match &decision {
                 Ok(Resolved { payment, changed: true, event, returned }) => {

@@ -1,5 +1,7 @@
 //! Top-up orders: `recharge_order`.
 
+use chrono::TimeDelta;
+
 use crate::{
     biz::{
         settlement::order::Order,
@@ -10,6 +12,9 @@ use crate::{
     },
     data::{error::corrupt, row::Columns},
 };
+
+/// The last change of an order is its creation or later, but for the skew of the clocks of two processes.
+pub const MOST_ORDER_SKEW: TimeDelta = TimeDelta::days(1);
 
 /// The columns of [`order_of`].
 macro_rules! order_columns {

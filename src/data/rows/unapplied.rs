@@ -2,6 +2,7 @@
 
 use crate::{
     biz::{
+        recharge::unapplied::FoundUnapplied,
         settlement::unapplied::UnappliedPayment,
         values::{
             error::StoreError,
@@ -10,6 +11,15 @@ use crate::{
     },
     data::{error::corrupt, row::Columns},
 };
+
+/// The columns of [`unapplied_of`].
+macro_rules! unapplied_columns {
+    () => {
+        "payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at, status, user_id, \
+         reason, refunds, resolved_at, returned_amount"
+    };
+}
+pub(in crate::data) use unapplied_columns;
 
 /// An unapplied payment: payment, order, amount, currency, cause, times seen, first and last time,
 /// status, user, reason, refunds, time of the resolution, sum that went back.
@@ -30,4 +40,11 @@ pub fn unapplied_of(row: &impl Columns) -> Result<UnappliedPayment, StoreError> 
         resolved_at: row.optional_time(12)?,
         returned: row.money(13)?,
     })
+}
+
+/// A payment to resolve: the columns of [`unapplied_of`], whether it has credited an order, and whether the
+/// return is counted.
+pub fn found_unapplied_of(row: &impl Columns) -> Result<FoundUnapplied, StoreError> {
+    let (has_credited, is_counted) = (row.number::<u8>(14)? == 1, row.number::<u8>(15)? == 1);
+    Ok(FoundUnapplied { payment: unapplied_of(row)?, has_credited, is_counted })
 }

@@ -1,7 +1,6 @@
 //! The rows of all accounts, page by page.
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use serde_json::json;
 use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
 
@@ -17,7 +16,7 @@ use crate::{
         row::Columns,
         rows::{
             account::user_of,
-            order::{order_columns, order_of},
+            order::{MOST_ORDER_SKEW, order_columns, order_of},
             order_refund::{order_refund_columns, order_refund_of},
             report::record_of,
             transaction::{adjusted_of, adjustment_columns},
@@ -51,9 +50,6 @@ const RECORDS: &str = concat!(
 
 /// The column of whether a broken stream reported the usage, behind those of a record.
 const IS_REPORTED: usize = 22;
-
-/// The last change of an order is its creation or later, but for the skew of the clocks of two processes.
-const MOST_SKEW: TimeDelta = TimeDelta::days(1);
 
 /// The rows of the users ?1 whose time is from ?2 to before ?3, and behind the id ?5 of the user ?4; at most ?6. The
 /// plus keeps SQLite from the order of the primary key, in which it would read all rows of a user.
@@ -151,7 +147,7 @@ impl BookStore for SqliteStore {
     }
 
     async fn orders_of(&self, span: RowSpan<'_>, limit: u32) -> Result<Vec<Order>, StoreError> {
-        let query = bound(ORDERS, span, limit).bind((span.between.0 - MOST_SKEW).timestamp_micros());
+        let query = bound(ORDERS, span, limit).bind((span.between.0 - MOST_ORDER_SKEW).timestamp_micros());
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(order_of).collect()
     }
@@ -169,6 +165,8 @@ impl BookStore for SqliteStore {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
     use crate::data::sqlite::tests::{empty_store, searches};
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     biz::{
-        recharge::unapplied::{CountedReturn, FoundUnapplied, Resolution, Resolved, UnappliedReport, UnappliedStore},
+        recharge::unapplied::{CountedReturn, Resolution, Resolved, UnappliedReport, UnappliedStore},
         settlement::{
             lock::LeftOut,
             posting::Batch,
@@ -25,22 +25,19 @@ use crate::{
             paging::Cursor,
         },
     },
-    data::{error::store_error, row::Columns, rows::unapplied::unapplied_of},
+    data::{
+        error::store_error,
+        row::Columns,
+        rows::unapplied::{found_unapplied_of, unapplied_columns, unapplied_of},
+    },
 };
 
 /// Selects unapplied payments in the columns of [`unapplied_of`]; further columns or conditions follow.
 macro_rules! select {
     ($rest:literal) => {
-        concat!(
-            "SELECT payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at, \
-             status, user_id, reason, refunds, resolved_at, returned_amount",
-            $rest
-        )
+        concat!("SELECT ", unapplied_columns!(), $rest)
     };
 }
-/// The position behind the columns of [`unapplied_of`].
-const HAS_CREDITED: usize = 14;
-const IS_COUNTED: usize = 15;
 
 #[async_trait]
 impl UnappliedStore for SqliteStore {
@@ -141,11 +138,7 @@ fn resolve(
             ))
             .map_err(writer_error)?;
         let refund = resolution.refund.as_ref().map(RefundId::as_str);
-        found(&mut find, params![payment.as_str(), refund], |row| {
-            let has_credited = row.number::<u8>(HAS_CREDITED)? == 1;
-            let is_counted = row.number::<u8>(IS_COUNTED)? == 1;
-            Ok(FoundUnapplied { payment: unapplied_of(row)?, has_credited, is_counted })
-        })?
+        found(&mut find, params![payment.as_str(), refund], |row| found_unapplied_of(row))?
     };
     let decided = resolution.decide(payment, stored);
     if let Ok(Resolved { payment, changed: true, event, returned }) = &decided {

@@ -87,8 +87,9 @@ impl StatementService {
     }
 
     pub async fn get_statement(&self, request: GetStatementRequest) -> Result<GetStatementReply> {
-        let _turn = self.reads.begin(&UserId::parse("user_id", &request.user_id)?).await?;
-        let wanted = self.wanted(&request, REPLY).await?;
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
+        let wanted = self.wanted(user, &request.month, REPLY).await?;
         let statement = wanted.read(&*self.store).await?;
         Ok(GetStatementReply {
             user_id: statement.user.to_string(),
@@ -113,12 +114,12 @@ impl StatementService {
         &self,
         request: GetStatementRequest,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
-        let _turn = self.reads.begin(&UserId::parse("user_id", &request.user_id)?).await?;
-        let wanted = self.wanted(&request, FILE).await?;
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let _turn = self.reads.begin(&user).await?;
+        let wanted = self.wanted(user.clone(), &request.month, FILE).await?;
         let (store, terms, is_large) = (self.store.clone(), self.terms.clone(), wanted.is_large);
         let mut page = StatementPage { store, terms, wanted: Some(wanted), place: None };
         if is_large {
-            let user = UserId::parse("user_id", &request.user_id)?;
             let permit = self.exports.admit(Some(&user))?;
             let place = self.large_files.clone().try_acquire_owned();
             let overloaded = |_| Error::Overloaded("too many statements of many records at once; retry later".into());
@@ -130,9 +131,8 @@ impl StatementService {
         Ok(Either::Right(stream::once(async move { Ok(csv.into()) })))
     }
 
-    async fn wanted(&self, request: &GetStatementRequest, bounds: SplitBounds) -> Result<Wanted> {
-        let user = UserId::parse("user_id", &request.user_id)?;
-        let period = self.period(&request.month).await?;
+    async fn wanted(&self, user: UserId, month: &str, bounds: SplitBounds) -> Result<Wanted> {
+        let period = self.period(month).await?;
         let filter = RecordFilter::of_days(&user, Some(period.days));
         let records = self.records.count_records(&filter).await?.records;
         let split_lines = (records <= bounds.records).then_some(bounds.lines);

@@ -63,6 +63,7 @@ async fn a_call_to_another_node_sees_the_call_before(
         );
         sent += PAIRS;
     }
+    println!("{pair:?}: {sent} pairs, {} wrong", wrong.len());
     assert!(wrong.is_empty(), "{pair:?}: {} of {sent} are wrong, such as {}", wrong.len(), wrong[0]);
     shared().await.catch_up().await;
     servers[0].assert_audit_is_clean().await;

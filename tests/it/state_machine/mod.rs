@@ -21,17 +21,22 @@ use billing_service::{
         mysql::{MySqlStore, Nodes, PoolLimits, Reads},
     },
 };
+use proptest::test_runner::TestRunner;
 use rstest::rstest;
 use tokio::runtime::Runtime;
 
-pub use self::histories::runner;
 use self::histories::{
     histories,
     model::{Call, Overrun, Policy, Step},
-    play,
+    play, share_of_runner,
     steps::{History, Round},
 };
 use crate::harness::{Backend, Database, MySql, Sqlite};
+
+/// A runner of `PROPTEST_CASES` cases, or of the usual number.
+pub fn runner(usual: u32) -> TestRunner {
+    share_of_runner(usual, 0, 1)
+}
 
 #[rstest]
 fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {

@@ -1,10 +1,10 @@
 //! Random histories against the reference model, in memory.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap, thread};
 
 use super::{
     books::Books,
-    histories::{cases, histories, play, runner},
+    histories::{cases, histories, play, share_of_runner},
 };
 
 /// The rare events that the histories must contain, so that the test proves its claim.
@@ -81,19 +81,20 @@ const RARE: [&str; 68] = [
 
 const CASES: u32 = 10_000;
 
+/// Threads that play the cases, so that a second processor helps.
+const SHARES: u32 = 4;
+
 #[test]
 fn random_histories_follow_the_model_in_memory() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let seen: RefCell<BTreeMap<&str, u32>> = RefCell::default();
-    runner(CASES)
-        .run(&histories(), |history| {
-            for rare in runtime.block_on(play(&Books::default(), "u", &history))? {
-                *seen.borrow_mut().entry(rare).or_default() += 1;
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    thread::scope(|scope| {
+        let shares: Vec<_> = (0..SHARES).map(|share| scope.spawn(move || rare_events_of_share(share))).collect();
+        for share in shares {
+            for (rare, histories) in share.join().unwrap() {
+                *seen.entry(rare).or_default() += histories;
             }
-            Ok(())
-        })
-        .unwrap();
-    let seen = seen.into_inner();
+        }
+    });
     println!("{seen:#?}");
     // A smaller number of cases, as for mutants, is too small for all rare events.
     let cases = cases(CASES);
@@ -101,4 +102,19 @@ fn random_histories_follow_the_model_in_memory() {
         let histories = seen.get(rare).copied().unwrap_or(0);
         assert!(histories >= cases / 1_000, "{rare}: in {histories} histories");
     }
+}
+
+/// Plays the histories of a share. Returns the number of histories with each rare event.
+fn rare_events_of_share(share: u32) -> BTreeMap<&'static str, u32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let seen: RefCell<BTreeMap<&str, u32>> = RefCell::default();
+    share_of_runner(CASES, share, SHARES)
+        .run(&histories(), |history| {
+            for rare in runtime.block_on(play(&Books::default(), "u", &history))? {
+                *seen.borrow_mut().entry(rare).or_default() += 1;
+            }
+            Ok(())
+        })
+        .unwrap();
+    seen.into_inner()
 }

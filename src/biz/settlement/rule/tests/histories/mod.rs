@@ -14,7 +14,7 @@ pub mod steps;
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
-use proptest::test_runner::{Config, RngAlgorithm, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestRunner};
 
 use crate::biz::values::calendar::Clock;
 
@@ -29,11 +29,22 @@ pub fn cases(usual: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|asked| asked.parse().ok()).unwrap_or(usual)
 }
 
-/// A runner of [`cases`] cases.
-pub fn runner(usual: u32) -> TestRunner {
-    // With the default generator, half the time of a case goes into random numbers.
-    let rng_algorithm = RngAlgorithm::XorShift;
-    TestRunner::new(Config { cases: cases(usual), rng_algorithm, failure_persistence: None, ..Config::default() })
+/// One of `shares` runners that play [`cases`] cases together. A seed of the environment gives each share
+/// random numbers of its own.
+pub fn share_of_runner(usual: u32, share: u32, shares: u32) -> TestRunner {
+    let usual_config = Config::default();
+    let rng_seed = match usual_config.rng_seed {
+        RngSeed::Fixed(seed) => RngSeed::Fixed(seed.wrapping_add(u64::from(share))),
+        random => random,
+    };
+    TestRunner::new(Config {
+        cases: cases(usual).div_ceil(shares),
+        rng_seed,
+        // With the default generator, half the time of a case goes into random numbers.
+        rng_algorithm: RngAlgorithm::XorShift,
+        failure_persistence: None,
+        ..usual_config
+    })
 }
 
 /// A clock that shows the instant of the batch.
