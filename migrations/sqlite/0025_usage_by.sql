@@ -1,10 +1,11 @@
 -- Use by service, model and API key. No charge writes it: it is summed from the records, a part of a day at
--- a time, and each part has the number of records that it was summed from. It begins empty, because a read
--- and the job rebuild-rollup sum what is missing.
+-- a time. usage_parts has the parts of each day, the number of records that they were summed from, and a
+-- version that each change of the day raises. Both begin empty, because a read and the job rebuild-rollup
+-- sum the missing records.
 CREATE TABLE usage_by (
     user_id               TEXT    NOT NULL,
     usage_date            TEXT    NOT NULL,
-    part                  INTEGER NOT NULL, -- 0: the whole day; from 1: five minutes of it
+    part                  INTEGER NOT NULL, -- the version of the day that has written it
     service_name          TEXT    NOT NULL,
     model                 TEXT    NOT NULL, -- empty: none
     api_key_id            TEXT    NOT NULL, -- empty: none
@@ -29,4 +30,13 @@ CREATE TABLE usage_by (
     amount                INTEGER NOT NULL,
     refunded_amount       INTEGER NOT NULL,
     PRIMARY KEY (user_id, usage_date, part, service_name, model, api_key_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS usage_parts (
+    user_id               TEXT    NOT NULL,
+    usage_date            TEXT    NOT NULL,
+    version               INTEGER NOT NULL,
+    records               INTEGER NOT NULL, -- of all parts; -1: to be summed anew
+    parts                 TEXT    NOT NULL, -- JSON: [id, first millisecond of the day, end, records, rows] of each part
+    PRIMARY KEY (user_id, usage_date)
 ) STRICT, WITHOUT ROWID;

@@ -1,13 +1,13 @@
 //! The SQL of the rollup by service, model and API key that both databases understand, and its rows.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::sync::LazyLock;
 
-use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Days, NaiveTime, Utc};
 
-use super::{error::corrupt, row::Columns};
+use super::row::Columns;
 use crate::biz::{
     jobs::{rollup::LackingUse, use_audit::DifferingUse},
-    reports::usage::{DayPart, GroupBy, StaleDay, UseCount, UseGroup, UseSums},
+    reports::usage::{GroupBy, Part, UseCount, UseDay, UseGroup, UseSums},
     values::{
         calendar::DaySpan,
         error::StoreError,
@@ -32,7 +32,7 @@ macro_rules! tokens {
 const COUNTS: [(&str, &str); UseCount::ALL.len()] = [
     (
         "calls",
-        // A call may have records of two times. With the time, the calls of all slices are those of the day.
+        // A call may have records of two times. With the time, the calls of all parts are those of the day.
         "COUNT(DISTINCT CASE WHEN r.type IN (1, 2) AND r.trace_id IS NOT NULL \
          THEN CONCAT(r.trace_id, ' ', r.created_at) END) \
          + SUM(CASE WHEN r.type IN (1, 2) AND r.trace_id IS NULL THEN 1 ELSE 0 END)",
@@ -114,37 +114,66 @@ pub(super) static NEWEST: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The records of a day by the daily rollup, and by this one.
+/// The records of a day by the daily rollup.
 const RECORDED: &str = "free_records + paid_records + COALESCE(free_refunds + paid_refunds, 0)";
-const ROLLED: &str = "free_records + paid_records + free_refunds + paid_refunds";
 
-/// The records of each day of a user and of each of its parts, and the rows of the part, as
-/// [`stale_days_of`] reads them. Takes the user and the two days, twice.
-pub(super) static PARTS: LazyLock<String> = LazyLock::new(|| {
+/// The records of each day of a user, and its parts, as [`day_of`] reads them. Takes the user and the two
+/// days, twice.
+pub(super) static DAYS: LazyLock<String> = LazyLock::new(|| {
     let of_user = "user_id = ? AND usage_date BETWEEN ? AND ?";
     format!(
-        "SELECT usage_date, part, SUM(recorded), SUM(rolled), COUNT(*) FROM (\
-         SELECT usage_date, -1 AS part, {RECORDED} AS recorded, 0 AS rolled FROM usage_daily WHERE {of_user} \
-         UNION ALL SELECT usage_date, part, 0, {ROLLED} FROM usage_by WHERE {of_user}) parts \
-         GROUP BY usage_date, part ORDER BY usage_date DESC, part"
+        "SELECT usage_date, SUM(recorded), MAX(version), MAX(records), MAX(parts) FROM (\
+         SELECT usage_date, {RECORDED} AS recorded, 0 AS version, NULL AS records, NULL AS parts FROM usage_daily \
+         WHERE {of_user} UNION ALL \
+         SELECT usage_date, 0, version, records, parts FROM usage_parts WHERE {of_user}) days \
+         GROUP BY usage_date ORDER BY usage_date DESC"
     )
 });
 
-/// The statements that replace the slices of a day by their sum. Each takes the user and the day.
-pub(super) static FOLD: LazyLock<[String; 3]> = LazyLock::new(|| {
-    let of_day = "user_id = ? AND usage_date = ?";
-    let sums = list(|(column, _)| format!("SUM({column})"));
-    [
-        format!("DELETE FROM usage_by WHERE {of_day} AND part = 0"),
-        format!(
-            "INSERT INTO usage_by (user_id, usage_date, part, service_name, model, api_key_id, {}) \
-             SELECT user_id, usage_date, 0, service_name, model, api_key_id, {sums} FROM usage_by \
-             WHERE {of_day} AND part > 0 GROUP BY user_id, usage_date, service_name, model, api_key_id",
-            *COLUMNS
-        ),
-        format!("DELETE FROM usage_by WHERE {of_day} AND part > 0"),
-    ]
+/// The rows of a part, as [`group_of`] reads them. Takes the user, the day and the part.
+pub(super) static PART: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT service_name, model, api_key_id, {} FROM usage_by WHERE user_id = ? AND usage_date = ? AND part = ?",
+        *COLUMNS
+    )
 });
+/// Takes the user, the day and the limit.
+pub(super) const PART_IDS: &str = "SELECT DISTINCT part FROM usage_by WHERE user_id = ? AND usage_date = ? LIMIT ?";
+
+/// The parts of a day as they are stored: lists of id, first millisecond, end, records and rows.
+pub(super) fn stored(parts: &[Part]) -> String {
+    let numbers: Vec<[u64; 5]> =
+        parts.iter().map(|part| [part.id, part.from.into(), part.until.into(), part.records, part.rows]).collect();
+    // Numbers are always valid JSON.
+    serde_json::to_string(&numbers).unwrap_or_default()
+}
+
+/// The parts; `None` if the text is damaged, or does not have so many records.
+fn parts_of(text: &str, records: i64) -> Option<Vec<Part>> {
+    let numbers: Vec<[u64; 5]> = serde_json::from_str(text).ok()?;
+    let (mut parts, mut end, mut sum) = (Vec::with_capacity(numbers.len()), 0, 0_u64);
+    for [id, from, until, records, rows] in numbers {
+        let (from, until) = (u32::try_from(from).ok()?, u32::try_from(until).ok()?);
+        if from < end || until <= from {
+            return None;
+        }
+        end = until;
+        sum = sum.checked_add(records)?;
+        parts.push(Part { id, from, until, records, rows });
+    }
+    (u64::try_from(records) == Ok(sum)).then_some(parts)
+}
+
+/// A day, its records, the version of its parts, their records, and the parts. The last two are NULL without.
+pub(super) fn day_of(row: &impl Columns) -> Result<UseDay, StoreError> {
+    // A damaged number below zero counts as none.
+    let recorded = u64::try_from(row.sum(1)?).unwrap_or(0);
+    let parts = match (row.optional_integer(3)?, row.optional_text(4)?) {
+        (Some(records), Some(text)) => parts_of(&text, records),
+        _ => Some(Vec::new()),
+    };
+    Ok(UseDay { day: row.day(0)?, recorded, version: row.number(2)?, parts })
+}
 
 /// Takes the user, the two days, and twice each: service, model, API key.
 const FILTER: &str = "user_id = ? AND usage_date BETWEEN ? AND ? AND (? IS NULL OR service_name = ?) \
@@ -198,7 +227,7 @@ fn differing(days: &str, records_of_days: &str) -> String {
          {zeros}, {sums} FROM {} \
          GROUP BY r.user_id, r.usage_date, r.service_name, COALESCE(t.model, ''), COALESCE(t.api_key_id, '')) b \
          JOIN (SELECT user_id, usage_date FROM (\
-         SELECT user_id, usage_date, {ROLLED} AS rolled, 0 AS recorded FROM usage_by WHERE {days} \
+         SELECT user_id, usage_date, records AS rolled, 0 AS recorded FROM usage_parts WHERE {days} \
          UNION ALL SELECT user_id, usage_date, 0, {RECORDED} FROM usage_daily WHERE {days}) numbers \
          GROUP BY user_id, usage_date HAVING SUM(rolled) >= SUM(recorded)) d \
          ON d.user_id = b.user_id AND d.usage_date = b.usage_date \
@@ -235,14 +264,14 @@ pub(super) static SIZES: LazyLock<String> = LazyLock::new(|| {
     let of_span = "user_id > ? AND user_id <= ?";
     format!(
         "SELECT user_id, SUM(records) FROM (SELECT user_id, {RECORDED} AS records FROM usage_daily WHERE {of_span} \
-         UNION ALL SELECT user_id, {ROLLED} FROM usage_by WHERE {of_span}) numbers GROUP BY user_id ORDER BY user_id"
+         UNION ALL SELECT user_id, records FROM usage_parts WHERE {of_span}) numbers GROUP BY user_id ORDER BY user_id"
     )
 });
 /// The records of each day of a user, as many as both rollups have together. Takes the user twice.
 pub(super) static DAY_SIZES: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT usage_date, SUM(records) FROM (SELECT usage_date, {RECORDED} AS records FROM usage_daily \
-         WHERE user_id = ? UNION ALL SELECT usage_date, {ROLLED} FROM usage_by WHERE user_id = ?) numbers \
+         WHERE user_id = ? UNION ALL SELECT usage_date, records FROM usage_parts WHERE user_id = ?) numbers \
          GROUP BY usage_date ORDER BY usage_date"
     )
 });
@@ -252,15 +281,15 @@ pub(super) fn size_at(row: &impl Columns) -> Result<u64, StoreError> {
     Ok(u64::try_from(row.sum(1)?).unwrap_or(0))
 }
 
-/// The users of a span with days that lack records, each with the first and the last of them. Takes the
+/// The users of a span with days that lack records or have too many, each with the first and the last of them. Takes the
 /// span twice.
 pub(super) static LACKING: LazyLock<String> = LazyLock::new(|| {
     let of_span = "user_id > ? AND user_id <= ?";
     format!(
         "SELECT user_id, MIN(usage_date), MAX(usage_date), COUNT(*) FROM (SELECT user_id, usage_date FROM (\
-         SELECT user_id, usage_date, {ROLLED} AS rolled, 0 AS recorded FROM usage_by WHERE {of_span} \
+         SELECT user_id, usage_date, records AS rolled, 0 AS recorded FROM usage_parts WHERE {of_span} \
          UNION ALL SELECT user_id, usage_date, 0, {RECORDED} FROM usage_daily WHERE {of_span}) numbers \
-         GROUP BY user_id, usage_date HAVING SUM(rolled) < SUM(recorded)) days GROUP BY user_id ORDER BY user_id"
+         GROUP BY user_id, usage_date HAVING SUM(rolled) <> SUM(recorded)) days GROUP BY user_id ORDER BY user_id"
     )
 });
 
@@ -305,24 +334,23 @@ pub(super) fn lacking_use_of(row: &impl Columns) -> Result<LackingUse, StoreErro
     Ok(LackingUse { user: UserId::from_stored(row.text(0)?), span, days: row.number(3)? })
 }
 
-/// Day, part or -1, the records of the day in the row of -1, those of the part, and its rows. Ordered by day.
-pub(super) fn stale_days_of(rows: &[impl Columns]) -> Result<Vec<StaleDay>, StoreError> {
-    let mut days: Vec<StaleDay> = Vec::new();
-    for row in rows {
-        let day: NaiveDate = row.day(0)?;
-        if days.last().is_none_or(|last| last.day != day) {
-            days.push(StaleDay { day, recorded: 0, rolled: BTreeMap::new(), rows: 0 });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_parts_are_read_back_and_damaged_ones_are_told() {
+        let part = |id, from, until, records| Part { id, from, until, records, rows: 1 };
+        let parts = vec![part(7, 0, 300_000, 3), part(9, 300_000, 86_400_000, 4)];
+        assert_eq!(stored(&parts), "[[7,0,300000,3,1],[9,300000,86400000,4,1]]");
+        assert_eq!(parts_of(&stored(&parts), 7), Some(parts.clone()));
+        assert_eq!(parts_of("[]", 0), Some(Vec::new()));
+        assert_eq!(parts_of(&stored(&parts), 8), None, "another number of records");
+        for damaged in ["", "[", "[[7,0,300000,7]]", "[[7,0,0,7,1]]", "[[7,0,5000000000,7,1]]"] {
+            assert_eq!(parts_of(damaged, 7), None, "{damaged}");
         }
-        let Some(last) = days.last_mut() else { continue };
-        let count = |column| u64::try_from(row.sum(column)?).map_err(|_| corrupt("records"));
-        match u16::try_from(row.number::<i64>(1)?) {
-            Ok(part) => {
-                last.rolled.insert(DayPart::from_number(part), count(3)?);
-                last.rows += row.number::<u64>(4)?;
-            }
-            Err(_) => last.recorded = count(2)?,
-        }
+        let overlapping = [part(7, 0, 300_000, 3), part(9, 299_999, 300_001, 4)];
+        assert_eq!(parts_of(&stored(&overlapping), 7), None);
+        assert_eq!(parts_of("[]", -1), None, "to be summed anew");
     }
-    days.retain(|day| !day.is_equal() || day.is_sliced());
-    Ok(days)
 }

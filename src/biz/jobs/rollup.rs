@@ -2,7 +2,10 @@
 //! model and API key. Statistics, series and record totals read them, and the audit compares them with the
 //! records.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use tokio::time::sleep;
 
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
@@ -12,8 +15,8 @@ use crate::biz::{
         use_audit::{UseAudit, ranges},
     },
     reports::usage::{
-        DayPart, UseStore,
-        refresh::{Budget, WideSlices, refresh},
+        UseStore,
+        refresh::{Budget, End, Refreshed, Walks, discard, refresh},
     },
     values::{
         calendar::{Calendar, DaySpan},
@@ -28,7 +31,11 @@ const USERS_AT_ONCE: u32 = 500;
 /// Differing groups of the rollup by service, model and API key that are read at once.
 const GROUPS_AT_ONCE: u32 = 1_000;
 
-/// Days of a user on which the rollup by service, model and API key lacks records.
+/// Most passes over the days of a user, while servers change the same days.
+const MOST_PASSES: u32 = 200;
+const AFTER_CONFLICT: Duration = Duration::from_millis(100);
+
+/// Days of a user on which the rollup by service, model and API key lacks records, or has too many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LackingUse {
     pub user: UserId,
@@ -53,7 +60,7 @@ pub trait RollupStore: UseStore + UseAudit {
     /// [`StoreError::Failed`].
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError>;
 
-    /// The users of a span whose rollup by service, model and API key lacks records.
+    /// The users of a span whose rollup by service, model and API key lacks records or has too many.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -121,9 +128,9 @@ async fn rebuild_use(
                 break;
             }
             for (user, day) in &days {
-                repeat(|| store.replace(user, (*day, DayPart::Whole), &[])).await?;
+                repeat(|| discard(store, user, *day)).await?;
             }
-            // Ends: the days that were read are empty, and no longer differ.
+            // Ends: discarded days lack records, and no longer differ.
             if is_last {
                 break;
             }
@@ -131,10 +138,31 @@ async fn rebuild_use(
     }
     let lacking = repeat(|| store.lacking_use(users)).await?;
     if !is_dry_run {
-        let wide = WideSlices::default();
+        let walks = Walks::default();
         for LackingUse { user, span, .. } in &lacking {
-            repeat(|| refresh(store, calendar, user, *span, Budget::WITHOUT_END, &wide)).await?;
+            sum_up(store, calendar, user, *span, &walks).await?;
         }
     }
     Ok(wrong + lacking.iter().map(|lacking| lacking.days).sum::<u64>())
+}
+
+/// Sums the days of a user, also while servers change the same days.
+async fn sum_up(
+    store: &(impl RollupStore + ?Sized),
+    calendar: &Calendar,
+    user: &UserId,
+    span: DaySpan,
+    walks: &Walks,
+) -> Result<(), StoreError> {
+    for _ in 0..MOST_PASSES {
+        match repeat(|| refresh(store, calendar, user, span, Budget::WITHOUT_END, walks)).await? {
+            Refreshed { end: End::Early, .. } => sleep(AFTER_CONFLICT).await,
+            Refreshed { end: End::Lacking, missing, .. } => {
+                tracing::warn!(%user, missing, "daily rollup counts records that are not found");
+                return Ok(());
+            }
+            Refreshed { end: End::Done, .. } => return Ok(()),
+        }
+    }
+    Err(StoreError::Conflict("servers change the same days".into()))
 }

@@ -80,10 +80,12 @@ impl RecordFilter {
         self.model.is_some() || self.api_key.is_some()
     }
 
-    /// Whether a record has the properties of calls that the filter asks for.
-    pub fn has_call(&self, record: &Record) -> bool {
+    /// Whether a record has the properties that the filter asks for, apart from its day.
+    pub fn has(&self, record: &Record) -> bool {
         (self.model.is_none() || self.model == record.model)
             && (self.api_key.is_none() || self.api_key == record.api_key)
+            && self.service.as_ref().is_none_or(|service| *service == record.service)
+            && self.kind.is_none_or(|kind| kind == record.kind)
     }
 
     /// Whether the filter skips records of a day. Then the query is limited to the days on which some
@@ -106,7 +108,7 @@ pub struct Counted {
 pub trait RecordStore: Send + Sync + 'static {
     /// At most `limit` records, newest first. `between` bounds their time: the first instant is
     /// included, the second excluded. The properties of calls are not filtered, see
-    /// [`RecordFilter::has_call`].
+    /// [`RecordFilter::has`].
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -1,18 +1,20 @@
 //! The rollup by service, model and API key.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use rusqlite::{Connection, TransactionBehavior, types::Value};
-use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
+use sqlx::{
+    Sqlite,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 
 use super::{SqliteStore, writer::writer_error};
 use crate::{
     biz::{
         reports::{
             statistics::DailyUse,
-            usage::{DayPart, GroupBy, StaleDay, UseCount, UseFilter, UseGroup, UseStore, UseSums},
+            usage::{DayChange, GroupBy, UseDay, UseFilter, UseGroup, UseStore, UseSums, missing_in},
         },
         values::{
             calendar::DaySpan,
@@ -24,7 +26,7 @@ use crate::{
         error::store_error,
         row::Columns,
         rows::report::daily_use_of,
-        usage::{self, group_of, grouped_of, stale_days_of},
+        usage::{self, day_of, group_of, grouped_of},
     },
 };
 
@@ -39,6 +41,14 @@ fn between<'q>(sql: &'static str, user: &'q UserId, (from, before): (DateTime<Ut
     query
 }
 
+fn days(user: &UserId, span: DaySpan) -> Bound<'_> {
+    let mut query = sqlx::query(&**usage::DAYS);
+    for _ in 0..2 {
+        query = query.bind(user.as_str()).bind(span.first.to_string()).bind(span.last.to_string());
+    }
+    query
+}
+
 fn filtered<'q>(query: Bound<'q>, filter: &'q UseFilter) -> Bound<'q> {
     let (service, model) = (filter.service.as_ref().map(ServiceName::as_str), filter.model.as_ref());
     let (model, key) = (model.map(ModelName::as_str), filter.api_key.as_ref().map(ApiKeyId::as_str));
@@ -48,12 +58,9 @@ fn filtered<'q>(query: Bound<'q>, filter: &'q UseFilter) -> Bound<'q> {
 
 #[async_trait]
 impl UseStore for SqliteStore {
-    async fn stale_days(&self, user: &UserId, span: DaySpan) -> Result<Vec<StaleDay>, StoreError> {
-        let mut query = sqlx::query(&**usage::PARTS);
-        for _ in 0..2 {
-            query = query.bind(user.as_str()).bind(span.first.to_string()).bind(span.last.to_string());
-        }
-        stale_days_of(&query.fetch_all(&self.reader).await.map_err(store_error)?)
+    async fn days(&self, user: &UserId, span: DaySpan) -> Result<Vec<UseDay>, StoreError> {
+        let rows = days(user, span).fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(day_of).collect()
     }
 
     async fn count_between(&self, user: &UserId, instants: (DateTime<Utc>, DateTime<Utc>)) -> Result<u64, StoreError> {
@@ -80,21 +87,25 @@ impl UseStore for SqliteStore {
         rows.iter().map(group_of).collect()
     }
 
-    async fn replace(
-        &self,
-        user: &UserId,
-        place: (NaiveDate, DayPart),
-        groups: &[(UseGroup, UseSums)],
-    ) -> Result<(), StoreError> {
-        let (user, groups) = (user.clone(), groups.to_vec());
-        let writing =
-            move |connection: &mut Connection| replace(connection, &user, place, &groups).map_err(writer_error);
-        self.writer.run_and_rest(writing).await
+    async fn change(&self, user: &UserId, change: DayChange) -> Result<(), StoreError> {
+        let user = user.clone();
+        self.writer.run_and_rest(move |connection| write(connection, &user, &change).map_err(writer_error)).await
     }
 
-    async fn fold(&self, user: &UserId, day: NaiveDate) -> Result<(), StoreError> {
-        let user = user.clone();
-        self.writer.run_and_rest(move |connection| fold(connection, &user, day).map_err(writer_error)).await
+    async fn part_sums(
+        &self,
+        user: &UserId,
+        day: NaiveDate,
+        part: u64,
+    ) -> Result<Vec<(UseGroup, UseSums)>, StoreError> {
+        let query = sqlx::query(&**usage::PART).bind(user.as_str()).bind(day.to_string()).bind(integer(part));
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(group_of).collect()
+    }
+
+    async fn part_ids(&self, user: &UserId, day: NaiveDate, limit: u32) -> Result<Vec<u64>, StoreError> {
+        let query = sqlx::query(usage::PART_IDS).bind(user.as_str()).bind(day.to_string()).bind(limit);
+        query.fetch_all(&self.reader).await.map_err(store_error)?.iter().map(|row| row.number(0)).collect()
     }
 
     async fn grouped(
@@ -103,97 +114,72 @@ impl UseStore for SqliteStore {
         by: GroupBy,
         after: Option<&str>,
         limit: u32,
-    ) -> Result<Vec<(String, UseSums)>, StoreError> {
+    ) -> Result<(Vec<(String, UseSums)>, u64), StoreError> {
         let query = filtered(sqlx::query(usage::grouped(by)), filter).bind(after).bind(after).bind(limit);
-        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
-        rows.iter().map(grouped_of).collect()
+        let (rows, missing) = self.with_missing(filter, query).await?;
+        Ok((rows.iter().map(grouped_of).collect::<Result<_, _>>()?, missing))
     }
 
-    async fn daily_of(&self, filter: &UseFilter) -> Result<Vec<DailyUse>, StoreError> {
-        let query = filtered(sqlx::query(&**usage::DAILY), filter);
-        query.fetch_all(&self.reader).await.map_err(store_error)?.iter().map(daily_use_of).collect()
+    async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {
+        let (rows, missing) = self.with_missing(filter, filtered(sqlx::query(&**usage::DAILY), filter)).await?;
+        Ok((rows.iter().map(daily_use_of).collect::<Result<_, _>>()?, missing))
     }
 }
 
-fn fold(connection: &mut Connection, user: &UserId, day: NaiveDate) -> rusqlite::Result<()> {
+impl SqliteStore {
+    /// The rows of a query, and the number of records that the days of the filter lack, in one snapshot: with
+    /// a write-ahead log, a read transaction sees one.
+    async fn with_missing(&self, filter: &UseFilter, query: Bound<'_>) -> Result<(Vec<SqliteRow>, u64), StoreError> {
+        let mut snapshot = self.reader.begin().await.map_err(store_error)?;
+        let days = days(&filter.user, filter.span).fetch_all(&mut *snapshot).await.map_err(store_error)?;
+        let rows = query.fetch_all(&mut *snapshot).await.map_err(store_error)?;
+        snapshot.rollback().await.map_err(store_error)?;
+        let days = days.iter().map(day_of).collect::<Result<Vec<_>, _>>()?;
+        Ok((rows, missing_in(&days)))
+    }
+}
+
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Inserts the day again with the next version. If it has another version than the change was made from, it
+/// is still there, and the INSERT is refused.
+fn write(connection: &mut Connection, user: &UserId, change: &DayChange) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for sql in &*usage::FOLD {
-        transaction.prepare_cached(sql)?.execute((user.as_str(), day.to_string()))?;
+    let (user, day, next) = (user.as_str(), change.day.to_string(), integer(change.next()));
+    let delete = "DELETE FROM usage_parts WHERE user_id = ? AND usage_date = ? AND version = ?";
+    transaction.prepare_cached(delete)?.execute((user, &day, integer(change.version)))?;
+    let insert = "INSERT INTO usage_parts (user_id, usage_date, version, records, parts) VALUES (?, ?, ?, ?, ?)";
+    let (records, parts) = (change.records().map_or(-1, integer), change.parts.as_deref().unwrap_or_default());
+    transaction.prepare_cached(insert)?.execute((user, &day, next, records, usage::stored(parts)))?;
+
+    if change.version == 0 {
+        let delete = "DELETE FROM usage_by WHERE user_id = ? AND usage_date = ?";
+        transaction.prepare_cached(delete)?.execute((user, &day))?;
     }
-    transaction.commit()
-}
-
-/// The number of counts and amounts.
-const SUMS: usize = UseCount::ALL.len() + 2;
-
-/// The counts and amounts of a group.
-fn numbers(sums: &UseSums) -> [i64; SUMS] {
-    let mut numbers = [0; SUMS];
-    let amounts = [sums.amount.micros(), sums.refunded_amount.micros()];
-    for (number, value) in numbers.iter_mut().zip(sums.counts().into_iter().chain(amounts)) {
-        *number = value;
-    }
-    numbers
-}
-
-/// Writes the groups that changed only: a user that is polled may have a thousand, and all charges wait for
-/// this writer.
-fn replace(
-    connection: &mut Connection,
-    user: &UserId,
-    (day, part): (NaiveDate, DayPart),
-    groups: &[(UseGroup, UseSums)],
-) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let (day, number) = (day.to_string(), part.number());
-    let others = match part {
-        DayPart::Whole => "DELETE FROM usage_by WHERE user_id = ? AND usage_date = ? AND part > 0",
-        DayPart::Slice(_) => "DELETE FROM usage_by WHERE user_id = ? AND usage_date = ? AND part = 0",
-    };
-    transaction.prepare_cached(others)?.execute((user.as_str(), &day))?;
-
-    let mut stored: BTreeMap<[String; 3], [i64; SUMS]> = BTreeMap::new();
-    let of_part = "user_id = ? AND usage_date = ? AND part = ?";
-    let select = format!("SELECT service_name, model, api_key_id, {} FROM usage_by WHERE {of_part}", *usage::COLUMNS);
-    let mut select = transaction.prepare_cached(&select)?;
-    let mut rows = select.query((user.as_str(), &day, number))?;
-    while let Some(row) = rows.next()? {
-        let mut sums = [0; SUMS];
-        for (index, sum) in sums.iter_mut().enumerate() {
-            *sum = row.get(GROUP + index)?;
-        }
-        stored.insert([row.get(0)?, row.get(1)?, row.get(2)?], sums);
-    }
-    drop(rows);
-    drop(select);
-
-    let places = ", ?".repeat(GROUP + SUMS);
-    let insert = format!(
-        "INSERT OR REPLACE INTO usage_by (user_id, usage_date, part, service_name, model, api_key_id, {}) \
-         VALUES (?, ?, ?{places})",
-        *usage::COLUMNS
-    );
-    let mut insert = transaction.prepare_cached(&insert)?;
-    for (group, sums) in groups {
-        let key = [group.service.to_string(), group.model.clone(), group.api_key.clone()];
-        let numbers = numbers(sums);
-        if stored.remove(&key) == Some(numbers) {
-            continue;
-        }
-        let text = |text: &str| Value::Text(text.to_owned());
-        let place = [text(user.as_str()), text(&day), Value::Integer(number.into())];
-        let values = place.into_iter().chain(key.map(Value::Text)).chain(numbers.map(Value::Integer));
-        insert.execute(rusqlite::params_from_iter(values))?;
-    }
-    drop(insert);
-    let delete = format!("DELETE FROM usage_by WHERE {of_part} AND service_name = ? AND model = ? AND api_key_id = ?");
-    let mut delete = transaction.prepare_cached(&delete)?;
-    for [service, model, key] in stored.into_keys() {
-        delete.execute((user.as_str(), &day, number, service, model, key))?;
+    let mut delete =
+        transaction.prepare_cached("DELETE FROM usage_by WHERE user_id = ? AND usage_date = ? AND part = ?")?;
+    for part in &change.removed {
+        delete.execute((user, &day, integer(*part)))?;
     }
     drop(delete);
+    if let Some((_, sums)) = change.added.first() {
+        let places = ", ?".repeat(sums.counts().len() + 2);
+        let insert = format!(
+            "INSERT INTO usage_by (user_id, usage_date, part, service_name, model, api_key_id, {}) \
+             VALUES (?, ?, ?, ?, ?, ?{places})",
+            *usage::COLUMNS
+        );
+        let mut insert = transaction.prepare_cached(&insert)?;
+        for (group, sums) in &change.added {
+            let text = |text: &str| Value::Text(text.to_owned());
+            let key = [group.service.as_str(), &group.model, &group.api_key].map(text);
+            let amounts = [sums.amount.micros(), sums.refunded_amount.micros()];
+            let numbers = sums.counts().into_iter().chain(amounts).map(Value::Integer);
+            let values = [text(user), text(&day), Value::Integer(next)].into_iter().chain(key).chain(numbers);
+            insert.execute(rusqlite::params_from_iter(values))?;
+        }
+    }
     transaction.commit()
 }
-
-/// The number of columns of a group.
-const GROUP: usize = 3;

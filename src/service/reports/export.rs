@@ -51,6 +51,9 @@ pub const COLUMNS: [&str; 22] = [
     "service_tier",
 ];
 
+/// The last columns, which came after exports of all users had columns of their own behind the others.
+pub const LATER_COLUMNS: usize = 2;
+
 /// An export in progress.
 struct RecordPages {
     store: Arc<dyn RecordStore>,
@@ -99,7 +102,7 @@ impl Pages for RecordPages {
             let last = records.last();
             self.next = last.map(|last| PageStart::After(Cursor { created_at: last.created_at, id: last.id.clone() }));
         }
-        let matching = records.iter().filter(|record| self.filter.has_call(record));
+        let matching = records.iter().filter(|record| self.filter.has(record));
         csv_of(matching.map(|record| record_cells(record, self.calendar.at(record.created_at).day))).map(Some)
     }
 }

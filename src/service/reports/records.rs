@@ -1,5 +1,7 @@
 //! The list of consumption records.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 
 use super::{
@@ -25,6 +27,8 @@ use crate::{
 /// Records that a filter by model or API key reads at once, and most reads of one page.
 const READ_AT_ONCE: u32 = 500;
 const MAX_READS: u32 = 10;
+/// Time after which such a page is given out as it is.
+const LONGEST_WALK: Duration = Duration::from_millis(300);
 
 impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
@@ -80,21 +84,26 @@ impl ReportService {
         Ok((narrowed, counted))
     }
 
-    /// The matching records of a page, and its token. Reads a bounded number of records, so the page may
-    /// be short although more follow.
+    /// The matching records of a page, and its token. Reads a bounded number of records, for a bounded time,
+    /// so the page may be short although more follow.
     async fn walk(&self, filter: &RecordFilter, page: &Page) -> Result<(Vec<Record>, String)> {
         let between = filter.days.map(|days| self.calendar.bounds(days));
-        let (mut start, mut found) = (page.start.clone(), Vec::new());
+        // The database would go on to the next record of the service or the type, however many lie between.
+        let all = RecordFilter { service: None, kind: None, ..filter.clone() };
+        let (begun, mut start, mut found) = (Instant::now(), page.start.clone(), Vec::new());
         for _ in 0..MAX_READS {
-            let records = self.records.records(filter, between, &start, READ_AT_ONCE).await?;
+            let records = self.records.records(&all, between, &start, READ_AT_ONCE).await?;
             let is_end = records.len() < READ_AT_ONCE as usize;
             let last = records.last().map(|last| Cursor { created_at: last.created_at, id: last.id.clone() });
-            found.extend(records.into_iter().filter(|record| filter.has_call(record)));
+            found.extend(records.into_iter().filter(|record| filter.has(record)));
             if is_end || found.len() > page.size as usize {
                 let (records, next) = page.cut(&found, place);
                 return Ok((records.to_vec(), next));
             }
             start = last.map_or(start, PageStart::After);
+            if begun.elapsed() > LONGEST_WALK {
+                break;
+            }
         }
         let next = match &start {
             PageStart::After(Cursor { created_at, id }) => token_after(*created_at, id),

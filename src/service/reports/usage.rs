@@ -55,9 +55,9 @@ impl ReportService {
             let (days, missing) = self.days_of(&filter).await?;
             return Ok(GetUsageReply { series: self.series(&filter, days), pending_records: int64(missing), ..reply });
         };
-        let missing = self.keeper.up_to_date(&filter.user, filter.span).await?;
+        self.keeper.up_to_date(&filter.user, filter.span).await?;
         // The additional group shows whether another page follows.
-        let mut groups = self.uses.grouped(&filter, by, page.after.as_deref(), page.size + 1).await?;
+        let (mut groups, missing) = self.uses.grouped(&filter, by, page.after.as_deref(), page.size + 1).await?;
         let has_next = groups.len() > page.size as usize;
         groups.truncate(page.size as usize);
         let last = groups.last().filter(|_| has_next);
@@ -75,8 +75,8 @@ impl ReportService {
         if filter.model.is_none() && filter.api_key.is_none() {
             return Ok((self.statistics.daily(&filter.user, filter.span).await?, 0));
         }
-        let missing = self.keeper.up_to_date(&filter.user, filter.span).await?;
-        Ok((self.uses.daily_of(filter).await?, missing))
+        self.keeper.up_to_date(&filter.user, filter.span).await?;
+        Ok(self.uses.daily_of(filter).await?)
     }
 
     /// A series for each configured service, and for each service that is no longer configured but

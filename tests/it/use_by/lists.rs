@@ -114,3 +114,33 @@ async fn a_record_names_the_model_that_served_and_the_tier(#[values(MySql, Sqlit
     // It is found by the model that the call asked for.
     assert_eq!(service.records(list("gpt-4.1", "")).await.records, []);
 }
+
+/// Pages that are full after some reads, or exactly at the last one.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_fills_over_several_reads_loses_and_doubles_nothing(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    let often = charge(USER, "asset", 1);
+    let rare = DeductQuotaRequest { model: "rare".into(), ..charge(USER, "asset", 1) };
+    // From the newest back: one in each of the first ten reads of 500 records, the last at the end of the tenth.
+    let mut expected = Vec::new();
+    service.charge_many("oldest", 700, &often).await;
+    for n in 0..10 {
+        let trace = format!("rare-{n}");
+        service.clock.advance(chrono::TimeDelta::seconds(1));
+        service.deduct(DeductQuotaRequest { trace_id: trace.clone(), ..rare.clone() }).await;
+        expected.insert(0, trace);
+        service.clock.advance(chrono::TimeDelta::seconds(1));
+        service.charge_many(&format!("often-{n}"), 499, &often).await;
+    }
+    for (size, kind, service_name) in
+        [(9, 0, ""), (10, 0, ""), (11, 0, ""), (3, 2, "asset"), (10, 0, "asset"), (4, 1, ""), (5, 0, "llm")]
+    {
+        let request =
+            ListRecordsRequest { page_size: size, r#type: kind, service_name: service_name.into(), ..list("rare", "") };
+        let found = all(&service, request).await;
+        let found: Vec<_> = found.into_iter().map(|record| record.trace_id).collect();
+        let free = kind == 1 || service_name == "llm";
+        assert_eq!(found, if free { Vec::new() } else { expected.clone() }, "{size} {kind} {service_name}");
+    }
+}

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use billing_service::{
     app,
     biz::{
-        reports::usage::refresh::{Budget, WideSlices, refresh},
+        reports::usage::{
+            DayChange, GroupBy, Part, UseCount, UseFilter,
+            refresh::{Budget, Refreshed, Walks, discard, refresh},
+        },
         values::{
             calendar::{Calendar, DaySpan},
             error::StoreError,
@@ -26,7 +29,7 @@ use crate::harness::{
     wait::until,
 };
 
-/// Enough records that a day is summed in slices.
+/// Enough records that a day has several parts.
 const LARGE: usize = 6_000;
 
 /// A large day: calls at three times of it, by models and keys.
@@ -96,8 +99,7 @@ async fn a_day_that_grows_large_stays_exact(#[values(MySql, Sqlite)] on: Backend
         assert_is_exact_in_the_end(&service).await;
         service.clock.advance(chrono::TimeDelta::minutes(7));
     }
-    let parts = service.database.rows(&["COUNT(DISTINCT part)"], "FROM usage_by WHERE part > 0").await;
-    assert!(parts[0][0].parse::<u32>().unwrap() > 1, "{parts:?}");
+    assert!(parts(&service).await > 1);
     service.assert_audit_is_clean().await;
 }
 
@@ -114,11 +116,11 @@ async fn passes_at_once_and_cut_short_change_nothing(#[values(MySql, Sqlite)] on
         app::connect(&service.database.config(&[])).await.unwrap(),
     );
     let passing = async |store: &Arc<dyn billing_service::data::Store>, seed: u64| {
-        let (mut dice, wide) = (Dice(seed), WideSlices::default());
+        let (mut dice, walks) = (Dice(seed), Walks::default());
         for _ in 0..20 {
             let limit = Duration::from_millis(dice.below(60) as u64);
-            match timeout(limit, refresh(&**store, &calendar, &user, span, Budget::WITHOUT_END, &wide)).await {
-                Ok(Err(StoreError::Conflict(_))) | Ok(Ok(_)) | Err(_) => {}
+            match timeout(limit, refresh(&**store, &calendar, &user, span, Budget::WITHOUT_END, &walks)).await {
+                Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => panic!("{error}"),
             }
         }
@@ -160,47 +162,125 @@ async fn a_server_that_is_killed_in_a_pass_leaves_exact_sums(#[values(MySql, Sql
     .await;
 }
 
-/// The parts of the rollup that are slices, and those that are whole days.
-async fn parts(service: &Service) -> [bool; 2] {
-    let has = async |part: &str| {
-        service.database.rows(&["COUNT(*)"], &format!("FROM usage_by WHERE {part}")).await[0][0] != "0"
-    };
-    [has("part > 0").await, has("part = 0").await]
+/// The number of parts that have rows.
+async fn parts(service: &Service) -> usize {
+    service.database.rows(&["DISTINCT part"], "FROM usage_by").await.len()
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_slices_of_a_past_day_become_one_part(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_parts_of_a_past_day_become_one(#[values(MySql, Sqlite)] on: Backend) {
     let service = large_day(on).await;
     let store = app::connect(&service.database.config(&[])).await.unwrap();
     let calendar = Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone());
     let (user, day) = (UserId::from_stored(USER), "2026-11-20".parse().unwrap());
+    let span = DaySpan { first: day, last: day };
     let pass = async || {
-        let span = DaySpan { first: day, last: day };
-        let wide = WideSlices::default();
+        let walks = Walks::default();
         // The server may do the same.
         until("a pass has run", async || {
-            matches!(refresh(&*store, &calendar, &user, span, Budget::WITHOUT_END, &wide).await, Ok(0))
+            let pass = refresh(&*store, &calendar, &user, span, Budget::WITHOUT_END, &walks).await;
+            matches!(pass, Ok(Refreshed { missing: 0, conflicts: 0, .. }))
         })
         .await;
     };
     pass().await;
-    assert_eq!(parts(&service).await, [true, false]);
-    service.clock.set("2026-11-21T04:00:00Z");
-    pass().await;
-    assert_eq!(parts(&service).await, [true, false], "yesterday stays in slices");
+    assert!(parts(&service).await > 1, "the newest part has not ended");
     service.clock.set("2026-11-22T04:00:00Z");
     pass().await;
-    assert_eq!(parts(&service).await, [false, true]);
+    assert_eq!(parts(&service).await, 1);
     assert_is_exact_in_the_end(&service).await;
     service.assert_audit_is_clean().await;
+
+    // A merge that is sent again, or comes from a slower server, is refused.
+    let known = store.days(&user, span).await.unwrap().remove(0);
+    let rows = service.database.rows(&["COUNT(*)", "SUM(paid_count)"], "FROM usage_by").await;
+    let part = known.parts()[0];
+    let groups = store.part_sums(&user, day, part.id).await.unwrap();
+    let again =
+        |version| DayChange { day, version, parts: known.parts.clone(), removed: vec![part.id], added: groups.clone() };
+    for version in [0, known.version - 1, known.version + 1] {
+        let refused = store.change(&user, again(version)).await;
+        assert!(matches!(refused, Err(StoreError::Conflict(_))), "{version}: {refused:?}");
+    }
+    assert_eq!(service.database.rows(&["COUNT(*)", "SUM(paid_count)"], "FROM usage_by").await, rows);
+
     // A record of that day comes later than all.
     service.clock.set("2026-11-20T02:06:00Z");
     service.deduct(DeductQuotaRequest { model: "m-3".into(), ..charge(USER, "asset", 3) }).await;
     service.clock.set("2026-11-22T04:00:00Z");
     assert_is_exact_in_the_end(&service).await;
     pass().await;
-    assert_eq!(parts(&service).await, [false, true]);
+    assert_eq!(parts(&service).await, 1);
+    assert_is_exact_in_the_end(&service).await;
+    service.assert_audit_is_clean().await;
+    store.close().await;
+}
+
+/// Servers that see different numbers of records on both sides of the number up to which a day is one part.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_at_the_end_of_a_full_part_count_nothing_twice(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    service.charge_many("first", 1_000, &charge(USER, "asset", 1)).await;
+    let store = app::connect(&service.database.config(&[])).await.unwrap();
+    let calendar = Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone());
+    let (user, day) = (UserId::from_stored(USER), "2026-11-20".parse().unwrap());
+    let span = DaySpan { first: day, last: day };
+    // The slow server has read the day and its records, and has not written yet.
+    let slow = store.days(&user, span).await.unwrap().remove(0);
+    let groups = store.sums_between(&user, calendar.bounds(span)).await.unwrap();
+    service.deduct(charge(USER, "asset", 1)).await;
+    assert_is_exact_in_the_end(&service).await;
+    let part = Part { id: slow.version + 1, from: 0, until: 86_400_000, records: 1_000, rows: 1 };
+    let (parts, removed) = (Some(vec![part]), Vec::new());
+    let late = DayChange { day, version: slow.version, parts, removed, added: groups };
+    let refused = store.change(&user, late).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
+    assert_is_exact_in_the_end(&service).await;
+    service.assert_audit_is_clean().await;
+    store.close().await;
+}
+
+/// Reads during a rebuild: a reply that lacks records says so.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_during_a_rebuild_has_its_records_or_says_how_many_it_lacks(#[values(MySql, Sqlite)] on: Backend) {
+    let service = large_day(on).await;
+    assert_is_exact_in_the_end(&service).await;
+    let store = app::connect(&service.database.config(&[])).await.unwrap();
+    let calendar = Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone());
+    let (user, day) = (UserId::from_stored(USER), "2026-11-20".parse().unwrap());
+    let filter = UseFilter {
+        user: user.clone(),
+        span: DaySpan { first: day, last: day },
+        service: None,
+        model: None,
+        api_key: None,
+    };
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let rebuilding = async {
+        for _ in 0..10 {
+            // The server may sum the same day.
+            until("the day is discarded", async || discard(&*store, &user, day).await.is_ok()).await;
+            let walks = Walks::default();
+            refresh(&*store, &calendar, &user, filter.span, Budget::WITHOUT_END, &walks).await.unwrap();
+        }
+        is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+    };
+    let reading = async {
+        let mut reads = 0;
+        while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+            let (groups, missing) = store.grouped(&filter, GroupBy::Day, None, 10).await.unwrap();
+            let units: i64 = groups.iter().map(|(_, sums)| sums.get(UseCount::PaidUnits)).sum();
+            let free: i64 = groups.iter().map(|(_, sums)| sums.get(UseCount::FreeUnits)).sum();
+            let has = (units + free) as usize;
+            assert!(missing > 0 || has == LARGE, "{has} of {LARGE}, and {missing} missing");
+            reads += 1;
+        }
+        assert!(reads > 0);
+    };
+    tokio::join!(rebuilding, reading);
     assert_is_exact_in_the_end(&service).await;
     service.assert_audit_is_clean().await;
     store.close().await;
@@ -209,7 +289,7 @@ async fn the_slices_of_a_past_day_become_one_part(#[values(MySql, Sqlite)] on: B
 /// A commit that comes late adds records at its own time to a call.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_with_records_in_two_slices_counts_the_same_in_the_audit(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_call_with_records_in_two_parts_counts_the_same_in_the_audit(#[values(MySql, Sqlite)] on: Backend) {
     let service = large_day(on).await;
     let call = DeductQuotaRequest { trace_id: "mixed".into(), model: "m-4".into(), ..charge(USER, "passport", 40) };
     service.deduct(call).await;
@@ -222,8 +302,9 @@ async fn a_call_with_records_in_two_slices_counts_the_same_in_the_audit(#[values
     let times = service.database.rows(&["COUNT(DISTINCT created_at)"], "FROM billing_record WHERE trace_id = 'mixed'");
     assert_eq!(times.await, [["2"]]);
     assert_is_exact_in_the_end(&service).await;
-    let sliced = service.database.rows(&["COUNT(DISTINCT part)"], "FROM usage_by WHERE model = 'm-4' AND part > 0");
-    assert_eq!(sliced.await, [["2"]]);
+    // Only the parts tell the two times apart.
+    let in_parts = service.database.rows(&["COUNT(DISTINCT part)", "SUM(calls)"], "FROM usage_by WHERE model = 'm-4'");
+    assert_eq!(in_parts.await, [["2", "2"]]);
     service.assert_audit_is_clean().await;
 }
 

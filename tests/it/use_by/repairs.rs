@@ -50,6 +50,7 @@ async fn some_use(on: Backend) -> Service {
 #[case::units("UPDATE usage_by SET paid_count = paid_count + 1 WHERE model = 'gpt-5'", "paid units in the rollup")]
 #[case::money("UPDATE usage_by SET amount = amount + 1 WHERE api_key_id = 'key-a'", "amount in the rollup")]
 #[case::tokens("UPDATE usage_by SET cache_write_1h_tokens = 0", "1h cache write tokens in the rollup")]
+#[case::lost("DELETE FROM usage_by WHERE model = 'gpt-5'", "paid units in the rollup")]
 #[case::calls("UPDATE usage_by SET calls = calls + 1 WHERE usage_date = '2026-09-05'", "calls in the rollup")]
 #[case::model("UPDATE usage_by SET model = 'other' WHERE model = 'gpt-4.1'", "model 'other'")]
 #[case::twice(
@@ -77,14 +78,25 @@ async fn a_damaged_row_is_named_and_rebuilt(
     assert_eq!(rebuild(&service, false).await.use_days, 0);
 }
 
+/// Damage that the next read sees by itself.
 #[rstest]
+#[case::unreadable("UPDATE usage_parts SET parts = '[[1,0' WHERE usage_date = '2026-09-05'")]
+#[case::other_parts("UPDATE usage_parts SET parts = '[]'")]
+#[case::too_many("UPDATE usage_parts SET records = records + 5")]
+#[case::both_lost("DELETE FROM usage_parts WHERE usage_date = '2026-11-19'")]
+#[case::negative("UPDATE usage_by SET paid_records = -5, free_records = 0")]
 #[tokio::test]
-async fn a_row_that_is_lost_is_summed_by_the_next_read(#[values(MySql, Sqlite)] on: Backend) {
+async fn damaged_parts_are_summed_anew_or_told(#[values(MySql, Sqlite)] on: Backend, #[case] damage: &str) {
     let service = some_use(on).await;
     let right = service.whole_usage(usage_of("model")).await;
-    service.database.execute("DELETE FROM usage_by WHERE model = 'gpt-5'").await;
-    service.assert_audit_is_clean().await;
+    service.database.execute(damage).await;
+    service.whole_usage(usage_of("day")).await;
+    if damage.contains("usage_by ") {
+        assert!(!service.database.audit().await.differences.is_empty());
+        assert!(rebuild(&service, false).await.use_days > 0);
+    }
     assert_eq!(service.whole_usage(usage_of("model")).await, right);
+    service.assert_audit_is_clean().await;
 }
 
 /// A database of an older release has no rows.
@@ -105,6 +117,7 @@ async fn a_rebuild_fills_an_empty_rollup_from_records_and_archive(#[values(MySql
     };
     assert_eq!(service.database.rows(&["COUNT(*)"], "FROM usage_by").await, rows);
     service.database.execute("DELETE FROM usage_by").await;
+    service.database.execute("DELETE FROM usage_parts").await;
     for (by, rebuilt) in NAMES.iter().zip(rebuilt) {
         assert_eq!(service.whole_usage(usage_of(by)).await, rebuilt, "{by}");
     }

@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use super::{
-    UseStore,
-    refresh::{Budget, WideSlices, is_foldable, missing_in, refresh},
+    UseDay, UseStore, missing_in,
+    refresh::{Budget, End, Refreshed, Walks, is_mergeable, refresh},
 };
 use crate::biz::values::{
     calendar::{Calendar, DaySpan},
@@ -43,8 +43,16 @@ const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 /// of the database's time.
 const REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// Longest turn of a user in the background, so that the others come to theirs. The next turn goes on.
+/// Longest turn of a user in the background, so that the others come to theirs. It ends between two parts,
+/// and the next turn goes on.
 const LONGEST_TURN: Duration = Duration::from_secs(8);
+/// Time after which a turn has failed that comes to no end of a part.
+const LONGEST_PART: Duration = Duration::from_secs(12);
+/// First and longest pause of a user whose records are not found. The pauses double.
+const AFTER_LACK: Duration = Duration::from_secs(5);
+const LONGEST_AFTER_LACK: Duration = Duration::from_secs(60);
+/// Most spans of days of a user that wait. Further ones make one span of all.
+const MOST_SPANS: usize = 8;
 /// Longest refresh of a read, well within the deadline of a request.
 const LONGEST_OF_READ: Duration = Duration::from_millis(300);
 /// Time after which the work of a read that was aborted is done in the background.
@@ -62,20 +70,22 @@ pub struct UseKeeper {
     at_work: Mutex<Option<UserId>>,
     /// The reads that refresh. Those of one user do it one after the other, and the later ones find it done.
     turns: Mutex<HashMap<UserId, Weak<Turn<()>>>>,
-    wide: WideSlices,
+    walks: Walks,
 }
 
 /// A user that waits for a refresh.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Waiting {
-    span: DaySpan,
+    spans: Vec<DaySpan>,
     since: Instant,
     /// The last attempt, or `since`.
     tried: Instant,
-    /// A read refreshes the user until then.
+    /// The time of the next attempt. Until then a read refreshes the user, or a pause lasts.
     ready: Instant,
     /// Whether a read waits for it.
     is_read: bool,
+    /// Attempts, one after the other, that did not find the missing records.
+    lacks: u32,
 }
 
 impl UseKeeper {
@@ -88,7 +98,7 @@ impl UseKeeper {
             has_waiting: Notify::new(),
             at_work: Mutex::default(),
             turns: Mutex::default(),
-            wide: WideSlices::default(),
+            walks: Walks::default(),
         }
     }
 
@@ -109,10 +119,10 @@ impl UseKeeper {
     /// # Errors
     /// Those of the store on reading the numbers.
     pub async fn up_to_date(&self, user: &UserId, span: DaySpan) -> Result<u64> {
-        let days = self.store.stale_days(user, span).await?;
-        if missing_in(&days) == 0 {
-            let today = self.calendar.now().day;
-            if days.iter().any(|day| is_foldable(day, today)) {
+        let days = self.store.days(user, span).await?;
+        if days.iter().all(UseDay::is_equal) {
+            self.done(user, &[span]);
+            if days.iter().any(|day| is_mergeable(day, &self.calendar)) {
                 self.wait(user, span, false, Instant::now());
             }
             return Ok(0);
@@ -123,13 +133,13 @@ impl UseKeeper {
             let turn = self.turn_of(user);
             let refreshing = async {
                 let _turn = turn.lock().await;
-                refresh(&*self.store, &self.calendar, user, span, Budget::OF_REQUEST, &self.wide).await
+                refresh(&*self.store, &self.calendar, user, span, Budget::OF_REQUEST, &self.walks).await
             };
             drop(timeout(LONGEST_OF_READ, refreshing).await);
         }
-        let missing = missing_in(&self.store.stale_days(user, span).await?);
+        let missing = missing_in(&self.store.days(user, span).await?);
         if missing == 0 {
-            self.done(user, span);
+            self.done(user, &[span]);
         } else {
             self.wait(user, span, true, Instant::now());
             self.has_waiting.notify_one();
@@ -171,24 +181,30 @@ impl UseKeeper {
             };
             let begun = Instant::now();
             let at_work = AtWork::on(&user, &self.at_work);
-            let (span, budget) = (waiting.span, Budget::WITHOUT_END);
-            let refreshing = refresh(&*self.store, &self.calendar, &user, span, budget, &self.wide);
-            let done = timeout(LONGEST_TURN, refreshing).await;
+            let turn = self.refresh_all(&user, &waiting.spans, Budget::until(begun + LONGEST_TURN));
+            let turn = timeout(LONGEST_TURN + LONGEST_PART, turn).await;
             drop(at_work);
-            match done {
-                Ok(Ok(_)) => self.done(&user, span),
-                // Another server does the same.
-                Ok(Err(StoreError::Conflict(_))) => {
-                    self.tried(&user);
-                    sleep(AFTER_CONFLICT).await;
+            match turn.unwrap_or_else(|_| Err(StoreError::Unavailable("a part was not summed in time".into()))) {
+                Ok(Refreshed { end: End::Done, .. }) => self.done(&user, &waiting.spans),
+                Ok(Refreshed { end: End::Lacking, missing, .. }) => {
+                    tracing::warn!(%user, missing, "use by model and API key not summed; the daily rollup counts records that are not found");
+                    self.lacks(&user);
                 }
-                Ok(Err(error)) => {
+                // The parts that were written stay.
+                Ok(Refreshed { end: End::Early, changes, conflicts, .. }) => {
+                    self.tried(&user);
+                    if conflicts > 0 {
+                        // Another server does the same.
+                        sleep(AFTER_CONFLICT).await;
+                    } else if changes == 0 {
+                        tracing::warn!(%user, "use by model and API key not summed; a turn found no record to sum");
+                    }
+                }
+                Err(error) => {
                     on_failure(&error);
                     self.tried(&user);
                     sleep(AFTER_FAILURE).await;
                 }
-                // The parts that were written stay.
-                Err(_) => self.tried(&user),
             }
             if !waiting.is_read {
                 let rest = (begun.elapsed() * REST).min(LONGEST_REST);
@@ -206,15 +222,37 @@ impl UseKeeper {
         }
     }
 
+    async fn refresh_all(
+        &self,
+        user: &UserId,
+        spans: &[DaySpan],
+        budget: Budget,
+    ) -> std::result::Result<Refreshed, StoreError> {
+        let mut all = Refreshed::NOTHING;
+        for span in spans {
+            let one = refresh(&*self.store, &self.calendar, user, *span, budget, &self.walks).await?;
+            all = Refreshed {
+                end: all.end.max(one.end),
+                missing: all.missing.saturating_add(one.missing),
+                changes: all.changes + one.changes,
+                conflicts: all.conflicts + one.conflicts,
+            };
+        }
+        Ok(all)
+    }
+
     fn wait(&self, user: &UserId, span: DaySpan, is_read: bool, ready: Instant) {
         let mut waiting = lock(&self.waiting);
         if let Some(known) = waiting.get_mut(user) {
-            known.span = DaySpan { first: known.span.first.min(span.first), last: known.span.last.max(span.last) };
+            add(&mut known.spans, span);
             known.is_read |= is_read;
-            known.ready = known.ready.min(ready);
+            // A read does not shorten the pause of a user whose records are not found.
+            if known.lacks == 0 {
+                known.ready = known.ready.min(ready);
+            }
         } else if waiting.len() < MOST_WAITING {
             let since = Instant::now();
-            waiting.insert(user.clone(), Waiting { span, since, tried: since, ready, is_read });
+            waiting.insert(user.clone(), Waiting { spans: vec![span], since, tried: since, ready, is_read, lacks: 0 });
         }
     }
 
@@ -224,7 +262,7 @@ impl UseKeeper {
         let (waiting, now) = (lock(&self.waiting), Instant::now());
         let ready = waiting.iter().filter(|(_, waiting)| waiting.ready <= now);
         let first = ready.min_by_key(|(_, waiting)| (!waiting.is_read, waiting.tried))?;
-        Some((first.0.clone(), *first.1))
+        Some((first.0.clone(), first.1.clone()))
     }
 
     /// The time until a read that was aborted counts as such.
@@ -236,15 +274,49 @@ impl UseKeeper {
     fn tried(&self, user: &UserId) {
         if let Some(waiting) = lock(&self.waiting).get_mut(user) {
             waiting.tried = Instant::now();
+            waiting.lacks = 0;
         }
     }
 
-    /// Removes the user, unless a read of other days waits for it.
-    fn done(&self, user: &UserId, done: DaySpan) {
+    fn lacks(&self, user: &UserId) {
+        if let Some(waiting) = lock(&self.waiting).get_mut(user) {
+            let pause = AFTER_LACK.saturating_mul(1 << waiting.lacks.min(8)).min(LONGEST_AFTER_LACK);
+            waiting.tried = Instant::now();
+            waiting.ready = waiting.tried + pause;
+            waiting.lacks = waiting.lacks.saturating_add(1);
+        }
+    }
+
+    /// Removes the days, and the user if it waits for no others.
+    fn done(&self, user: &UserId, done: &[DaySpan]) {
         let mut waiting = lock(&self.waiting);
-        if waiting.get(user).is_some_and(|waiting| done.first <= waiting.span.first && waiting.span.last <= done.last) {
+        let Some(known) = waiting.get_mut(user) else { return };
+        known.spans.retain(|span| !done.iter().any(|done| contains(*done, *span)));
+        if known.spans.is_empty() {
             waiting.remove(user);
         }
+    }
+}
+
+fn contains(outer: DaySpan, inner: DaySpan) -> bool {
+    outer.first <= inner.first && inner.last <= outer.last
+}
+
+/// Adds a span, and joins it with those that it touches.
+fn add(spans: &mut Vec<DaySpan>, span: DaySpan) {
+    let joined = |a: DaySpan, b: DaySpan| DaySpan { first: a.first.min(b.first), last: a.last.max(b.last) };
+    let touches = |a: DaySpan, b: DaySpan| a.first <= b.last && b.first <= a.last;
+    let mut new = span;
+    spans.retain(|known| {
+        let is_apart = !touches(*known, span);
+        if !is_apart {
+            new = joined(new, *known);
+        }
+        is_apart
+    });
+    spans.push(new);
+    if spans.len() > MOST_SPANS {
+        *spans = vec![spans.iter().copied().fold(new, joined)];
     }
 }
 
@@ -266,4 +338,26 @@ impl Drop for AtWork<'_> {
 
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_that_are_far_apart_wait_apart() {
+        let span = |first: &str, last: &str| DaySpan { first: first.parse().unwrap(), last: last.parse().unwrap() };
+        let mut spans = Vec::new();
+        add(&mut spans, span("2024-01-01", "2024-01-02"));
+        add(&mut spans, span("2026-11-01", "2026-11-20"));
+        assert_eq!(spans.len(), 2);
+        add(&mut spans, span("2026-11-20", "2026-11-22"));
+        assert_eq!(spans[1], span("2026-11-01", "2026-11-22"));
+        for day in 1..=20 {
+            let day = format!("2025-03-{day:02}");
+            add(&mut spans, span(&day, &day));
+        }
+        assert!(spans.len() <= MOST_SPANS);
+        assert!(spans.iter().any(|known| contains(*known, span("2024-01-01", "2024-01-02"))));
+    }
 }

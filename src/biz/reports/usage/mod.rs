@@ -6,8 +6,6 @@ pub mod refresh;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -141,58 +139,81 @@ impl UseSums {
     }
 }
 
-/// The part of a day that one piece of the rollup sums up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DayPart {
-    /// All of a day with few records.
-    Whole,
-    /// Five minutes of a day with many; from 1.
-    Slice(u16),
-}
-
-impl DayPart {
-    /// As it is stored.
-    pub fn number(self) -> u16 {
-        match self {
-            Self::Whole => 0,
-            Self::Slice(number) => number,
-        }
-    }
-
-    pub fn from_number(number: u16) -> Self {
-        if number == 0 { Self::Whole } else { Self::Slice(number) }
-    }
-}
-
-/// A day whose rollup does not have all of its records yet, or too many, or has them in slices.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StaleDay {
-    pub day: NaiveDate,
-    /// The records of the day, as the charges counted them.
-    pub recorded: u64,
-    /// The records that each part of the rollup has.
-    pub rolled: BTreeMap<DayPart, u64>,
-    /// The rows of the rollup.
+/// A part of a day whose records are summed. Its rows never change: new sums are a new part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The version of the day that has written it. Its rows have this number.
+    pub id: u64,
+    /// The first millisecond of the day, and the first one after the part.
+    pub from: u32,
+    pub until: u32,
+    pub records: u64,
     pub rows: u64,
 }
 
-impl StaleDay {
-    /// The records that the rollup has.
+/// The parts of a day, and the number of its records, in one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UseDay {
+    pub day: NaiveDate,
+    /// The records of the day, as the charges counted them.
+    pub recorded: u64,
+    /// Each change adds one; 0 before the first.
+    pub version: u64,
+    /// In order, without overlaps. `None`: damaged, to be summed anew.
+    pub parts: Option<Vec<Part>>,
+}
+
+impl UseDay {
+    /// The records that the parts have.
     pub fn in_all(&self) -> u64 {
-        self.rolled.values().sum()
+        self.parts().iter().map(|part| part.records).sum()
+    }
+
+    pub fn parts(&self) -> &[Part] {
+        self.parts.as_deref().unwrap_or_default()
     }
 
     pub fn is_equal(&self) -> bool {
-        self.in_all() == self.recorded
+        self.parts.is_some() && self.in_all() == self.recorded
     }
 
-    /// The number of records that the rollup lacks.
+    /// The number of records that are not in the parts for certain. Of parts with too many, none is certain.
     pub fn missing(&self) -> u64 {
-        self.recorded.saturating_sub(self.in_all())
+        match self.recorded.checked_sub(self.in_all()) {
+            Some(missing) if self.parts.is_some() => missing,
+            _ => self.recorded.max(1),
+        }
+    }
+}
+
+/// The number of records that some days lack.
+pub fn missing_in(days: &[UseDay]) -> u64 {
+    days.iter().map(UseDay::missing).sum()
+}
+
+/// A change of the parts of a day. It holds only for the version that it was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DayChange {
+    pub day: NaiveDate,
+    /// Before the change.
+    pub version: u64,
+    /// After the change; `None`: to be summed anew.
+    pub parts: Option<Vec<Part>>,
+    /// The parts whose rows go.
+    pub removed: Vec<u64>,
+    /// The rows of the new part, whose id is the next version.
+    pub added: Vec<(UseGroup, UseSums)>,
+}
+
+impl DayChange {
+    /// The version after the change.
+    pub fn next(&self) -> u64 {
+        self.version.saturating_add(1)
     }
 
-    pub fn is_sliced(&self) -> bool {
-        self.rolled.keys().any(|part| *part != DayPart::Whole)
+    /// The records of all parts after the change; `None` if they are to be summed anew.
+    pub fn records(&self) -> Option<u64> {
+        self.parts.as_ref().map(|parts| parts.iter().map(|part| part.records).sum())
     }
 }
 
@@ -235,12 +256,11 @@ impl GroupBy {
 /// Reads and writes the rollup.
 #[async_trait]
 pub trait UseStore: Send + Sync + 'static {
-    /// The days of `span` on which the rollup and the counts of the charges differ, and those in slices, in
-    /// one snapshot, newest first.
+    /// The days of `span` with use, in one snapshot, newest first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn stale_days(&self, user: &UserId, span: DaySpan) -> Result<Vec<StaleDay>, StoreError>;
+    async fn days(&self, user: &UserId, span: DaySpan) -> Result<Vec<UseDay>, StoreError>;
 
     /// The number of a user's records from the first instant to before the second.
     ///
@@ -268,25 +288,28 @@ pub trait UseStore: Send + Sync + 'static {
         between: (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<Vec<(UseGroup, UseSums)>, StoreError>;
 
-    /// Replaces a part of a day of the rollup, in one transaction. The whole day replaces every part, and
-    /// a slice the whole day too.
+    /// Changes the parts of a day, in one transaction. The first change of a day removes all of its rows.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`]: nothing was written; [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn replace(
-        &self,
-        user: &UserId,
-        place: (NaiveDate, DayPart),
-        groups: &[(UseGroup, UseSums)],
-    ) -> Result<(), StoreError>;
+    /// [`StoreError::Conflict`]: the day has another version, and nothing was written;
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn change(&self, user: &UserId, change: DayChange) -> Result<(), StoreError>;
 
-    /// Replaces the slices of a day by their sum, the whole day, in one transaction.
+    /// The rows of a part.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`]: nothing was written; [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn fold(&self, user: &UserId, day: NaiveDate) -> Result<(), StoreError>;
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn part_sums(&self, user: &UserId, day: NaiveDate, part: u64)
+    -> Result<Vec<(UseGroup, UseSums)>, StoreError>;
 
-    /// The sums of each value of `by` behind `after`, in the order of the values, at most `limit`.
+    /// The ids of some parts that have rows, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn part_ids(&self, user: &UserId, day: NaiveDate, limit: u32) -> Result<Vec<u64>, StoreError>;
+
+    /// The sums of each value of `by` behind `after`, in the order of the values, at most `limit`; and the
+    /// number of records that the days lack, in the same snapshot.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -296,11 +319,12 @@ pub trait UseStore: Send + Sync + 'static {
         by: GroupBy,
         after: Option<&str>,
         limit: u32,
-    ) -> Result<Vec<(String, UseSums)>, StoreError>;
+    ) -> Result<(Vec<(String, UseSums)>, u64), StoreError>;
 
-    /// The days with use, ordered by service and day.
+    /// The days with use, ordered by service and day; and the number of records that the days lack, in the
+    /// same snapshot.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn daily_of(&self, filter: &UseFilter) -> Result<Vec<DailyUse>, StoreError>;
+    async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError>;
 }
