@@ -130,11 +130,12 @@ pub(super) static DAYS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The rows of a part, as [`group_of`] reads them. Takes the user, the day and the part.
+/// The rows of a part, as [`group_of`] reads them: as sums, each of one row. Takes the user, the day and the part.
 pub(super) static PART: LazyLock<String> = LazyLock::new(|| {
+    let sums = list(|(column, _)| format!("SUM({column})"));
     format!(
-        "SELECT service_name, model, api_key_id, {} FROM usage_by WHERE user_id = ? AND usage_date = ? AND part = ?",
-        *COLUMNS
+        "SELECT service_name, model, api_key_id, {sums} FROM usage_by WHERE user_id = ? AND usage_date = ? \
+         AND part = ? GROUP BY service_name, model, api_key_id"
     )
 });
 /// Takes the user, the day and the limit.
