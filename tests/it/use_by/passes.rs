@@ -286,6 +286,25 @@ async fn a_read_during_a_rebuild_has_its_records_or_says_how_many_it_lacks(#[val
     store.close().await;
 }
 
+/// A lock stands for a pass of another server between the two statements of a reply.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_groups_of_a_reply_and_its_missing_records_are_of_one_snapshot() {
+    let service = start(MySql).await;
+    service.charge_many("calls", 200, &charge(USER, "asset", 1)).await;
+    let right = service.whole_usage(usage_of("day")).await;
+    let mut other = service.database.mysql().await;
+    sqlx::raw_sql("LOCK TABLES usage_by WRITE").execute(&mut other).await.unwrap();
+    let reading = async { service.usage(usage_of("day")).await };
+    let changing = async {
+        let waits = "FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock%'";
+        until("the groups wait for the lock", async || service.database.rows(&["COUNT(*)"], waits).await[0][0] != "0")
+            .await;
+        sqlx::raw_sql("DELETE FROM usage_by; UNLOCK TABLES").execute(&mut other).await.unwrap();
+    };
+    let (reply, ()) = tokio::join!(reading, changing);
+    assert_eq!(reply, right);
+}
+
 /// A commit that comes late adds records at its own time to a call.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
