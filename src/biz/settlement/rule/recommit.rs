@@ -35,11 +35,13 @@ impl Book<'_> {
         };
         let delivered = match reservation.charged_by {
             ChargedBy::Commit => delivered,
-            // Absent fields keep their reported values. Zero tokens count as absent.
+            // Absent fields keep the values of the earlier charge. Zero tokens count as absent.
             ChargedBy::Report | ChargedBy::Both => Delivered {
                 count: request.count.map_or(before.count, |_| delivered.count.max(before.count)),
                 usage: delivered.usage.filter(|usage| !usage.is_empty()).or(before.usage),
-                ..delivered
+                service_tier: delivered.service_tier.or_else(|| before.service_tier.clone()),
+                model: delivered.model.or_else(|| before.model.clone()),
+                cost: delivered.cost,
             },
         };
         let fields = delivered.differences(before);
