@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn the_text_of_a_version_names_each_price_once() {
         let price = |micros| Some(Money::from_micros(micros));
-        let mut draft = Draft::default();
-        draft.given = std::array::from_fn(|class| price(1_000_000 * (class as i64 + 1)));
+        let given = std::array::from_fn(|class| price(1_000_000 * (class as i64 + 1)));
+        let mut draft = Draft { given, ..Draft::default() };
         draft.tiers =
             vec![(5, Given::default()), (9, [price(1), None, None, None, None, price(2), None, None, None, None])];
         draft.service_tiers.insert(ServiceTier::from_stored("batch"), "0.5".parse().unwrap());
