@@ -112,7 +112,7 @@ mod tests {
         (Arc::new(PriceReads::new(Arc::new(quoter), rows.clone())), rows)
     }
 
-    const LONG: Duration = Duration::from_secs(5);
+    const LONG: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
     async fn a_change_waits_a_little_for_a_long_read_which_goes_on() {
@@ -144,7 +144,7 @@ mod tests {
         for change in changes.collect::<Vec<_>>() {
             change.await.unwrap();
         }
-        sleep(LONG * 3).await;
+        sleep(READ_TIMEOUT).await;
         assert_eq!(rows.read.load(Ordering::Relaxed), READS);
     }
 }
