@@ -63,7 +63,7 @@ async fn refresh_regularly(
     let refreshing = async {
         let (mut failed, mut took) = (false, Duration::ZERO);
         loop {
-            // The reads begin an interval apart. A slow database gets a pause all the same.
+            // The reads begin an interval apart. A slow database gets a pause all the same, and is then read later.
             tokio::time::sleep(interval.saturating_sub(took).max(interval / LEAST_PAUSE)).await;
             let began = Instant::now();
             let read = reader.read(&prices).await;

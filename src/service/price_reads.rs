@@ -4,7 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use tokio::{sync::Semaphore, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::biz::{
     charge::{prices::PriceStore, quote::Quoter},
@@ -34,34 +38,38 @@ impl PriceReads {
     /// Lets this server use a change of the rows, and waits a little for it. The change is made, so its call
     /// succeeds without the read too. The regular read follows.
     pub async fn soon(&self, now: DateTime<Utc>) {
-        let Some(read) = self.begin(now) else { return };
-        match timeout(WAIT, read).await {
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "price versions not read after a change"),
-            Ok(Err(error)) => tracing::error!(%error, "read of the price versions ended abnormally"),
-            Ok(Ok(Ok(()))) | Err(_) => {}
+        // One read that waits already begins after the change.
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else { return };
+        if let Ok(Err(error)) = timeout(WAIT, self.begin(permit, now)).await {
+            tracing::error!(%error, "read of the price versions ended abnormally");
         }
     }
 
-    /// Reads the rows, unless one read runs and another one waits already.
+    /// Reads the rows after the reads that run and wait already.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn now(&self, now: DateTime<Utc>) -> Result<()> {
-        let Some(read) = self.begin(now) else { return Ok(()) };
-        let read =
-            read.await.map_err(|error| Error::Internal(format!("a read of prices ended abnormally: {error}")))?;
-        Ok(read?)
+        let ended = |error| Error::Internal(format!("a read of prices ended abnormally: {error}"));
+        let permit = self.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|error| Error::Internal(format!("no read of prices: {error}")))?;
+        Ok(self.begin(permit, now).await.map_err(ended)??)
     }
 
     /// Begins a read, which goes on when its call ends, so that a repeat of the call finds it done.
-    fn begin(&self, now: DateTime<Utc>) -> Option<JoinHandle<std::result::Result<(), StoreError>>> {
-        let permit = self.permits.clone().try_acquire_owned().ok()?;
+    fn begin(
+        &self,
+        permit: OwnedSemaphorePermit,
+        now: DateTime<Utc>,
+    ) -> JoinHandle<std::result::Result<(), StoreError>> {
         let (quoter, rows) = (self.quoter.clone(), self.rows.clone());
-        Some(tokio::spawn(async move {
+        tokio::spawn(async move {
             let _permit = permit;
             let read = timeout(READ_TIMEOUT, quoter.prices().refresh(&*rows, now)).await;
-            read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()))).map(drop)
-        }))
+            let read = read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
+            // Its call may have ended.
+            read.map(drop).inspect_err(|error| tracing::warn!(%error, "price versions not read beside a call"))
+        })
     }
 }
 
@@ -146,5 +154,22 @@ mod tests {
         }
         sleep(READ_TIMEOUT).await;
         assert_eq!(rows.read.load(Ordering::Relaxed), READS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_list_sees_the_rows_of_its_time() {
+        let (reads, rows) = reads(LONG, false);
+        let lists = (1..=4).map(|_| {
+            let (reads, rows) = (reads.clone(), rows.clone());
+            tokio::spawn(async move {
+                let begun = rows.begun.load(Ordering::Relaxed);
+                reads.now(DateTime::UNIX_EPOCH).await.unwrap();
+                assert!(rows.begun.load(Ordering::Relaxed) > begun, "a read began after the list");
+            })
+        });
+        for list in lists.collect::<Vec<_>>() {
+            list.await.unwrap();
+        }
+        assert_eq!(rows.read.load(Ordering::Relaxed), 4);
     }
 }

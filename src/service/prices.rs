@@ -105,15 +105,12 @@ impl PriceService {
         let known = |(from, version): (_, &std::result::Result<PriceVersion, Invalid>)| {
             version.as_ref().is_ok_and(|version| version.id == id).then_some(from)
         };
-        // A repeat without an instant finds that of the first one.
-        let effective_from = match changed {
-            true => effective_from,
-            false => book.versions_of(&model).find_map(known).unwrap_or(effective_from),
-        };
-        // The book may not have the version yet.
-        let is_last = book.last_before(&model, now).is_none_or(|last| last <= effective_from);
+        // A repeat without an instant finds that of the first one, if the book has it already.
+        let since = if changed { Some(effective_from) } else { book.versions_of(&model).find_map(known) };
+        let last = book.last_before(&model, now);
+        let in_force = since.is_some_and(|since| since <= now && last.is_none_or(|last| last <= since));
         let shown = shown(&model, effective_from, &Ok(PriceVersion::new(id, prices)));
-        let stored = proto::PriceVersion { in_force: effective_from <= now && is_last, ..shown };
+        let stored = proto::PriceVersion { effective_from: since.map(Into::into), in_force, ..shown };
         Ok(PutPriceVersionReply { success: true, changed, version: Some(stored) })
     }
 

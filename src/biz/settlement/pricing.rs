@@ -59,11 +59,13 @@ impl Transaction {
     /// The service tier of a delivery: its own or, without one, that of the reserve. Only a model that served
     /// the call in place of another can lack the latter. The call then costs as without a service tier.
     fn service_tier_of<'a>(&'a self, delivered: Option<&'a Delivered>) -> Option<&'a ServiceTier> {
-        let has = |name: &ServiceTier| {
-            self.price_version.as_ref().is_none_or(|version| version.prices.service_tiers().contains_key(name))
-        };
-        let of_reserve = self.content.service_tier.as_ref().filter(|name| has(name));
+        let of_reserve = self.content.service_tier.as_ref().filter(|name| self.has_service_tier(name));
         delivered.and_then(|delivered| delivered.service_tier.as_ref()).or(of_reserve)
+    }
+
+    /// Whether the model that prices the call has the service tier. Without such a model, every call has.
+    pub fn has_service_tier(&self, name: &ServiceTier) -> bool {
+        self.price_version.as_ref().is_none_or(|version| version.prices.service_tiers().contains_key(name))
     }
 
     /// The model that served the call, by the name that the caller gave it.

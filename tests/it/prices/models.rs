@@ -59,8 +59,12 @@ impl Service {
         reply.amount
     }
 
+    /// Puts a version, and waits for a read of the versions: on a busy machine the call itself does not.
     pub(super) async fn put(&self, request: PutPriceVersionRequest) -> Result<bool, tonic::Status> {
-        self.internal.clone().put_price_version(request).await.map(|reply| reply.into_inner().changed)
+        let changed = self.internal.clone().put_price_version(request).await?.into_inner().changed;
+        // A test may let the read fail.
+        let _ = self.internal.clone().list_price_versions(ListPriceVersionsRequest::default()).await;
+        Ok(changed)
     }
 
     pub(super) async fn delete(&self, model: &str, version_id: &str) -> Result<bool, tonic::Status> {

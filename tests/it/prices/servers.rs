@@ -9,6 +9,7 @@ use billing_service::{
 };
 use chrono::TimeDelta;
 use rstest::rstest;
+use tonic::transport::Channel;
 
 use super::{
     models::{MODELS, put},
@@ -23,7 +24,7 @@ async fn another_server_uses_a_version_after_its_next_read(#[values(MySql, Sqlit
     let clock = service.clock.clone();
     let second = App::start_with_clock(service.database.config(MODELS), clock.clone()).await.unwrap();
     let client = BillingInternalServiceClient::connect(format!("http://{}", second.grpc_addr)).await.unwrap();
-    let quoted = async || {
+    let quoted_by = async |client: &BillingInternalServiceClient<Channel>| {
         let request = QuotePriceRequest {
             service_name: "rag".into(),
             model: "m".into(),
@@ -32,6 +33,7 @@ async fn another_server_uses_a_version_after_its_next_read(#[values(MySql, Sqlit
         };
         client.clone().quote_price(request).await.ok().map(|reply| reply.into_inner().amount)
     };
+    let quoted = async || quoted_by(&client).await;
     assert_eq!(quoted().await, None);
     let now = clock.now();
     service.put(put("m", "v1", now, 2.0)).await.unwrap();
@@ -43,6 +45,7 @@ async fn another_server_uses_a_version_after_its_next_read(#[values(MySql, Sqlit
     assert!(client.clone().delete_price_version(delete).await.unwrap().into_inner().changed);
     clock.advance(TimeDelta::minutes(90));
     assert_eq!(quoted().await, Some(2.0));
+    until("the first server has the deletion", async || quoted_by(&service.internal).await == Some(2.0)).await;
     clock.advance(TimeDelta::minutes(90));
     until("the second server has the last version", async || quoted().await == Some(4.0)).await;
     second.stop().await;

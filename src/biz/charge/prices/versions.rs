@@ -51,7 +51,9 @@ impl NewVersion {
         let here = stored.iter().find(|row| row.effective_from == self.effective_from);
         let before = here.and_then(|row| row.version.as_ref().ok());
         let is_same = |version: &PriceVersion| version.id == self.id && *version.prices == self.prices;
-        let mut others = stored.iter().filter(|_| self.is_at_once).filter_map(|row| row.version.as_ref().ok());
+        // A repeat without an instant comes later than the first one. A version that is to come is none of it.
+        let earlier = |row: &&StoredVersion| self.is_at_once && row.effective_from <= self.effective_from;
+        let mut others = stored.iter().filter(earlier).filter_map(|row| row.version.as_ref().ok());
         if before.is_some_and(is_same) || others.any(is_same) {
             return Change::Unchanged;
         }
@@ -176,6 +178,8 @@ mod tests {
         // A repeat without an instant comes later than the first one.
         let again = NewVersion { is_at_once: true, ..new(150, "a", 1) };
         assert_eq!(put(&again, &[stored(&first)], 150), "unchanged");
+        let before_it = NewVersion { is_at_once: true, ..new(50, "a", 1) };
+        assert_eq!(put(&before_it, &[stored(&first)], 50), "version_id");
         let dearer = NewVersion { is_at_once: true, ..new(150, "a", 2) };
         assert_eq!(put(&dearer, &[stored(&first)], 150), "version_id");
 

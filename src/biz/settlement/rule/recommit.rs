@@ -25,6 +25,7 @@ impl Book<'_> {
         reservation: Reservation,
     ) -> Result<Outcome, Error> {
         let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
+        let names_tier = delivered.service_tier.is_some();
         // A text of less output than was reported adds nothing, whatever its tokens would cost.
         let is_less = |had: &Usage| request.counted_output.is_some_and(|counted| counted < had.output_tokens);
         let delivered = match reservation.charged_by {
@@ -54,6 +55,9 @@ impl Book<'_> {
         check_stream(request, first)?;
         let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
         let served = first.clone().served_by(request)?;
+        // A model that now served the call may lack the service tier of the text before. It then costs as without one.
+        let service_tier = delivered.service_tier.filter(|name| names_tier || served.has_service_tier(name));
+        let delivered = Delivered { service_tier, ..delivered };
         let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, &served, reservation)?;
         Ok(Outcome::Settled { transaction, effect })
     }

@@ -286,6 +286,24 @@ fn a_finish_keeps_the_model_and_the_service_tier_of_the_text_before_it() {
 }
 
 #[test]
+fn a_finish_by_a_model_without_the_service_tier_of_the_text_costs_as_without_one() {
+    let text = Commit {
+        counted_output: Some(1),
+        usage: None,
+        service_tier: Some(ServiceTier::from_stored("batch")),
+        ..commit_served("other", 3, 1)
+    };
+    let account = TestAccount::with("400");
+    account.reserve(tokens(3, 1));
+    account.settle(reported(3, 2));
+    assert_eq!(account.settle(text), "charged 4 free, 1 paid for 3.3");
+    // 3 * 3 + 4 * 12 for three of seven tokens.
+    let finished = "added 0 free, 2 paid for 21.128571, 0 short: charged 4 free, 3 paid for 24.428571";
+    assert_eq!(account.settle(commit_served("plain", 3, 4)), finished);
+    assert_eq!(account.transaction().service_tier(), None);
+}
+
+#[test]
 fn an_earlier_charge_that_the_delivery_does_not_explain_has_a_line() {
     let account = TestAccount::with("200");
     let of_free_quota = account.charge_of(tokens(4, 0));
