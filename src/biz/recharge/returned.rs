@@ -14,11 +14,12 @@ use super::{
 use crate::biz::{
     settlement::{
         order::Order,
-        order_refund::{OrderRefund, RefundStatus},
+        order_refund::{OrderRefund, RefundKind, RefundStatus},
         posting::{RefundEvent, ReportedRefund},
         unapplied::{UnappliedCause, UnappliedChange, UnappliedPayment, UnappliedStatus},
     },
     values::{
+        currency::Currency,
         error::{Duplicate, Error, Result},
         ids::{OrderId, PaymentId, RefundId},
         invalid::Invalid,
@@ -32,8 +33,22 @@ pub struct Returned {
     pub order: OrderId,
     pub id: RefundId,
     pub report: ReportedRefund,
-    /// `None` means the currency of the account.
+    /// `None` means the currency of the account or, for an unapplied payment that is known, of the payment.
     pub currency: Option<String>,
+}
+
+impl Returned {
+    fn kind(&self) -> RefundKind {
+        if self.report.is_chargeback { RefundKind::Chargeback } else { RefundKind::Reported }
+    }
+}
+
+/// The outcome of a callback about money that went back.
+#[derive(Debug, Clone)]
+pub enum SettledReturn {
+    Order(RefundedOrder),
+    /// The money is that of an unapplied payment, which was not credited. `None` for a repeat.
+    Unapplied(Option<RefundKind>),
 }
 
 /// The rows that a callback names.
@@ -47,8 +62,7 @@ struct Named {
 
 impl Recharges {
     /// Settles money that went back, by a callback of payment-service. A callback from a proven sender is
-    /// `trusted`. Any other callback is a hint, which payment-service must confirm. `None` if the money
-    /// is that of an unapplied payment, which was not credited.
+    /// `trusted`. Any other callback is a hint, which payment-service must confirm.
     ///
     /// # Errors
     /// [`Error::OrderNotFound`]; [`Error::AmountMismatch`] beyond the order or of another currency;
@@ -61,21 +75,17 @@ impl Recharges {
         returned: Returned,
         is_trusted: bool,
         trace: &CallerContext,
-    ) -> Result<Option<RefundedOrder>> {
+    ) -> Result<SettledReturn> {
         if in_time(self.orders.is_return_counted(&returned.id)).await? {
-            return Ok(None);
+            return Ok(SettledReturn::Unapplied(None));
         }
         let mut named = self.named(&returned).await?;
         let claimed = returned.report.payment.clone();
         let returned = if is_trusted {
             self.with_payment(&named, returned, trace).await?
         } else {
-            // An older release has not counted the ids.
-            let is_refunded = |payment: &UnappliedPayment| {
-                payment.status == UnappliedStatus::Refunded && payment.attempt_of(&returned.id).is_some()
-            };
-            if named.unapplied.as_ref().is_some_and(is_refunded) {
-                return Ok(None);
+            if self.may_be_noted(named.unapplied.as_ref(), &returned.id).await? {
+                return Ok(SettledReturn::Unapplied(None));
             }
             self.confirmed(&named, returned, trace).await?
         };
@@ -83,7 +93,8 @@ impl Recharges {
             named.unapplied = self.unapplied_of(&returned, named.order.as_ref(), named.refund.as_ref()).await?;
         }
         if let Some(unapplied) = &named.unapplied {
-            return self.note_returned(unapplied, &returned).await.map(|()| None);
+            let is_new = self.note_returned(unapplied, &returned).await?;
+            return Ok(SettledReturn::Unapplied(is_new.then_some(returned.kind())));
         }
         let refusal = match named.order {
             // The debited or pending refund is one of its own order, and of no other payment.
@@ -97,21 +108,22 @@ impl Recharges {
                 let event = RefundEvent::Reported(returned.report.clone());
                 match self.update_refund(&order, returned.id.clone(), event).await {
                     Err(refusal @ Error::DuplicateRecharge(_)) => refusal,
-                    settled => return settled.map(Some),
+                    settled => return settled.map(SettledReturn::Order),
                 }
             }
             None => Error::OrderNotFound(returned.order.to_string()),
         };
-        self.keep_returned(&returned, refusal).await.map(|()| None)
+        let is_new = self.keep_returned(&returned, refusal).await?;
+        Ok(SettledReturn::Unapplied(is_new.then_some(returned.kind())))
     }
 
     /// Keeps the return of a payment that was not reported here: that of an unknown order, or a second one
     /// of an order. Otherwise nobody would see the rest of its money, or its later report would look as if
-    /// all of its money were here.
+    /// all of its money were here. Returns whether it was not kept before.
     ///
     /// # Errors
     /// `refusal` if the callback names no payment, or one that has credited an order.
-    async fn keep_returned(&self, returned: &Returned, refusal: Error) -> Result<()> {
+    async fn keep_returned(&self, returned: &Returned, refusal: Error) -> Result<bool> {
         let (Some(payment), Some(cause)) = (&returned.report.payment, UnappliedCause::of(&refusal)) else {
             return Err(refusal);
         };
@@ -137,10 +149,23 @@ impl Recharges {
             // A payment that has credited an order is not stored.
             Err(Error::PaymentNotFound(_)) => Err(refusal),
             Err(error) => Err(error),
-            Ok(_) => {
-                tracing::warn!(%payment, order = %returned.order, %amount, "money of an unknown payment went back; kept as an unapplied payment");
-                Ok(())
+            Ok(kept) => {
+                if kept.changed {
+                    tracing::warn!(%payment, order = %returned.order, %amount, "money of an unknown payment went back; kept as an unapplied payment");
+                }
+                Ok(kept.changed)
             }
+        }
+    }
+
+    /// Whether an older release may have noted the attempt with a refund id. It has counted no ids.
+    async fn may_be_noted(&self, unapplied: Option<&UnappliedPayment>, id: &RefundId) -> Result<bool> {
+        let is_refunded = |payment: &&UnappliedPayment| {
+            payment.status == UnappliedStatus::Refunded && payment.attempt_of(id).is_some()
+        };
+        match unapplied.filter(is_refunded) {
+            Some(payment) => Ok(in_time(self.orders.returns_of_unapplied(&payment.payment)).await?.is_empty()),
+            None => Ok(false),
         }
     }
 
@@ -173,7 +198,7 @@ impl Recharges {
     }
 
     /// A signed callback with its payment. If it leaves the payment out, the money may be that of a second
-    /// payment of the order, and payment-service is asked.
+    /// payment of the order, and payment-service is asked. Its answer names the currency too.
     async fn with_payment(&self, named: &Named, returned: Returned, trace: &CallerContext) -> Result<Returned> {
         let Some(gateway) = self.gateway.as_deref() else { return Ok(returned) };
         let is_known = returned.report.payment.is_some() || named.refund.is_some() || named.unapplied.is_some();
@@ -181,8 +206,11 @@ impl Recharges {
             return Ok(returned);
         }
         let found = gateway.refund_of(&returned.id, trace).await?;
-        let payment = found.and_then(|found| found.content).and_then(|content| content.payment);
-        Ok(Returned { report: ReportedRefund { payment, ..returned.report }, ..returned })
+        let Some(content) = found.and_then(|found| found.content) else { return Ok(returned) };
+        let report = ReportedRefund { payment: content.payment, ..returned.report };
+        // A code that is no currency says nothing.
+        let answered = Currency::parse(&content.currency).map(|currency| currency.code().to_owned());
+        Ok(Returned { report, currency: returned.currency.or(answered), ..returned })
     }
 
     /// A callback without a proof, as far as payment-service confirms it.
@@ -226,13 +254,14 @@ impl Recharges {
         proven(named, returned, found).ok_or_else(|| not_confirmed("the refund is another one"))
     }
 
-    /// Notes that money of an unapplied payment went back.
-    async fn note_returned(&self, unapplied: &UnappliedPayment, returned: &Returned) -> Result<()> {
+    /// Notes that money of an unapplied payment went back. A report without a currency is in that of the payment.
+    /// Returns whether it was not noted before.
+    async fn note_returned(&self, unapplied: &UnappliedPayment, returned: &Returned) -> Result<bool> {
         let amount = returned.report.amount;
         if amount <= Money::ZERO {
             return Err(Invalid::new("amount", "must be above 0").into());
         }
-        let currency = returned.currency.as_deref().unwrap_or(self.terms.currency.code());
+        let currency = returned.currency.as_deref().unwrap_or(&unapplied.currency);
         if !currency.eq_ignore_ascii_case(&unapplied.currency) {
             return Err(Error::AmountMismatch(format!("currency: the payment is in {}", unapplied.currency)));
         }
@@ -247,7 +276,7 @@ impl Recharges {
         } else if after.changed {
             tracing::info!(%payment, %refund, %amount, "money of an unapplied payment went back");
         }
-        Ok(())
+        Ok(after.changed)
     }
 
     fn check_amount(&self, returned: &Returned) -> Result<()> {
