@@ -16,6 +16,7 @@ mod panics;
 mod permits;
 mod refusal;
 mod request;
+mod rpcs;
 mod span;
 mod watches;
 
@@ -25,7 +26,7 @@ use axum::{Router, extract::Request, response::Response};
 use http::{StatusCode, Version};
 use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
-use tower::layer::layer_fn;
+use tower::{Layer, layer::layer_fn};
 
 use self::{
     access::{Callers, CrossSite, FrontEnd, Gate},
@@ -34,6 +35,7 @@ use self::{
     http_error::http_error,
     permits::Permits,
     request::is_grpc,
+    rpcs::{InternalApp, Rpcs},
     span::Identify,
     watches::Watches,
 };
@@ -111,14 +113,13 @@ pub fn public_app(parts: Parts<'_>) -> Router {
 pub fn internal_app(
     parts: Parts<'_>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
-) -> anyhow::Result<Router> {
+) -> anyhow::Result<InternalApp> {
     // The configured style is for front ends. The internal port has the plain style.
     let style = Style::Plain;
     let Parts { config, ref rest, ref callbacks, ref access, .. } = parts;
     let (rest, api) = (Rest { style, ..rest.clone() }, Grpc(rest.api.clone()));
     let limit = config.limits.body_bytes;
     let bounds = bounds(&parts, config.grpc.timeout, style, config.limits.internal_body_memory());
-    let calls = |routes: Router| bound(routes, Bounds { is_grpc: true, ..bounds.clone() });
     let json =
         |routes: Router<Rest>| bound(content::rest(routes, style, limit).with_state(rest.clone()), bounds.clone());
     let internal = BillingInternalServiceServer::new(api.clone())
@@ -132,11 +133,13 @@ pub fn internal_app(
     // The callback proves its sender itself, so its path comes before the check of the others.
     let callback = internal.clone().max_decoding_message_size(MAX_OPEN_MESSAGE);
     let callback = callback::protect(Router::new().route_service(GRPC_CALLBACK_PATH, callback), callbacks, style);
-    let services = Routes::new(internal).add_service(public).into_axum_router().reset_fallback();
+    let rpcs = Bounded { routes: Rpcs { internal, public }, bounds: Bounds { is_grpc: true, ..bounds.clone() }.into() };
+    let identify = Identify { metrics: parts.ops.metrics.clone(), style };
+    let rpcs = identify.layer(access.gate(style).layer(rpcs));
     // Anyone may send a callback, so callbacks of both protocols have bounds of their own.
     let of_callbacks = bounds.of_open_routes();
     let callback = bound(callback, Bounds { is_grpc: true, ..of_callbacks.clone() });
-    let over_grpc = access.internal(calls(services), style).merge(access.callback(callback, callbacks, style));
+    let over_grpc = access.callback(callback, callbacks, style);
     let callback = callback::protect(rest::callback_route(limit), callbacks, style);
     let callback = content::rest(callback, style, MAX_RECHARGE_BODY.min(limit));
     let callback = bound(callback.with_state(rest.clone()), of_callbacks);
@@ -155,7 +158,7 @@ pub fn internal_app(
         .merge(reflection)
         .merge(metrics)
         .merge(ops::health(parts.ops.clone()));
-    Ok(complete(routes, &parts.ops.metrics, style))
+    Ok(InternalApp { rpcs, others: complete(routes, &parts.ops.metrics, style) })
 }
 
 fn reflection() -> anyhow::Result<Router> {
@@ -176,7 +179,11 @@ fn reflection() -> anyhow::Result<Router> {
 impl Access {
     /// Asks for the role that the table gives each rpc.
     fn internal(&self, routes: Router, style: Style) -> Router {
-        access::protect(routes, Gate { callers: self.callers.clone(), style, roles: None })
+        access::protect(routes, self.gate(style))
+    }
+
+    fn gate(&self, style: Style) -> Gate {
+        Gate { callers: self.callers.clone(), style, roles: None }
     }
 
     /// As [`Self::internal`], unless callbacks prove themselves.

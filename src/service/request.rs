@@ -48,9 +48,11 @@ impl RequestId {
     fn fresh() -> Self {
         static PROCESS: LazyLock<u64> = LazyLock::new(|| Uuid::now_v7().as_u64_pair().1);
         static MADE: AtomicU64 = AtomicU64::new(0);
-        let id = format!("{:016x}{:016x}", *PROCESS, MADE.fetch_add(1, Relaxed));
+        let id = Uuid::from_u64_pair(*PROCESS, MADE.fetch_add(1, Relaxed));
+        let mut text = Uuid::encode_buffer();
         // Digits are always a valid header value.
-        Self::new(HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown")))
+        let id = HeaderValue::from_str(id.as_simple().encode_lower(&mut text));
+        Self::new(id.unwrap_or_else(|_| HeaderValue::from_static("unknown")))
     }
 
     fn new(id: HeaderValue) -> Self {

@@ -217,7 +217,8 @@ fn unproven() -> http::Request<Body> {
 
 #[tokio::test]
 async fn a_connection_with_too_many_answers_that_wait_ends() {
-    let changes = [("server.limits.held_refusals_per_connection", "1"), ("server.limits.metrics_interval", "1ms")];
+    let changes =
+        [("server.limits.held_refusals_per_connection", "1"), ("server.limits.metrics_interval", "0.000001s")];
     let service = start(&changes).await;
     let stream = TokioIo::new(TcpStream::connect(service.app.grpc_addr).await.unwrap());
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();

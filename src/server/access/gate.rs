@@ -67,6 +67,9 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
+        if self.gate.callers.are_open() {
+            return Either::Right(self.routes.call(request));
+        }
         match self.gate.refuse(&mut request) {
             None => Either::Right(self.routes.call(request)),
             Some(refused) => Either::Left(ready(Ok(refused))),

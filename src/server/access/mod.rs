@@ -15,7 +15,7 @@ pub use self::{
     callers::Callers,
     cross_site::{CrossSite, cors},
     front_end::FrontEnd,
-    gate::{Gate, protect},
+    gate::{Gate, Gated, protect},
     jwks::KeySource,
     refusals::{Reason, Refusals, UNKNOWN},
 };

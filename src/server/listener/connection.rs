@@ -2,7 +2,6 @@
 
 use std::{fmt::Display, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
 use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -20,7 +19,7 @@ use super::{
     limits::ListenerLimits,
     observed::Observed,
     pace::{Ends, Pace},
-    requests::Requests,
+    requests::{App, Requests},
     sending::StreamExecutor,
     stream::{Protocol, Stream},
     tls::{Tls, peer_certificate},
@@ -34,8 +33,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const MAX_STREAMS: u32 = 1_024;
 
 /// The parts that all connections of a port share.
-pub struct Server {
-    app: Router,
+pub struct Server<S> {
+    app: S,
     tls: Option<Tls>,
     limits: ListenerLimits,
     http1: http1::Builder,
@@ -56,10 +55,10 @@ pub struct Accepted {
     pub stop: CancellationToken,
 }
 
-impl Server {
+impl<S: App> Server<S> {
     /// `count_end` gets the limit that ended a connection.
     pub fn new(
-        app: Router,
+        app: S,
         tls: Option<Tls>,
         limits: ListenerLimits,
         count_end: impl Fn(&'static str) + Send + Sync + 'static,

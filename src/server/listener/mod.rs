@@ -31,6 +31,7 @@ use self::{
     connection::{Accepted, Server},
     pace::PaceRule,
     places::Places,
+    requests::App,
 };
 pub use self::{
     handle::Connection,
@@ -58,9 +59,9 @@ pub async fn serve(socket: TcpListener, app: Router, limits: ListenerLimits, sto
 }
 
 /// One port and its routes.
-pub struct Listener {
+pub struct Listener<S> {
     pub socket: TcpListener,
-    pub app: Router,
+    pub app: S,
     pub limits: ListenerLimits,
     pub tls: Option<Tls>,
     /// The metrics, with the label of the port.
@@ -69,7 +70,7 @@ pub struct Listener {
     pub forwarding: Forwarding,
 }
 
-impl Listener {
+impl<S: App> Listener<S> {
     /// Serves until `stop`, then lets open requests finish.
     pub async fn serve(self, stop: CancellationToken) {
         let Self { socket, app, limits, tls, metrics, forwarding } = self;

@@ -2,9 +2,9 @@
 
 use std::{convert::Infallible, pin::Pin, sync::Arc};
 
-use axum::Router;
+use axum::{body::Body, extract, response};
 use http::{HeaderValue, Request, Response, header::CONNECTION};
-use hyper::{body::Incoming, service::Service};
+use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{activity::Activity, handle::Connection, pace::Pace, reply::Reply};
@@ -16,9 +16,28 @@ use crate::{
     },
 };
 
+/// The service behind a port. It gets each request of every connection.
+pub trait App:
+    tower::Service<extract::Request, Response = response::Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> App for S where
+    S: tower::Service<extract::Request, Response = response::Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// The routes, as one connection calls them.
-pub struct Requests {
-    pub app: Router,
+pub struct Requests<S> {
+    pub app: S,
     pub peer: Peer,
     pub certificate: Option<PeerCertificate>,
     pub is_beyond_limit: bool,
@@ -27,7 +46,7 @@ pub struct Requests {
     pub activity: Arc<Activity>,
 }
 
-impl Service<Request<Incoming>> for Requests {
+impl<S: App> hyper::service::Service<Request<Incoming>> for Requests<S> {
     type Response = Response<Reply>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -44,7 +63,7 @@ impl Service<Request<Incoming>> for Requests {
             extensions.insert(BeyondLimit);
         }
         let is_http2 = !self.activity.is_http1();
-        let answer = self.app.clone().oneshot(request);
+        let answer = self.app.clone().oneshot(request.map(Body::new));
         let pace = self.pace.clone();
         Box::pin(async move {
             let mut response = answer.await?;

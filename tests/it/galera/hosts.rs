@@ -64,7 +64,10 @@ async fn a_server_that_knows_all_nodes_uses_a_healthy_one() {
     let alone = node_in_use(&databases).await;
     cluster.execute(alone, "SET GLOBAL wsrep_provider_options = 'gmcast.isolate=1'").await;
     load.acknowledges(BETWEEN_FAULTS).await;
+    // The server may leave the node before the node itself knows that it is alone.
+    cluster.is_cut_off(alone).await;
     cluster.execute(alone, "SET GLOBAL wsrep_provider_options = 'gmcast.isolate=0'").await;
+    cluster.sees(alone, NODES).await;
     cluster.rejoined(alone).await;
     load.acknowledges(BETWEEN_FAULTS).await;
     assert_kept(&*load.finish().await, cluster, &databases).await;

@@ -111,7 +111,7 @@ impl Database {
              server.http: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
              server.grpc: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
              server.limits: {{recharges_per_user: 1000, recharges_per_address: 1000, open_recharges: 1000}}\n\
-             server.limits.metrics_interval: 1ms\n\
+             server.limits.metrics_interval: 0.000001s\n\
              billing.settlement: {{max_wait: 20s}}\n\
              billing.prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}\n\
              billing.free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}\n\

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use axum::body::{Body, Bytes};
 use billing_service::{app::App, server::TlsFiles};
 use http::{Request, Response};
-use hyper::client::conn::{http1, http2};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use rustls::{
@@ -17,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::{Backend, Database, wait::soon};
+use super::{Backend, Database, wait::in_time};
 
 /// The name in the server's certificate.
 pub const HOST: &str = "localhost";
@@ -185,24 +188,25 @@ impl Https {
     /// Sends a request on a new connection. `Err` if it gets no reply. Fails the test if the connection
     /// neither replies nor ends.
     pub async fn send(&self, addr: SocketAddr, request: Request<Body>) -> anyhow::Result<Response<Bytes>> {
-        soon(self.exchange(addr, request)).await
+        let stream = in_time("the handshake of TLS", self.connect(addr)).await?;
+        let reply = in_time("the request", Self::exchange(stream, request)).await?;
+        let (head, body) = reply.into_parts();
+        let body = in_time("the body", axum::body::to_bytes(Body::new(body), usize::MAX)).await?;
+        Ok(Response::from_parts(head, body))
     }
 
-    async fn exchange(&self, addr: SocketAddr, request: Request<Body>) -> anyhow::Result<Response<Bytes>> {
-        let stream = self.connect(addr).await?;
+    async fn exchange(stream: TlsStream<TcpStream>, request: Request<Body>) -> anyhow::Result<Response<Incoming>> {
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let io = TokioIo::new(stream);
-        let reply = if is_h2 {
+        if is_h2 {
             let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
             tokio::spawn(connection);
-            sender.send_request(request).await?
+            Ok(sender.send_request(request).await?)
         } else {
             let (mut sender, connection) = http1::handshake(io).await?;
             tokio::spawn(connection);
-            sender.send_request(request).await?
-        };
-        let (head, body) = reply.into_parts();
-        Ok(Response::from_parts(head, axum::body::to_bytes(Body::new(body), usize::MAX).await?))
+            Ok(sender.send_request(request).await?)
+        }
     }
 
     /// `GET`. Returns the status and the body.

@@ -16,5 +16,11 @@ pub async fn until(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
 /// The output of a future. Fails the test after 20 seconds. For futures that end at once or
 /// never.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.expect("the future ends in time")
+    in_time("the future", future).await
+}
+
+/// Like [`soon`], with the name of the future for the failure.
+pub async fn in_time<T>(name: &str, future: impl Future<Output = T>) -> T {
+    let ended = timeout(Duration::from_secs(20), future).await;
+    ended.unwrap_or_else(|_| panic!("{name} does not end in time"))
 }
