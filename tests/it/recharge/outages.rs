@@ -1,7 +1,7 @@
 //! payment-service refuses, is down, is slow, or answers nonsense. The order fails, the user gets an
 //! error, and a later payment is still credited.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use axum::{
     Router,
@@ -349,18 +349,20 @@ async fn the_metadata_of_a_refund_reaches_payment_service(#[values(MySql, Sqlite
             let url = format!("http://{}/internal/v1/billing/{path}", service.app.grpc_addr);
             let request = service.http.post(url).header("x-app-id", app).header("x-other", "stays");
             assert_eq!(request.body(body.to_string()).send().await.unwrap().status(), 200, "{path}");
-            let (headers, frame) = sees.recv().await.unwrap();
-            assert_eq!(headers["x-app-id"].to_str().unwrap(), app, "{path}");
-            assert!(!headers.contains_key("x-other") && !headers.contains_key("x-absent"));
-            let asked = if app == "app-1" {
-                <CreateRefundRequest as prost::Message>::decode(&frame[5..]).unwrap().refund_id
-            } else {
-                <GetRefundRequest as prost::Message>::decode(&frame[5..]).unwrap().refund_id
-            };
-            assert_eq!(asked, id);
+            // A question without an answer is sent again.
+            let mut ids = BTreeSet::new();
+            while let Ok((headers, frame)) = sees.try_recv() {
+                assert_eq!(headers["x-app-id"].to_str().unwrap(), app, "{path}");
+                assert!(!headers.contains_key("x-other") && !headers.contains_key("x-absent"));
+                ids.insert(if app == "app-1" {
+                    <CreateRefundRequest as prost::Message>::decode(&frame[5..]).unwrap().refund_id
+                } else {
+                    <GetRefundRequest as prost::Message>::decode(&frame[5..]).unwrap().refund_id
+                });
+            }
+            assert_eq!(ids, BTreeSet::from([id.to_owned()]), "{path}");
         }
     }
-    assert!(sees.try_recv().is_err());
     peer.abort();
 }
 
