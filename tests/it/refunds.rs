@@ -284,10 +284,12 @@ async fn refunds_beside_the_archive_give_back_once(#[values(MySql, Sqlite)] on: 
     other.stop().await;
 }
 
-/// Some come before the close, and some behind it. What November shows after the close is final.
+/// Some come before the close, and some behind it. Each counts to its own day.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refunds_beside_the_close_of_their_month_count_to_one_month_each(#[values(MySql, Sqlite)] on: Backend) {
+async fn refunds_beside_the_close_of_the_month_of_their_charge_name_it_behind_the_close(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
     let service = start(on).await;
     let (other, second) = second_server(&service).await;
     service.use_up_free_quota("u", "asset").await;
@@ -317,8 +319,9 @@ async fn refunds_beside_the_close_of_their_month_count_to_one_month_each(#[value
         let days = usage["series"][0]["days"].as_array().unwrap();
         days.iter().map(|day| day["refunded_count"].as_i64().unwrap()).sum::<i64>()
     };
-    let (november, december) = (refunded("2026-11-01", "2026-11-30").await, refunded("2026-12-01", "2026-12-31").await);
-    assert_eq!((november, december), (5 * in_time as i64, 5 * late as i64));
+    assert_eq!(refunded("2026-11-01", "2026-11-30").await, 0);
+    let each_day = (refunded("2026-12-03", "2026-12-03").await, refunded("2026-12-04", "2026-12-04").await);
+    assert_eq!(each_day, (5 * in_time as i64, 5 * late as i64));
     let transaction = service.transaction("u", "t").await;
     assert_eq!((transaction.refunded_count, transaction.refunded_amount), (200, 10.0));
     assert_eq!(service.account("u").await.balance, 10.0);
