@@ -152,6 +152,8 @@ impl StatementStore for SqliteStore {
         let users = std::slice::from_ref(user);
         let rows = match split {
             Some(Split { lines, within }) => {
+                // One of the pool is held meanwhile, so that no more run at once than without a limit of time.
+                let _one_of_the_pool = self.reader.acquire().await.map_err(store_error)?;
                 let mut connection = self.connect_within(within).await?;
                 // One more shows that there are more.
                 let query = bound(BOOKS_BY_MODEL, users, period).bind(user.as_str()).bind(lines.saturating_add(1));
