@@ -93,8 +93,13 @@ impl Recharges {
             named.unapplied = self.unapplied_of(&returned, named.order.as_ref(), named.refund.as_ref()).await?;
         }
         if let Some(unapplied) = &named.unapplied {
-            let is_new = self.note_returned(unapplied, &returned).await?;
-            return Ok(SettledReturn::Unapplied(is_new.then_some(returned.kind())));
+            return match self.note_returned(unapplied, &returned).await {
+                Ok(is_new) => Ok(SettledReturn::Unapplied(is_new.then_some(returned.kind()))),
+                Err(refusal @ Error::DuplicateRecharge(_)) => {
+                    Err(self.unless_just_credited(&returned, &unapplied.payment, refusal).await?)
+                }
+                Err(error) => Err(error),
+            };
         }
         let refusal = match named.order {
             // The debited or pending refund is one of its own order, and of no other payment.
@@ -156,6 +161,17 @@ impl Recharges {
                 Ok(kept.changed)
             }
         }
+    }
+
+    /// The answer to a return of a payment that has credited an order. If it has credited the named order
+    /// since the rows were read, the return must come again: then the order is debited.
+    async fn unless_just_credited(&self, returned: &Returned, payment: &PaymentId, refusal: Error) -> Result<Error> {
+        let order = in_time(self.orders.order(&returned.order)).await?;
+        let is_of = |order: &Order| order.status.is_credited() && order.payment.as_ref() == Some(payment);
+        Ok(match order.is_some_and(|order| is_of(&order)) {
+            true => Error::PaymentUnavailable("the payment credits the order just now; send the callback again".into()),
+            false => refusal,
+        })
     }
 
     /// Whether an older release may have noted the attempt with a refund id. It has counted no ids.
@@ -266,7 +282,10 @@ impl Recharges {
             return Err(Error::AmountMismatch(format!("currency: the payment is in {}", unapplied.currency)));
         }
         let change = match unapplied.attempt_of(&returned.id) {
-            Some(attempt) if amount == unapplied.amount => UnappliedChange::Refunded { attempt },
+            // The amount of an open payment may change before the row is locked.
+            Some(attempt) if amount == unapplied.amount && unapplied.status != UnappliedStatus::Open => {
+                UnappliedChange::Refunded { attempt }
+            }
             _ => UnappliedChange::WentBack { amount },
         };
         let after = self.change_unapplied(&unapplied.payment, change, Some(returned.id.clone()), None).await?;

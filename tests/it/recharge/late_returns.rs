@@ -1,9 +1,13 @@
 //! Money of an unapplied payment that goes back twice, over another amount, or before a look-up.
 
-use billing_service::{biz::recharge::reconcile::ReconciledOrders, service::proto::ListAuditEventsRequest};
+use billing_service::{
+    biz::recharge::reconcile::ReconciledOrders,
+    service::proto::{ListAuditEventsRequest, RechargeCallbackReply, RechargeCallbackRequest},
+};
 use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::json;
+use tonic::Status;
 
 use super::{
     reconcile::{NEXT_DAY, SOON, reconcile_with},
@@ -14,6 +18,7 @@ use super::{
 use crate::harness::{
     Backend, MySql, Sqlite, code_of,
     payments::{Paying, success},
+    wait::until,
 };
 
 /// A stray payment over 7 whose first refund is under way.
@@ -189,10 +194,7 @@ async fn a_return_without_a_currency_is_in_that_of_its_payment(#[values(MySql, S
     let paying = Paying::start(on).await;
     paying.switch(json!({"lose": true}));
     let reported = stray_in(&paying, "stray", "USD").await;
-    let report = billing_service::service::proto::RechargeCallbackRequest {
-        currency: "USD".into(),
-        ..success("stray", &reported, 7.0)
-    };
+    let report = RechargeCallbackRequest { currency: "USD".into(), ..success("stray", &reported, 7.0) };
     paying.notify(report).await.unwrap_err();
     paying.notify(returned("CHARGEBACK", "stray", "c-1", &reported, 7.0)).await.unwrap();
     assert_eq!(shown(&paying, &reported).await, ("refunded".into(), 7.0, 7.0, 1, String::new()));
@@ -223,4 +225,53 @@ async fn the_job_finds_a_refund_that_failed_late(#[values(MySql, Sqlite)] on: Ba
     let found = ReconciledOrders { refunded: 1, ..Default::default() };
     assert_eq!(reconcile_with(&paid.paying, SOON, &[]).await.unwrap(), found);
     assert_eq!(paid.state().await, (15.0, 0.0, 5.0));
+}
+
+/// The answer to a report while others change rows under the lock that it waits for.
+async fn beside(
+    paying: &Paying,
+    changes: &'static str,
+    report: RechargeCallbackRequest,
+) -> Result<RechargeCallbackReply, Status> {
+    let mut other = paying.service.database.mysql().await;
+    sqlx::raw_sql(changes).execute(&mut other).await.unwrap();
+    let commit = async {
+        let waiting = "FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID() \
+                       AND info LIKE '%FROM unapplied_payment WHERE%FOR UPDATE%'";
+        until("it waits", async || paying.service.database.rows(&["COUNT(*)"], waiting).await == [["1"]]).await;
+        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    };
+    let (answer, ()) = futures_util::join!(paying.notify(report), commit);
+    answer
+}
+
+#[tokio::test]
+async fn a_return_beside_the_credit_of_its_order_comes_again_and_debits_it() {
+    let paying = Paying::start(MySql).await;
+    paying.legacy_order("late", "u", 7).await;
+    paying.service.adjust("u", 7.0).await;
+    paying.notify(success("late", "p-late", 9.0)).await.unwrap_err();
+    assert_eq!(status_of(&paying, "p-late").await, "open");
+    let credits = "BEGIN; UPDATE unapplied_payment SET status = 'applied'; \
+                   UPDATE recharge_order SET status = 'success', payment_order_id = 'p-late'";
+    let back = returned("CHARGEBACK", "late", "c-1", "p-late", 7.0);
+    assert_eq!(code_of(&beside(&paying, credits, back.clone()).await.unwrap_err()).1, "10006");
+    assert_eq!(paying.service.account("u").await.balance, 7.0);
+    for _ in 0..2 {
+        paying.notify(back.clone()).await.unwrap();
+        assert_eq!(paying.service.account("u").await.balance, 0.0);
+    }
+}
+
+#[tokio::test]
+async fn the_refund_of_a_payment_beside_its_chargeback_counts() {
+    let paying = Paying::start(MySql).await;
+    let payment = refunding(&paying, "stray").await;
+    let chargeback = "BEGIN; UPDATE unapplied_payment SET status = 'refunded', returned_amount = 7; \
+                      INSERT INTO unapplied_return (refund_id, payment_order_id, amount, created_at) \
+                      SELECT 'c-1', payment_order_id, 7, NOW(6) FROM unapplied_payment";
+    let refund = returned("REFUNDED", "stray", &attempt_of(&payment, 1), &payment, 7.0);
+    beside(&paying, chargeback, refund).await.unwrap();
+    let both = ("conflict".into(), 7.0, 14.0, 1, "14 went back. looked into it".into());
+    assert_eq!(shown(&paying, &payment).await, both);
 }
