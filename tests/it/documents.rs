@@ -50,6 +50,21 @@ fn the_readme_is_read_in_ten_minutes() {
     assert!(text("README.md").lines().count() <= 200);
 }
 
+/// A row behind an empty line is shown as text.
+#[test]
+fn every_row_of_a_table_is_below_its_head() {
+    let is_row = |line: &str| line.starts_with('|');
+    let is_rule = |line: &str| is_row(line) && line.chars().all(|part| "|-: ".contains(part));
+    for document in documents() {
+        let words = fs::read_to_string(&document).unwrap();
+        let lines: Vec<&str> = std::iter::once("").chain(words.lines()).chain([""]).collect();
+        for part in lines.windows(3) {
+            let begins = is_row(part[1]) && !is_row(part[0]);
+            assert!(!begins || is_rule(part[2]), "{}: {}", document.display(), part[1]);
+        }
+    }
+}
+
 #[test]
 fn every_link_and_every_path_in_a_document_exists() {
     for document in documents() {

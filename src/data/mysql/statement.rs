@@ -177,20 +177,45 @@ pub(super) struct Row<'s> {
 
 impl Row<'_> {
     fn value(&mut self, literal: impl Display) -> &mut Self {
-        if !std::mem::take(&mut self.first) {
-            self.sql.push(',');
-        }
         // A write to a String can't fail.
-        let _ = write!(self.sql, "{literal}");
+        let _ = write!(self.begin(), "{literal}");
         self
     }
 
-    pub(super) fn number(&mut self, value: impl Into<i128>) -> &mut Self {
-        self.value(value.into())
+    /// The place of the next value.
+    fn begin(&mut self) -> &mut String {
+        if !std::mem::take(&mut self.first) {
+            self.sql.push(',');
+        }
+        self.sql
     }
 
+    pub(super) fn number(&mut self, value: impl Into<i128>) -> &mut Self {
+        let value = value.into();
+        // Nearly all numbers are small, and those are written faster.
+        match i64::try_from(value) {
+            Ok(value) => self.value(value),
+            Err(_) => self.value(value),
+        }
+    }
+
+    /// A text literal: quoted if all characters are harmless, hexadecimal otherwise. Quotes and backslashes
+    /// then have no meaning in any SQL mode.
     pub(super) fn text(&mut self, value: &str) -> &mut Self {
-        self.value(Text(value))
+        let sql = self.begin();
+        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@ {}[],\"".contains(&byte);
+        if value.bytes().all(harmless) {
+            sql.push('\'');
+            sql.push_str(value);
+        } else {
+            sql.push_str("_utf8mb4 X'");
+            for byte in value.bytes() {
+                // A write to a String can't fail.
+                let _ = write!(sql, "{byte:02X}");
+            }
+        }
+        sql.push('\'');
+        self
     }
 
     pub(super) fn money(&mut self, value: Money) -> &mut Self {
@@ -216,22 +241,6 @@ impl Row<'_> {
             Some(value) => push(self, value),
             None => self.value("NULL"),
         }
-    }
-}
-
-/// A text literal: quoted if all characters are harmless, hexadecimal otherwise. Quotes and backslashes
-/// then have no meaning in any SQL mode.
-struct Text<'v>(&'v str);
-
-impl Display for Text<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@ {}[],\"".contains(&byte);
-        if self.0.bytes().all(harmless) {
-            return write!(f, "'{}'", self.0);
-        }
-        f.write_str("_utf8mb4 X'")?;
-        self.0.bytes().try_for_each(|byte| write!(f, "{byte:02X}"))?;
-        f.write_str("'")
     }
 }
 

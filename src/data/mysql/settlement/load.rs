@@ -22,7 +22,7 @@ use crate::{
         },
         values::{
             error::StoreError,
-            ids::{ApiKeyId, UserId},
+            ids::{ApiKeyId, TraceId, UserId},
         },
     },
     data::{
@@ -85,119 +85,175 @@ pub async fn load(
         Locking::Skip => connection.server().skip_locked(),
         Locking::Wait | Locking::Begun => LockMode::Wait,
     };
-    let skips = mode == LockMode::Skip;
-    let names_keys = !keys.api_keys.is_empty() || !keys.ending.is_empty();
-    let transactions = match lookup {
-        Lookup::Ending => &keys.ending,
-        Lookup::All => &keys.transactions,
-    };
-    let mut statement = Statement::new("");
-    if locking != Locking::Begun {
-        statement.begin();
-    }
-    accounts::lock(&mut statement, keys, batch.at.month, mode);
-    if skips {
-        caps::read_present(&mut statement, keys);
-    }
-    if !keys.ending.is_empty() {
-        accounts::read_held_quotas(&mut statement, keys);
-    }
-    if !transactions.is_empty() {
-        statement
-            .push("SELECT ")
-            .push(transactions::COLUMNS)
-            .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
-            .pairs(transactions)
-            .push("); ");
-    }
-    if !keys.adjustments.is_empty() {
-        statement
-            .push(concat!(
-                "SELECT ",
-                adjustment_columns!(),
-                " FROM balance_adjustment WHERE (user_id, adjustment_id) IN ("
-            ))
-            .pairs(&keys.adjustments)
-            .push("); ");
-    }
-    if !keys.refunds.is_empty() {
-        refunds::read(&mut statement, keys);
-    }
-    if !keys.audit_events.is_empty() {
-        audit_trail::read_ids(&mut statement, &keys.audit_events);
-    }
-    recharge::lock(&mut statement, keys, mode);
-    if names_keys {
-        key_quotas::lock(&mut statement, keys, mode);
-        if skips {
-            key_quotas::read_present(&mut statement, keys);
-        }
-    }
-
-    // The results come in the order of the statements. The first statements have no rows.
-    let silent = if locking == Locking::Begun { 0 } else { BEGINNING };
-    let mut sets = statement.fetch(connection).await?.into_iter().skip(silent);
-    let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
-    let mut loaded = Loaded::default();
-    let Loaded { state, left_out } = &mut loaded;
-    accounts::add_locked(state, left_out, batch.at.month, &next()?)?;
-    if skips {
-        for row in &next()? {
-            let user = user_of(row)?;
-            // A user may have caps and no account yet.
-            if state.balances.contains_key(&user) && !state.requests.contains_key(&user) {
-                left_out.insert(&user, Obstacle::Locked(Lock::Account(user.clone())));
-            }
-        }
-    }
-    if !keys.ending.is_empty() {
-        accounts::add_held_quotas(state, left_out, &next()?)?;
-    }
-    if !transactions.is_empty() {
-        for row in &next()? {
-            let user = user_of(row)?;
-            let Some(known) = left_out.decoded(&user, "billing_transaction", transaction_of(row))? else { continue };
-            // Skips an account that another process has just opened, and that is not locked.
-            if state.balances.contains_key(&user) {
-                state.transactions.insert((user, known.trace.clone()), known);
-            }
-        }
-    }
-    if !keys.adjustments.is_empty() {
-        for row in &next()? {
-            let user = user_of(row)?;
-            if let Some(settled) = left_out.decoded(&user, "balance_adjustment", adjusted_of(row))? {
-                state.adjustments.insert((user, settled.id.clone()), settled);
-            }
-        }
-    }
-    if !keys.refunds.is_empty() {
-        for row in &next()? {
-            let user = user_of(row)?;
-            if let Some(settled) = left_out.decoded(&user, "charge_refund", refunded_of(row))? {
-                state.refunds.insert((user, settled.id.clone()), settled);
-            }
-        }
-    }
-    if !keys.audit_events.is_empty() {
-        for row in &next()? {
-            state.audit_events.insert(row.uuid(0)?);
-        }
-    }
-    recharge::add_locked((&mut *state, &mut *left_out), batch, keys, &mut next)?;
-    if names_keys {
-        let locked = next()?;
-        let present = if skips { next()? } else { Vec::new() };
-        loaded.add_key_quotas(batch, &locked, &present)?;
-    }
+    let packet = Packet { batch, keys, lookup, mode, begins: locking != Locking::Begun };
+    let sets = packet.statement().fetch(connection).await?;
+    let mut loaded = packet.decode(sets)?;
     loaded.add_further_quotas(connection, batch, keys).await?;
-    if skips {
+    if packet.skips() {
         loaded.leave_out_locked(connection, batch, keys).await?;
     }
     Ok(loaded)
 }
 
+/// The packet of the first round trip. A batch that needs no rows of a table has no statement for it.
+struct Packet<'b> {
+    batch: &'b Batch,
+    keys: &'b Keys<'b>,
+    lookup: Lookup,
+    mode: LockMode,
+    /// Whether the transaction begins here.
+    begins: bool,
+}
+
+impl<'b> Packet<'b> {
+    fn skips(&self) -> bool {
+        self.mode == LockMode::Skip
+    }
+
+    fn names_api_keys(&self) -> bool {
+        !self.keys.api_keys.is_empty() || !self.keys.ending.is_empty()
+    }
+
+    /// The transactions that are looked up.
+    fn transactions(&self) -> &'b BTreeSet<(&'b UserId, &'b TraceId)> {
+        match self.lookup {
+            Lookup::Ending => &self.keys.ending,
+            Lookup::All => &self.keys.transactions,
+        }
+    }
+
+    fn statement(&self) -> Statement {
+        let Self { keys, mode, .. } = *self;
+        let mut statement = Statement::new("");
+        if self.begins {
+            statement.begin();
+        }
+        accounts::lock(&mut statement, keys, self.batch.at.month, mode);
+        if self.skips() {
+            caps::read_present(&mut statement, keys);
+        }
+        if !keys.ending.is_empty() {
+            accounts::read_held_quotas(&mut statement, keys);
+        }
+        if !self.transactions().is_empty() {
+            statement
+                .push("SELECT ")
+                .push(transactions::COLUMNS)
+                .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
+                .pairs(self.transactions())
+                .push("); ");
+        }
+        if !keys.adjustments.is_empty() {
+            statement
+                .push(concat!(
+                    "SELECT ",
+                    adjustment_columns!(),
+                    " FROM balance_adjustment WHERE (user_id, adjustment_id) IN ("
+                ))
+                .pairs(&keys.adjustments)
+                .push("); ");
+        }
+        if !keys.refunds.is_empty() {
+            refunds::read(&mut statement, keys);
+        }
+        if !keys.audit_events.is_empty() {
+            audit_trail::read_ids(&mut statement, &keys.audit_events);
+        }
+        recharge::lock(&mut statement, keys, mode);
+        if self.names_api_keys() {
+            key_quotas::lock(&mut statement, keys, mode);
+            if self.skips() {
+                key_quotas::read_present(&mut statement, keys);
+            }
+        }
+        statement
+    }
+
+    /// The results, which come in the order of the statements.
+    fn decode(&self, sets: Vec<Vec<MySqlRow>>) -> Result<Loaded, StoreError> {
+        let Self { batch, keys, .. } = *self;
+        let without_rows = if self.begins { BEGINNING } else { 0 };
+        let mut sets = sets.into_iter().skip(without_rows);
+        let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
+        let mut loaded = Loaded::default();
+        accounts::add_locked(&mut loaded.state, &mut loaded.left_out, batch.at.month, &next()?)?;
+        if self.skips() {
+            loaded.leave_out_capped(&next()?)?;
+        }
+        if !keys.ending.is_empty() {
+            accounts::add_held_quotas(&mut loaded.state, &mut loaded.left_out, &next()?)?;
+        }
+        if !self.transactions().is_empty() {
+            loaded.add_transactions(&next()?)?;
+        }
+        if !keys.adjustments.is_empty() {
+            loaded.add_adjustments(&next()?)?;
+        }
+        if !keys.refunds.is_empty() {
+            loaded.add_refunds(&next()?)?;
+        }
+        if !keys.audit_events.is_empty() {
+            for row in &next()? {
+                loaded.state.audit_events.insert(row.uuid(0)?);
+            }
+        }
+        recharge::add_locked((&mut loaded.state, &mut loaded.left_out), batch, keys, &mut next)?;
+        if self.names_api_keys() {
+            let locked = next()?;
+            let present = if self.skips() { next()? } else { Vec::new() };
+            loaded.add_key_quotas(batch, &locked, &present)?;
+        }
+        Ok(loaded)
+    }
+}
+
 impl Loaded {
+    /// Leaves out the locked accounts whose caps exist, in `rows`, and were not locked.
+    fn leave_out_capped(&mut self, rows: &[MySqlRow]) -> Result<(), StoreError> {
+        for row in rows {
+            let user = user_of(row)?;
+            // A user may have caps and no account yet.
+            if self.state.balances.contains_key(&user) && !self.state.requests.contains_key(&user) {
+                self.left_out.insert(&user, Obstacle::Locked(Lock::Account(user.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_transactions(&mut self, rows: &[MySqlRow]) -> Result<(), StoreError> {
+        for row in rows {
+            let user = user_of(row)?;
+            let known = self.left_out.decoded(&user, "billing_transaction", transaction_of(row))?;
+            // Another process may have just opened the account, which then is not locked.
+            if let Some(known) = known
+                && self.state.balances.contains_key(&user)
+            {
+                self.state.transactions.insert((user, known.trace.clone()), known);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_adjustments(&mut self, rows: &[MySqlRow]) -> Result<(), StoreError> {
+        for row in rows {
+            let user = user_of(row)?;
+            if let Some(settled) = self.left_out.decoded(&user, "balance_adjustment", adjusted_of(row))? {
+                self.state.adjustments.insert((user, settled.id.clone()), settled);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_refunds(&mut self, rows: &[MySqlRow]) -> Result<(), StoreError> {
+        for row in rows {
+            let user = user_of(row)?;
+            if let Some(settled) = self.left_out.decoded(&user, "charge_refund", refunded_of(row))? {
+                self.state.refunds.insert((user, settled.id.clone()), settled);
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the quotas of API keys. Leaves out the accounts whose calls need an API key that
     /// another transaction holds, or a quota that can't be decoded.
     fn add_key_quotas(&mut self, batch: &Batch, locked: &[MySqlRow], present: &[MySqlRow]) -> Result<(), StoreError> {
