@@ -46,7 +46,7 @@ impl Returned {
 /// The outcome of a callback about money that went back.
 #[derive(Debug, Clone)]
 pub enum SettledReturn {
-    Order(RefundedOrder),
+    Order(Box<RefundedOrder>),
     /// The money is that of an unapplied payment, which was not credited. `None` for a repeat.
     Unapplied(Option<RefundKind>),
 }
@@ -113,7 +113,7 @@ impl Recharges {
                 let event = RefundEvent::Reported(returned.report.clone());
                 match self.update_refund(&order, returned.id.clone(), event).await {
                     Err(refusal @ Error::DuplicateRecharge(_)) => refusal,
-                    settled => return settled.map(SettledReturn::Order),
+                    settled => return settled.map(|settled| SettledReturn::Order(Box::new(settled))),
                 }
             }
             None => Error::OrderNotFound(returned.order.to_string()),
