@@ -1,6 +1,10 @@
 //! Reads the price book at the start, and again at intervals while the server runs.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +21,9 @@ use crate::{
 
 /// Deadline of a read, for example over a connection that went silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The part of the interval that two reads are apart at least.
+const LEAST_PAUSE: u32 = 4;
 
 /// The dependencies of a read of the price book.
 pub(super) struct PriceReader {
@@ -54,10 +61,14 @@ async fn refresh_regularly(
     stop: CancellationToken,
 ) {
     let refreshing = async {
-        let mut failed = false;
+        let (mut failed, mut took) = (false, Duration::ZERO);
         loop {
-            tokio::time::sleep(interval).await;
-            match reader.read(&prices).await {
+            // The reads begin an interval apart. A slow database gets a pause all the same, and is then read later.
+            tokio::time::sleep(interval.saturating_sub(took).max(interval / LEAST_PAUSE)).await;
+            let began = Instant::now();
+            let read = reader.read(&prices).await;
+            took = began.elapsed();
+            match read {
                 Ok(found) => {
                     if failed {
                         tracing::info!("table price_version readable again");

@@ -1,6 +1,8 @@
 //! The codes of columns, in both databases: `quota_unit`, `charged_by`, the parts of the usage and the
 //! details of the price of a transaction, and `status` of an account.
 
+use std::borrow::Cow;
+
 use super::error::corrupt;
 use crate::biz::{
     account::{catalog::QuotaUnit, quota_weights::QuotaWeights},
@@ -71,17 +73,17 @@ pub(super) fn usage_parts(usage: Option<Usage>) -> [Option<u32>; 6] {
 pub(super) fn price_details(transaction: &Transaction) -> Option<String> {
     let weights = weights(transaction);
     let Some(version) = transaction.price_version.as_ref().filter(|version| !version.is_flat()) else {
-        return json::beside_columns(None, OfTransaction { multiplier: Factor::ONE, weights });
+        return json::of_transaction(None, OfTransaction { multiplier: Factor::ONE, weights });
     };
     let prices = match (&transaction.reservation, transaction.content.usage) {
-        (None, Some(usage)) => version.prices.narrowed(Work {
+        (None, Some(usage)) => Cow::Owned(version.prices.narrowed(Work {
             usage,
             calls: calls(transaction.quota_unit, transaction.units()),
             service_tier: transaction.content.service_tier.as_ref(),
-        }),
-        _ => version.prices.without_aliases(),
+        })),
+        _ => Cow::Borrowed(&*version.prices),
     };
-    json::beside_columns(Some(&prices), OfTransaction { multiplier: version.multiplier, weights })
+    json::of_transaction(Some(&prices), OfTransaction { multiplier: version.multiplier, weights })
 }
 
 /// Whether [`price_details`] is not NULL.

@@ -9,7 +9,7 @@ use super::{
     registration::{amounts, counter, counters, histogram, histograms},
 };
 use crate::biz::{
-    recharge::{callback::SettledOrder, refund::RefundedOrder, request::Started},
+    recharge::{callback::SettledOrder, refund::RefundedOrder, request::Started, returned::SettledReturn},
     settlement::{
         order::{Order, OrderStatus},
         order_refund::RefundKind,
@@ -96,17 +96,20 @@ impl RechargeMetrics {
     }
 
     /// Counts a callback about money that went back by its result, and the debit.
-    pub fn count_returned(&self, settled: &Result<Option<RefundedOrder>>, took: Duration) {
+    pub fn count_returned(&self, settled: &Result<SettledReturn>, took: Duration) {
         self.duration_seconds.with_label_values(&["callback"]).observe(took.as_secs_f64());
-        let result = match settled {
-            Ok(Some(refunded)) if refunded.changed => {
+        let kind = match settled {
+            Ok(SettledReturn::Order(refunded)) => {
                 self.count_refund(refunded);
-                match refunded.refund.kind {
-                    RefundKind::Chargeback => "chargeback",
-                    RefundKind::Requested | RefundKind::Reported => "refunded",
-                }
+                Ok(refunded.changed.then_some(refunded.refund.kind))
             }
-            Ok(_) => "repeated",
+            Ok(SettledReturn::Unapplied(kind)) => Ok(*kind),
+            Err(error) => Err(error),
+        };
+        let result = match kind {
+            Ok(Some(RefundKind::Chargeback)) => "chargeback",
+            Ok(Some(RefundKind::Requested | RefundKind::Reported)) => "refunded",
+            Ok(None) => "repeated",
             Err(Error::Overloaded(_) | Error::PaymentUnavailable(_) | Error::Internal(_)) => "error",
             Err(_) => "refused",
         };

@@ -21,7 +21,7 @@ use crate::biz::{
 /// Rows that are read at once.
 pub const PAGE: u32 = 5_000;
 /// Deadline of an export.
-const LIMIT: Duration = Duration::from_secs(600);
+pub const LIMIT: Duration = Duration::from_secs(600);
 
 /// The bounds of exports: more would delay the other readers of the database.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +161,8 @@ async fn send(pages: &mut impl Pages, first: Vec<u8>, parts: &mpsc::Sender<Expor
                 }
             }
         }
-        // A page may take minutes to read. A caller that has gone must not keep the permit so long.
+        // A page may take minutes to read. A caller that has gone must not keep the permit so long. Pages whose query
+        // goes on then bound those queries themselves.
         let page = tokio::select! {
             page = pages.page() => page,
             () = parts.closed() => return,

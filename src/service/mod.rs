@@ -19,6 +19,7 @@ mod limits;
 mod message;
 mod metering;
 pub mod origin;
+mod price_reads;
 mod prices;
 mod reads;
 mod recharge;

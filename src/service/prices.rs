@@ -7,6 +7,7 @@ use chrono::{DateTime, Datelike, SubsecRound, Utc};
 
 use super::{
     convert::{count, estimate, price_line, service_tier, tokens, usage},
+    price_reads::PriceReads,
     proto::{
         self, DeletePriceVersionReply, DeletePriceVersionRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
         PriceTier, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest,
@@ -19,8 +20,7 @@ use crate::biz::{
     audit_trail::{Actor, AuditedCall, DELETE_PRICE_VERSION, PUT_PRICE_VERSION},
     charge::{
         prices::{
-            Alias, Class, Draft, Factor, Given, NewVersion, PriceStore, PriceVersion, Prices, Rates, VersionKey,
-            VersionStore,
+            Alias, Class, Draft, Factor, Given, NewVersion, PriceStore, PriceVersion, Rates, VersionKey, VersionStore,
         },
         quote::{Ask, ESTIMATE, Quoter},
     },
@@ -40,7 +40,7 @@ pub struct PriceService {
     quoter: Arc<Quoter>,
     accounts: Arc<Accounts>,
     versions: Arc<dyn VersionStore>,
-    rows: Arc<dyn PriceStore>,
+    reads: PriceReads,
     calendar: Arc<Calendar>,
 }
 
@@ -53,7 +53,8 @@ impl PriceService {
         rows: Arc<dyn PriceStore>,
         calendar: Arc<Calendar>,
     ) -> Self {
-        Self { catalog, quoter, accounts, versions, rows, calendar }
+        let reads = PriceReads::new(quoter.clone(), rows);
+        Self { catalog, quoter, accounts, versions, reads, calendar }
     }
 
     pub async fn quote_price(&self, request: QuotePriceRequest) -> Result<QuotePriceReply> {
@@ -98,11 +99,18 @@ impl PriceService {
         let version = new_version(&request, now)?;
         let call = AuditedCall::new(PUT_PRICE_VERSION, actor, "");
         let changed = self.versions.put_price_version(&version, &call, now).await??;
-        // Other servers read it within the interval of their reads.
-        self.prices().refresh(&*self.rows, now).await?;
-        let NewVersion { model, effective_from, id, prices } = version;
+        self.reads.soon(now).await;
+        let NewVersion { model, effective_from, id, prices, .. } = version;
+        let book = self.quoter.prices().book();
+        let known = |(from, version): (_, &std::result::Result<PriceVersion, Invalid>)| {
+            version.as_ref().is_ok_and(|version| version.id == id).then_some(from)
+        };
+        // A repeat without an instant finds that of the first one, if the book has it already.
+        let since = if changed { Some(effective_from) } else { book.versions_of(&model).find_map(known) };
+        let last = book.last_before(&model, now);
+        let in_force = since.is_some_and(|since| since <= now && last.is_none_or(|last| last <= since));
         let shown = shown(&model, effective_from, &Ok(PriceVersion::new(id, prices)));
-        let stored = proto::PriceVersion { in_force: effective_from <= now, ..shown };
+        let stored = proto::PriceVersion { effective_from: since.map(Into::into), in_force, ..shown };
         Ok(PutPriceVersionReply { success: true, changed, version: Some(stored) })
     }
 
@@ -118,7 +126,7 @@ impl PriceService {
         let call = AuditedCall::new(DELETE_PRICE_VERSION, actor, "");
         let now = self.calendar.now().utc;
         let changed = self.versions.delete_price_version(&key, &call, now).await??;
-        self.prices().refresh(&*self.rows, now).await?;
+        self.reads.soon(now).await;
         Ok(DeletePriceVersionReply { success: true, changed })
     }
 
@@ -132,13 +140,9 @@ impl PriceService {
         };
         let model = ModelName::parse_optional("model", &request.model)?;
         let now = self.calendar.now().utc;
-        self.prices().refresh(&*self.rows, now).await?;
-        let book = self.prices().book();
-        let is_listed = |(name, from): (&ModelName, DateTime<Utc>)| {
-            let is_later = after.as_ref().is_none_or(|(after, since)| (name.as_str(), from) > (after, *since));
-            model.as_ref().is_none_or(|model| model == name) && is_later
-        };
-        let listed = book.versions().filter(|(name, from, _)| is_listed((name, *from)));
+        self.reads.now(now).await?;
+        let book = self.quoter.prices().book();
+        let listed = book.versions_after(model.as_ref(), after.as_ref());
         // The additional version shows whether another page follows.
         let size = page.size as usize;
         let versions: Vec<_> = listed.take(size + 1).collect();
@@ -151,10 +155,6 @@ impl PriceService {
         });
         Ok(ListPriceVersionsReply { versions: versions.collect(), next_page_token })
     }
-
-    fn prices(&self) -> &Prices {
-        self.quoter.prices()
-    }
 }
 
 /// The end of a page of versions as a token, which is opaque to callers.
@@ -162,10 +162,10 @@ fn encode(model: &ModelName, from: DateTime<Utc>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{}.{model}", from.timestamp_micros()))
 }
 
-fn decode(token: &str) -> Option<(String, DateTime<Utc>)> {
+fn decode(token: &str) -> Option<(ModelName, DateTime<Utc>)> {
     let decoded = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
     let (micros, model) = decoded.split_once('.')?;
-    Some((model.to_owned(), DateTime::from_timestamp_micros(micros.parse().ok()?)?))
+    Some((ModelName::from_stored(model), DateTime::from_timestamp_micros(micros.parse().ok()?)?))
 }
 
 /// The name of a plan on the wire.
@@ -205,7 +205,8 @@ fn new_version(request: &PutPriceVersionRequest, now: DateTime<Utc>) -> Result<N
     };
     // A repeat with the same instant is the same version.
     let made = || PriceVersionId::from_stored(format!("put:{}", effective_from.timestamp_micros()));
-    Ok(NewVersion { model, effective_from, id: id.unwrap_or_else(made), prices: draft.check()? })
+    let is_at_once = request.effective_from.is_none();
+    Ok(NewVersion { model, effective_from, is_at_once, id: id.unwrap_or_else(made), prices: draft.check()? })
 }
 
 /// Parses an instant of 1970 or later.

@@ -113,7 +113,7 @@ impl ReservationService {
     async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Applied)) = &settled {
-            let (service, model) = (self.clone(), transaction.content.model.clone());
+            let (service, model) = (self.clone(), transaction.served_model().cloned());
             let comparing = async move {
                 if let Ok(ours) = service.count_output(model.as_ref(), text.output).await {
                     let compared = Comparison::new(model.as_ref(), ours, usage, text.hidden_tokens);
@@ -140,12 +140,14 @@ impl ReservationService {
         counting.await.map_err(|error| Error::Internal(format!("a commit ended abnormally: {error}")))?
     }
 
-    /// Counts the tokens of a text by the model of the reservation.
+    /// Counts the tokens of a text by the model that served the call or, if the commit names none, by that of
+    /// the reservation.
     async fn count_reserved(&self, commit: &Commit, output: Input) -> Result<u32> {
         let found = timeout(READ_TIMEOUT, self.transactions.transaction(&commit.user, &commit.trace)).await;
         let found = found.map_err(|_| Error::Overloaded("the database does not answer; retry later".into()))??;
         let found = found.ok_or_else(|| Error::TransactionNotFound(commit.trace.to_string()))?;
-        self.count_output(found.content.model.as_ref(), output).await
+        let served = commit.served.as_ref().map(|served| &served.model);
+        self.count_output(served.or(found.served_model()), output).await
     }
 
     async fn count_output(&self, model: Option<&ModelName>, output: Input) -> Result<u32> {

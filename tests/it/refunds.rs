@@ -8,7 +8,7 @@ use billing_service::{
         ListRecordsRequest, RefundChargeReply, RefundChargeRequest, ReserveQuotaRequest,
     },
 };
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use rstest::rstest;
 use serde_json::{Value, json};
 use tonic::Status;
@@ -185,7 +185,7 @@ async fn refunds_at_once_give_back_what_was_charged_and_no_more(#[values(MySql, 
     assert_eq!(equal.iter().filter(|reply| !reply.replayed).count(), 1);
     assert!(equal.iter().all(|reply| (reply.paid_count, reply.amount, reply.balance) == (10, 0.5, 0.5)), "{equal:?}");
 
-    // 190 units are left, and 60 callers want 5 each; charges and a commit come between.
+    // 190 units are left, and 60 callers want 5 each; charges come between.
     let refunds = (0..60).map(|number| {
         let client = client(number);
         async move { try_refund(&client, refund("u", "t", &format!("r{number}"), 5)).await }
@@ -199,6 +199,133 @@ async fn refunds_at_once_give_back_what_was_charged_and_no_more(#[values(MySql, 
     assert_eq!(service.state("u").await, (9.5, [0, 0, 5]));
     let transaction = service.transaction("u", "t").await;
     assert_eq!((transaction.refunded_count, transaction.refunded_amount), (200, 10.0));
+    service.assert_audit_is_clean().await;
+    other.stop().await;
+}
+
+/// A second server on the database of a service, with the same clock.
+async fn second_server(service: &Service) -> (App, Client) {
+    let config = service.database.config(&[("billing.free_quotas.asset", "5")]);
+    let other = App::start_with_clock(config, service.clock.clone()).await.unwrap();
+    let client = Client::connect(format!("http://{}", other.grpc_addr)).await.unwrap();
+    (other, client)
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refunds_beside_a_commit_come_before_it_or_give_back_its_charge(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    let (other, second) = second_server(&service).await;
+    service.use_up_free_quota("u", "asset").await;
+    let reserve = ReserveQuotaRequest {
+        user_id: "u".into(),
+        service_name: "asset".into(),
+        count: 100,
+        trace_id: "held".into(),
+        ..Default::default()
+    };
+    service.internal.clone().reserve_quota(reserve).await.unwrap();
+    let ids: Vec<_> = (0..20).map(|number| format!("r{number}")).collect();
+    let refund_all = async || {
+        let refunds = ids.iter().enumerate().map(|(number, id)| {
+            let client = if number.is_multiple_of(2) { &service.internal } else { &second };
+            try_refund(client, refund("u", "held", id, 5))
+        });
+        join_all(refunds).await
+    };
+    let commit = CommitReservationRequest { user_id: "u".into(), trace_id: "held".into(), ..Default::default() };
+    let mut committing = second.clone();
+    let (refunds, committed) = futures_util::join!(refund_all(), committing.commit_reservation(commit));
+    assert_eq!(committed.unwrap().into_inner().amount, 5.0);
+    for refused in refunds.iter().filter_map(|refund| refund.as_ref().err()) {
+        assert_eq!(code_of(refused).1, "10011", "the reservation was not committed yet: {refused:?}");
+    }
+    let given = refunds.iter().filter(|refund| refund.is_ok()).count();
+    assert_eq!(service.transaction("u", "held").await.refunded_count, 5 * given as i32);
+    // Those that were refused come again, and the others are repeats.
+    let again = refund_all().await;
+    assert_eq!(again.iter().filter(|refund| refund.as_ref().unwrap().replayed).count(), given);
+    let transaction = service.transaction("u", "held").await;
+    assert_eq!((transaction.refunded_count, transaction.refunded_amount), (100, 5.0));
+    assert_eq!(service.account("u").await.balance, 10.0);
+    service.assert_audit_is_clean().await;
+    other.stop().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refunds_beside_the_archive_give_back_once(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    let (other, second) = second_server(&service).await;
+    service.use_up_free_quota("u", "asset").await;
+    for number in 0..20 {
+        service.deduct(traced(&format!("t{number}"), charge("u", "asset", 10))).await;
+    }
+    service.clock.set("2027-06-01T04:00:00Z");
+    let refunds = (0..40).map(|number| {
+        let client = if number % 2 == 0 { &service.internal } else { &second };
+        try_refund(client, refund("u", &format!("t{}", number / 2), &format!("r{number}"), 5))
+    });
+    let store = app::connect(&service.database.config(&[])).await.unwrap();
+    let calendar = Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone());
+    let archive = archive_records(&*store, &calendar, 1.try_into().unwrap(), false, &Unwatched);
+    let (refunds, moved) = futures_util::join!(join_all(refunds), archive);
+    // The free units, and the charges.
+    assert_eq!(moved.unwrap().records, 21);
+    assert!(refunds.iter().all(|refund| refund.as_ref().is_ok_and(|given| given.amount == 0.25)), "{refunds:?}");
+    for number in 0..20 {
+        let transaction = service.transaction("u", &format!("t{number}")).await;
+        assert_eq!((transaction.refunded_count, transaction.refunded_amount), (10, 0.5));
+    }
+    assert_eq!(service.account("u").await.balance, 10.0);
+    let of_june = service.lines("u").await.into_iter().filter(|line| *line == (4, 5, 0.25, "2026-11".into()));
+    assert_eq!(of_june.count(), 40);
+    store.close().await;
+    service.assert_audit_is_clean().await;
+    other.stop().await;
+}
+
+/// Some come before the close, and some behind it. Each counts to its own day.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refunds_beside_the_close_of_the_month_of_their_charge_name_it_behind_the_close(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let service = start(on).await;
+    let (other, second) = second_server(&service).await;
+    service.use_up_free_quota("u", "asset").await;
+    service.deduct(traced("t", charge("u", "asset", 200))).await;
+    service.clock.set("2026-12-03T15:59:59Z");
+    let give_back = |number: usize| {
+        let client = if number.is_multiple_of(2) { service.internal.clone() } else { second.clone() };
+        async move { try_refund(&client, refund("u", "t", &format!("r{number}"), 5)).await.unwrap() }
+    };
+    give_back(0).await;
+    let mut running: FuturesUnordered<_> = (1..39).map(give_back).collect();
+    running.next().await.unwrap();
+    service.clock.set("2026-12-03T16:00:00Z");
+    while running.next().await.is_some() {}
+    let closed = service.month_of("u", "2026-11", "30").await;
+    give_back(39).await;
+    assert_eq!(service.month_of("u", "2026-11", "30").await, closed);
+
+    let lines = service.lines("u").await;
+    let of = |late: &str| lines.iter().filter(|line| **line == (4, 5, 0.25, late.to_owned())).count();
+    let (in_time, late) = (of(""), of("2026-11"));
+    assert!(in_time >= 2 && late >= 1 && in_time + late == 40, "{lines:?}");
+    let refunded = async |from: &str, to: &str| {
+        let path = format!("/api/v1/billing/usage?user_id=u&from={from}&to={to}&service_name=asset");
+        let (code, usage) = service.get(&path).await;
+        assert_eq!(code, 200, "{usage}");
+        let days = usage["series"][0]["days"].as_array().unwrap();
+        days.iter().map(|day| day["refunded_count"].as_i64().unwrap()).sum::<i64>()
+    };
+    assert_eq!(refunded("2026-11-01", "2026-11-30").await, 0);
+    let each_day = (refunded("2026-12-03", "2026-12-03").await, refunded("2026-12-04", "2026-12-04").await);
+    assert_eq!(each_day, (5 * in_time as i64, 5 * late as i64));
+    let transaction = service.transaction("u", "t").await;
+    assert_eq!((transaction.refunded_count, transaction.refunded_amount), (200, 10.0));
+    assert_eq!(service.account("u").await.balance, 10.0);
     service.assert_audit_is_clean().await;
     other.stop().await;
 }
@@ -270,7 +397,7 @@ async fn a_closed_month_stays_as_it_was(#[values(MySql, Sqlite)] on: Backend) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_delivered_calls_are_charged_or_recorded(
     #[values(MySql, Sqlite)] on: Backend,
-    #[values("charge", "spill")] above_hold: &str,
+    #[values("charge", "spill", "cap")] above_hold: &str,
 ) {
     let policy = format!("{{payment: {{above_hold: {above_hold}}}}}");
     let service = Service::start_with(on, &[("billing.reservations", &policy)]).await;

@@ -1,6 +1,7 @@
 //! Performs each job, in a run or as a dry run, and writes the lines of its report.
 
 use anyhow::{Context, anyhow};
+use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 
 use super::{Job, JobReport, Runner};
@@ -19,6 +20,9 @@ use crate::{
         settlement::{order::OrderStatus, sweep},
     },
 };
+
+/// The currency of a published price list.
+const DOLLAR: &str = "USD";
 
 /// Most reservations and orders that a dry run lists.
 const LISTED: usize = 20;
@@ -183,7 +187,12 @@ impl Runner {
         let (prices, now) = (Prices::new(self.config.price_book()), self.calendar.now().utc);
         prices.refresh(&*self.store, now).await?;
         let imports = import_prices::plan(&file, &prices.book(), now);
-        let mut lines: Vec<String> = file.notes.iter().map(|note| format!("note: {note}")).collect();
+        let (rate, currency) = (import.conversion.rate, self.config.billing.currency);
+        // The rate is 1 if it was forgotten.
+        let is_by_default = rate == Decimal::ONE && currency.code() != DOLLAR;
+        let rate = is_by_default.then(|| format!("rate 1: dollars are taken as {currency}"));
+        let notes = file.notes.iter().map(|note| format!("note: {note}"));
+        let mut lines: Vec<String> = rate.into_iter().chain(notes).collect();
         lines.extend(file.skipped.iter().map(|(model, why)| format!("skipped: {model}: {why}")));
         if !file.ignored.is_empty() {
             let ignored = file.ignored.iter().map(|(member, entries)| format!("{member} ({entries})"));

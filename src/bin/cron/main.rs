@@ -42,7 +42,7 @@ struct Arguments {
     /// interrupted.
     #[arg(long, requires = "once", conflicts_with = "dry_run")]
     resume: bool,
-    /// With --once import-prices: units of billing.currency for a dollar.
+    /// With --once import-prices: units of billing.currency for a dollar. Without it, a dollar is one unit.
     #[arg(long, value_name = "RATE", requires = "file", default_value = "1", value_parser = factor)]
     rate: Decimal,
     /// With --once import-prices: the markup on the prices of the list, such as 1.2.

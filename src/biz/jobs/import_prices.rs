@@ -42,7 +42,8 @@ pub fn plan(file: &PriceFile, book: &PriceBook, now: DateTime<Utc>) -> Vec<Impor
         let last = book.last_before(model, now);
         let known = last.and_then(|_| book.at(model, now).ok()).filter(|found| found.model == model);
         let before = known.map(|found| &*found.version.prices);
-        let prices = completed(prices, before);
+        // An unusable version in force keeps the aliases of the one before it.
+        let prices = completed(prices, book.last_usable(model, now).map(|version| &*version.prices));
         if before != Some(&prices) {
             let difference = difference(before, &prices);
             imports.push(Import { model: model.clone(), prices, is_new: before.is_none(), difference });
@@ -124,7 +125,7 @@ pub async fn write(
     for import in imports {
         let Import { model, prices, .. } = import;
         let id = PriceVersionId::from_stored(id.as_str());
-        let version = NewVersion { model, effective_from: now, id, prices };
+        let version = NewVersion { model, effective_from: now, is_at_once: false, id, prices };
         let call = AuditedCall::new(PUT_PRICE_VERSION, Actor::new(JOB, "cron", ""), reason);
         match repeat(|| store.put_price_version(&version, &call, now)).await? {
             Ok(_) => imported.written += 1,
@@ -144,6 +145,7 @@ mod tests {
         Alias, PriceVersion,
         import::{Conversion, read},
     };
+    use crate::biz::values::invalid::Invalid;
 
     fn file(factor: i64) -> PriceFile {
         let text = r#"{"m": {"input_cost_per_token": 1e-6, "output_cost_per_token": 4e-6,
@@ -186,5 +188,12 @@ mod tests {
             "m false: input 1 -> 2, output 4 -> 8, above 200000 input 2 -> 4, above 200000 output 4 -> 8"
         );
         assert_eq!(dearer[1], "n false: input 1 -> 2");
+
+        // Over an unusable version, the aliases and the service tier of the one before it stay.
+        let (model, later) = (ModelName::from_stored("m"), DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(1));
+        book.set(model.clone(), later, Err(Invalid::new("input_price", "bad")));
+        let imports = plan(&file, &book, later);
+        let (aliases, tiers) = (imports[0].prices.aliases(), imports[0].prices.service_tiers());
+        assert_eq!((imports.len(), &imports[0].model, aliases.len(), tiers.len()), (1, &model, 1, 2));
     }
 }

@@ -31,6 +31,7 @@ use crate::biz::{
     },
     values::{
         error::{Error, Result},
+        ids::ModelName,
         invalid::Invalid,
         usage::Usage,
     },
@@ -262,6 +263,7 @@ impl Session {
     async fn finish(self, finish: Finish, last: LastMessage) -> Ended {
         let engine = &self.meter.engine;
         let vendors = finish.usage.map(|usage| (usage, finish.hidden_output_tokens));
+        let served = finish.served.as_ref().map(|served| served.model.clone());
         let commit = self.metered.commit(finish);
         let mut settled = engine.commit(commit.clone()).await;
         match &settled {
@@ -278,7 +280,7 @@ impl Session {
             }
         }
         match settled {
-            Ok(_) => Ended { finished: Some(settled), compared: self.compare(vendors), settled: None },
+            Ok(_) => Ended { finished: Some(settled), compared: self.compare(vendors, served), settled: None },
             // The finish was refused, so the counted tokens are charged.
             Err(_) => self.end_broken(Some(settled)).await,
         }
@@ -291,10 +293,12 @@ impl Session {
         Ended { finished, settled: settle_broken(&meter, &metered).await, compared: None }
     }
 
-    /// Compares our count with the usage of the vendor and its hidden output tokens.
-    fn compare(&self, vendors: Option<(Usage, u32)>) -> Option<Comparison> {
-        let model = self.reservation().content.model.as_ref();
-        let (usage, hidden_output_tokens) = vendors?;
+    /// Compares our count with the usage of the vendor and its hidden output tokens. The text was counted in
+    /// the encoding of the reserved model, which may not be that of the one that served.
+    fn compare(&self, vendors: Option<(Usage, u32)>, served: Option<ModelName>) -> Option<Comparison> {
+        let reserved = self.reservation().content.model.as_ref();
+        let model = served.as_ref().or(reserved);
+        let (usage, hidden_output_tokens) = vendors.filter(|_| Encoding::of(model) == Encoding::of(reserved))?;
         Comparison::new(model, self.metered.comparable()?, usage, hidden_output_tokens)
     }
 }

@@ -32,7 +32,7 @@ pub struct OrderScan {
     pub until: DateTime<Utc>,
 }
 
-/// As [`OrderScan`], of refunds.
+/// A scan of the refunds of all orders, by status and last change. Both ends are included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefundScan {
     pub status: RefundStatus,
@@ -104,8 +104,8 @@ pub trait OrderStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn order_refund(&self, id: &RefundId) -> Result<Option<OrderRefund>, StoreError>;
 
-    /// At most `limit` refunds of a status that were created between two instants, both included. They
-    /// begin after `after`, oldest first.
+    /// At most `limit` refunds of a status that were last changed between two instants, both included. They
+    /// begin after `after`, the longest unchanged first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -2,7 +2,7 @@
 
 use super::{
     NotSettled, Recharges,
-    gateway::{CallerContext, NewRefund, RefundState},
+    gateway::{CallerContext, FoundRefund, NewRefund, PaymentError, RefundState},
     in_time,
     refund::Approach,
     unapplied::{Resolution, Resolved},
@@ -20,6 +20,9 @@ use crate::biz::{
         invalid::Invalid,
     },
 };
+
+/// Most attempts to refund a payment that a credit asks payment-service about, the last ones.
+const ASKED_ATTEMPTS: u32 = 8;
 
 /// The decision of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +62,7 @@ impl Recharges {
         match action {
             PaymentAction::Credit(user) => {
                 self.check_currency(&found.currency)?;
-                self.note_late_refund(&found, trace).await?;
+                self.note_late_refunds(&found, trace).await?;
                 let credit = PaymentCredit::new(user, payment.clone(), call);
                 let (payment, changed) = self.engine.credit_payment(credit).await?;
                 Ok(ResolvedPayment { payment, replayed: !changed })
@@ -110,16 +113,23 @@ impl Recharges {
         })
     }
 
-    /// Asks about the last refund of an open payment, because one that had failed may have been made after
-    /// all, and its callback may be lost.
-    async fn note_late_refund(&self, payment: &UnappliedPayment, trace: &CallerContext) -> Result<()> {
+    /// Asks about the last refunds of an open payment, because one that had failed may have been made after all,
+    /// and its callback may be lost. It may be over another amount than the payment has now: a later report decides
+    /// on the amount of an open payment.
+    async fn note_late_refunds(&self, payment: &UnappliedPayment, trace: &CallerContext) -> Result<()> {
         if payment.status != UnappliedStatus::Open || payment.refunds == 0 {
             return Ok(());
         }
-        let refund = new_refund(payment)?;
-        if self.refund_state(&refund, Approach::Ask { requests: false }, trace).await? == RefundState::Success {
-            let change = UnappliedChange::Refunded { attempt: payment.refunds };
-            self.change_unapplied(&payment.payment, change, Some(refund.id), None).await?;
+        let gateway = self.gateway()?;
+        let first = payment.refunds.saturating_sub(ASKED_ATTEMPTS - 1).max(1);
+        for attempt in (first..=payment.refunds).rev() {
+            let id = payment.refund_id_of(attempt);
+            let found = gateway.refund_of(&id, trace).await?;
+            let Some(found) = found.filter(|found| found.state == RefundState::Success) else { continue };
+            match late_return(payment, attempt, &found)? {
+                Some(change) => drop(self.change_unapplied(&payment.payment, change, Some(id), None).await?),
+                None => tracing::error!(refund = %id, "payment-service knows the id of a refund by another payment"),
+            }
         }
         Ok(())
     }
@@ -160,6 +170,24 @@ impl Recharges {
         let resolution = Resolution { change, refund, call, expected: None, at: self.calendar.now().utc };
         in_time(self.orders.resolve_unapplied(payment, &resolution)).await?
     }
+}
+
+/// The change by an attempt that had failed and that payment-service has made after all; `None` if its id belongs
+/// to a refund of another payment.
+///
+/// # Errors
+/// [`Error::PaymentUnavailable`]: the answer has no valid amount. [`Error::AmountMismatch`]: it has another currency.
+fn late_return(payment: &UnappliedPayment, attempt: u32, found: &FoundRefund) -> Result<Option<UnappliedChange>> {
+    let Some(content) = &found.content else { return Ok(Some(UnappliedChange::Refunded { attempt })) };
+    if content.payment.as_ref().is_some_and(|of| *of != payment.payment) {
+        return Ok(None);
+    }
+    let (currency, amount) =
+        content.money().ok_or_else(|| PaymentError::Malformed("the amount of the refund".into()))?;
+    if currency.code() != payment.currency {
+        return Err(Error::AmountMismatch(format!("currency: a refund of the payment is in {currency}")));
+    }
+    Ok(Some(UnappliedChange::WentBack { amount }))
 }
 
 /// The refund of a payment that was requested last.

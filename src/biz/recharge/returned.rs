@@ -14,11 +14,12 @@ use super::{
 use crate::biz::{
     settlement::{
         order::Order,
-        order_refund::{OrderRefund, RefundStatus},
+        order_refund::{OrderRefund, RefundKind, RefundStatus},
         posting::{RefundEvent, ReportedRefund},
         unapplied::{UnappliedCause, UnappliedChange, UnappliedPayment, UnappliedStatus},
     },
     values::{
+        currency::Currency,
         error::{Duplicate, Error, Result},
         ids::{OrderId, PaymentId, RefundId},
         invalid::Invalid,
@@ -32,8 +33,22 @@ pub struct Returned {
     pub order: OrderId,
     pub id: RefundId,
     pub report: ReportedRefund,
-    /// `None` means the currency of the account.
+    /// `None` means the currency of the account or, for an unapplied payment that is known, of the payment.
     pub currency: Option<String>,
+}
+
+impl Returned {
+    fn kind(&self) -> RefundKind {
+        if self.report.is_chargeback { RefundKind::Chargeback } else { RefundKind::Reported }
+    }
+}
+
+/// The outcome of a callback about money that went back.
+#[derive(Debug, Clone)]
+pub enum SettledReturn {
+    Order(Box<RefundedOrder>),
+    /// The money is that of an unapplied payment, which was not credited. `None` for a repeat.
+    Unapplied(Option<RefundKind>),
 }
 
 /// The rows that a callback names.
@@ -47,8 +62,7 @@ struct Named {
 
 impl Recharges {
     /// Settles money that went back, by a callback of payment-service. A callback from a proven sender is
-    /// `trusted`. Any other callback is a hint, which payment-service must confirm. `None` if the money
-    /// is that of an unapplied payment, which was not credited.
+    /// `trusted`. Any other callback is a hint, which payment-service must confirm.
     ///
     /// # Errors
     /// [`Error::OrderNotFound`]; [`Error::AmountMismatch`] beyond the order or of another currency;
@@ -61,21 +75,17 @@ impl Recharges {
         returned: Returned,
         is_trusted: bool,
         trace: &CallerContext,
-    ) -> Result<Option<RefundedOrder>> {
+    ) -> Result<SettledReturn> {
         if in_time(self.orders.is_return_counted(&returned.id)).await? {
-            return Ok(None);
+            return Ok(SettledReturn::Unapplied(None));
         }
         let mut named = self.named(&returned).await?;
         let claimed = returned.report.payment.clone();
         let returned = if is_trusted {
             self.with_payment(&named, returned, trace).await?
         } else {
-            // An older release has not counted the ids.
-            let is_refunded = |payment: &UnappliedPayment| {
-                payment.status == UnappliedStatus::Refunded && payment.attempt_of(&returned.id).is_some()
-            };
-            if named.unapplied.as_ref().is_some_and(is_refunded) {
-                return Ok(None);
+            if self.may_be_noted(named.unapplied.as_ref(), &returned.id).await? {
+                return Ok(SettledReturn::Unapplied(None));
             }
             self.confirmed(&named, returned, trace).await?
         };
@@ -83,7 +93,13 @@ impl Recharges {
             named.unapplied = self.unapplied_of(&returned, named.order.as_ref(), named.refund.as_ref()).await?;
         }
         if let Some(unapplied) = &named.unapplied {
-            return self.note_returned(unapplied, &returned).await.map(|()| None);
+            return match self.note_returned(unapplied, &returned).await {
+                Ok(is_new) => Ok(SettledReturn::Unapplied(is_new.then_some(returned.kind()))),
+                Err(refusal @ Error::DuplicateRecharge(_)) => {
+                    Err(self.unless_just_credited(&returned, &unapplied.payment, refusal).await?)
+                }
+                Err(error) => Err(error),
+            };
         }
         let refusal = match named.order {
             // The debited or pending refund is one of its own order, and of no other payment.
@@ -97,21 +113,22 @@ impl Recharges {
                 let event = RefundEvent::Reported(returned.report.clone());
                 match self.update_refund(&order, returned.id.clone(), event).await {
                     Err(refusal @ Error::DuplicateRecharge(_)) => refusal,
-                    settled => return settled.map(Some),
+                    settled => return settled.map(|settled| SettledReturn::Order(Box::new(settled))),
                 }
             }
             None => Error::OrderNotFound(returned.order.to_string()),
         };
-        self.keep_returned(&returned, refusal).await.map(|()| None)
+        let is_new = self.keep_returned(&returned, refusal).await?;
+        Ok(SettledReturn::Unapplied(is_new.then_some(returned.kind())))
     }
 
     /// Keeps the return of a payment that was not reported here: that of an unknown order, or a second one
     /// of an order. Otherwise nobody would see the rest of its money, or its later report would look as if
-    /// all of its money were here.
+    /// all of its money were here. Returns whether it was not kept before.
     ///
     /// # Errors
     /// `refusal` if the callback names no payment, or one that has credited an order.
-    async fn keep_returned(&self, returned: &Returned, refusal: Error) -> Result<()> {
+    async fn keep_returned(&self, returned: &Returned, refusal: Error) -> Result<bool> {
         let (Some(payment), Some(cause)) = (&returned.report.payment, UnappliedCause::of(&refusal)) else {
             return Err(refusal);
         };
@@ -137,10 +154,34 @@ impl Recharges {
             // A payment that has credited an order is not stored.
             Err(Error::PaymentNotFound(_)) => Err(refusal),
             Err(error) => Err(error),
-            Ok(_) => {
-                tracing::warn!(%payment, order = %returned.order, %amount, "money of an unknown payment went back; kept as an unapplied payment");
-                Ok(())
+            Ok(kept) => {
+                if kept.changed {
+                    tracing::warn!(%payment, order = %returned.order, %amount, "money of an unknown payment went back; kept as an unapplied payment");
+                }
+                Ok(kept.changed)
             }
+        }
+    }
+
+    /// The answer to a return of a payment that has credited an order. If it has credited the named order
+    /// since the rows were read, the return must come again: then the order is debited.
+    async fn unless_just_credited(&self, returned: &Returned, payment: &PaymentId, refusal: Error) -> Result<Error> {
+        let order = in_time(self.orders.order(&returned.order)).await?;
+        let is_of = |order: &Order| order.status.is_credited() && order.payment.as_ref() == Some(payment);
+        Ok(match order.is_some_and(|order| is_of(&order)) {
+            true => Error::PaymentUnavailable("the payment credits the order just now; send the callback again".into()),
+            false => refusal,
+        })
+    }
+
+    /// Whether an older release may have noted the attempt with a refund id. It has counted no ids.
+    async fn may_be_noted(&self, unapplied: Option<&UnappliedPayment>, id: &RefundId) -> Result<bool> {
+        let is_refunded = |payment: &&UnappliedPayment| {
+            payment.status == UnappliedStatus::Refunded && payment.attempt_of(id).is_some()
+        };
+        match unapplied.filter(is_refunded) {
+            Some(payment) => Ok(in_time(self.orders.returns_of_unapplied(&payment.payment)).await?.is_empty()),
+            None => Ok(false),
         }
     }
 
@@ -173,7 +214,7 @@ impl Recharges {
     }
 
     /// A signed callback with its payment. If it leaves the payment out, the money may be that of a second
-    /// payment of the order, and payment-service is asked.
+    /// payment of the order, and payment-service is asked. Its answer names the currency too.
     async fn with_payment(&self, named: &Named, returned: Returned, trace: &CallerContext) -> Result<Returned> {
         let Some(gateway) = self.gateway.as_deref() else { return Ok(returned) };
         let is_known = returned.report.payment.is_some() || named.refund.is_some() || named.unapplied.is_some();
@@ -181,8 +222,11 @@ impl Recharges {
             return Ok(returned);
         }
         let found = gateway.refund_of(&returned.id, trace).await?;
-        let payment = found.and_then(|found| found.content).and_then(|content| content.payment);
-        Ok(Returned { report: ReportedRefund { payment, ..returned.report }, ..returned })
+        let Some(content) = found.and_then(|found| found.content) else { return Ok(returned) };
+        let report = ReportedRefund { payment: content.payment, ..returned.report };
+        // A code that is no currency says nothing.
+        let answered = Currency::parse(&content.currency).map(|currency| currency.code().to_owned());
+        Ok(Returned { report, currency: returned.currency.or(answered), ..returned })
     }
 
     /// A callback without a proof, as far as payment-service confirms it.
@@ -226,18 +270,22 @@ impl Recharges {
         proven(named, returned, found).ok_or_else(|| not_confirmed("the refund is another one"))
     }
 
-    /// Notes that money of an unapplied payment went back.
-    async fn note_returned(&self, unapplied: &UnappliedPayment, returned: &Returned) -> Result<()> {
+    /// Notes that money of an unapplied payment went back. A report without a currency is in that of the payment.
+    /// Returns whether it was not noted before.
+    async fn note_returned(&self, unapplied: &UnappliedPayment, returned: &Returned) -> Result<bool> {
         let amount = returned.report.amount;
         if amount <= Money::ZERO {
             return Err(Invalid::new("amount", "must be above 0").into());
         }
-        let currency = returned.currency.as_deref().unwrap_or(self.terms.currency.code());
+        let currency = returned.currency.as_deref().unwrap_or(&unapplied.currency);
         if !currency.eq_ignore_ascii_case(&unapplied.currency) {
             return Err(Error::AmountMismatch(format!("currency: the payment is in {}", unapplied.currency)));
         }
         let change = match unapplied.attempt_of(&returned.id) {
-            Some(attempt) if amount == unapplied.amount => UnappliedChange::Refunded { attempt },
+            // The amount of an open payment may change before the row is locked.
+            Some(attempt) if amount == unapplied.amount && unapplied.status != UnappliedStatus::Open => {
+                UnappliedChange::Refunded { attempt }
+            }
             _ => UnappliedChange::WentBack { amount },
         };
         let after = self.change_unapplied(&unapplied.payment, change, Some(returned.id.clone()), None).await?;
@@ -247,7 +295,7 @@ impl Recharges {
         } else if after.changed {
             tracing::info!(%payment, %refund, %amount, "money of an unapplied payment went back");
         }
-        Ok(())
+        Ok(after.changed)
     }
 
     fn check_amount(&self, returned: &Returned) -> Result<()> {

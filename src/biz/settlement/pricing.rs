@@ -11,7 +11,13 @@ use crate::biz::{
         prices::{PriceLine, Work, rounding},
         quote::{UNIT, calls, token_units},
     },
-    values::{error::Error, ids::ServiceTier, invalid::Invalid, money::Money, usage::Usage},
+    values::{
+        error::Error,
+        ids::{ModelName, ServiceTier},
+        invalid::Invalid,
+        money::Money,
+        usage::Usage,
+    },
 };
 
 impl Transaction {
@@ -53,27 +59,46 @@ impl Transaction {
     /// The service tier of a delivery: its own or, without one, that of the reserve. Only a model that served
     /// the call in place of another can lack the latter. The call then costs as without a service tier.
     fn service_tier_of<'a>(&'a self, delivered: Option<&'a Delivered>) -> Option<&'a ServiceTier> {
-        let has = |name: &ServiceTier| {
-            self.price_version.as_ref().is_none_or(|version| version.prices.service_tiers().contains_key(name))
-        };
-        let of_reserve = self.content.service_tier.as_ref().filter(|name| has(name));
+        let of_reserve = self.content.service_tier.as_ref().filter(|name| self.has_service_tier(name));
         delivered.and_then(|delivered| delivered.service_tier.as_ref()).or(of_reserve)
+    }
+
+    /// Whether the model that prices the call has the service tier. Without such a model, every call has.
+    pub fn has_service_tier(&self, name: &ServiceTier) -> bool {
+        self.price_version.as_ref().is_none_or(|version| version.prices.service_tiers().contains_key(name))
+    }
+
+    /// The model that served the call, by the name that the caller gave it.
+    pub fn served_model(&self) -> Option<&ModelName> {
+        let delivered = self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
+        delivered.and_then(|delivered| delivered.model.as_ref()).or(self.content.model.as_ref())
     }
 
     /// This reservation, priced by the model that served it: by its version in force at the reserve, in the
     /// plan of the reserve. A reservation that no model prices, and a commit with a cost of its own, leave it
-    /// as it is.
+    /// as it is, and so does another name of the model that prices it.
     ///
     /// # Errors
     /// [`Error::Invalid`] names `model` if the model has no price.
     pub fn served_by(self, commit: &Commit) -> Result<Self, Error> {
         let served = commit.served.as_ref().filter(|_| commit.cost.is_none());
         let (Some(served), Some(_)) = (served, &self.price_version) else { return Ok(self) };
-        if self.content.model.as_ref() == Some(&served.model) {
+        let known = self.priced_model();
+        if known == Some(&served.model) {
             return Ok(self);
         }
-        let (_, version) = served.book.at_in(self.plan, &served.model, self.created_at)?;
-        Ok(Self { price_version: Some(version), ..self })
+        let at_reserve = |name: &ModelName| served.book.at_in(self.plan, name, self.created_at);
+        let (model, version) = at_reserve(&served.model)?;
+        let is_same = known.is_some_and(|known| at_reserve(known).is_ok_and(|(of_known, _)| of_known == model));
+        Ok(if is_same { self } else { Self { price_version: Some(version), ..self } })
+    }
+
+    /// The model of the price version: that of the reserve, or one that an earlier commit named. A commit with
+    /// a cost needed no version of its model.
+    fn priced_model(&self) -> Option<&ModelName> {
+        let delivered = self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
+        let named = delivered.filter(|delivered| delivered.cost.is_none());
+        named.and_then(|delivered| delivered.model.as_ref()).or(self.content.model.as_ref())
     }
 
     /// The summands of the amount; none if nothing is charged.

@@ -175,7 +175,7 @@ impl UnappliedPayment {
 
     /// The id of an attempt to refund it. Each attempt has an id of its own, because payment-service
     /// answers a repeated id with its first outcome.
-    fn refund_id_of(&self, attempt: u32) -> RefundId {
+    pub fn refund_id_of(&self, attempt: u32) -> RefundId {
         RefundId::from_stored(format!("{REFUND_IDS}{}_{attempt}", self.payment))
     }
 
@@ -217,6 +217,7 @@ impl UnappliedPayment {
             (Change::Dismiss, Status::Open) => Some(resolved(Status::Dismissed)),
             (Change::Dismiss, Status::Conflict) => Some(resolved(Status::Refunded)),
             (Change::Dismiss, Status::Dismissed) => None,
+            (Change::Dismiss, Status::Refunded) if self.was_in_conflict() => None,
             (Change::BeginRefund, Status::Open) if self.times_seen == 0 => return Err(self.is_unreported()),
             (Change::BeginRefund, Status::Open) => {
                 Some(UnappliedPayment { refunds: self.refunds + 1, ..resolved(Status::Refunding) })
@@ -225,9 +226,7 @@ impl UnappliedPayment {
             // The order has the money.
             (Change::Refunded { .. } | Change::WentBack { .. }, Status::Applied) => None,
             // The money is gone, even if an older attempt, which had failed, was made after all.
-            (Change::Refunded { attempt }, status) if attempt <= self.refunds && status != Status::Refunded => {
-                Some(self.with_return(self.amount, at))
-            }
+            (Change::Refunded { attempt }, _) if attempt <= self.refunds => Some(self.with_return(self.amount, at)),
             (Change::WentBack { amount }, _) => Some(self.with_return(amount, at)),
             // An older attempt decides nothing about the one under way.
             (Change::NotRefunded { attempt }, Status::Refunding) if attempt == self.refunds => {
@@ -253,6 +252,12 @@ impl UnappliedPayment {
         let after = UnappliedPayment { status, amount, returned, resolved_at: Some(at), ..self.clone() };
         let is_at_once = is_whole && !is_unreported && self.returned.is_zero();
         if is_at_once { after } else { UnappliedPayment { reason: self.told(returned), ..after } }
+    }
+
+    /// Whether a refunded payment is so by the dismissal of a conflict: otherwise all of it went back, and no user
+    /// has it.
+    fn was_in_conflict(&self) -> bool {
+        self.user.is_some() || self.returned != self.amount
     }
 
     /// The reason behind the sum that went back, in place of an earlier sum.
@@ -359,7 +364,7 @@ mod tests {
                 ("applied", ["refused", "refused", "same", "same", "same", "same"], "refused"),
                 ("credited", ["refused", "refused", "conflict", "same", "conflict", "conflict"], "refused"),
                 ("refunding", ["refused", "same", "refunded", "open", "refunded", "conflict"], "refused"),
-                ("refunded", ["refused", "same", "same", "same", "conflict", "conflict"], "refused"),
+                ("refunded", ["refused", "same", "conflict", "same", "conflict", "conflict"], "refused"),
                 ("dismissed", ["same", "refused", "refunded", "same", "refunded", "conflict"], "refused"),
                 ("conflict", ["refunded", "refused", "refunded", "same", "refunded", "conflict"], "refused"),
             ]
@@ -378,6 +383,10 @@ mod tests {
             assert_eq!(of(status, Refunded { attempt: 3 }), "same", "it was not made");
         }
         assert_eq!(of(Credited, Refunded { attempt: 1 }), "conflict");
+        assert_eq!(of(UnappliedStatus::Refunded, Refunded { attempt: 1 }), "conflict", "another attempt had all of it");
+        let dismissed =
+            UnappliedPayment { user: Some(UserId::from_stored("u")), ..tried_twice(UnappliedStatus::Refunded) };
+        assert_eq!(after(&dismissed, UnappliedChange::Dismiss), "same");
     }
 
     #[test]
@@ -426,6 +435,7 @@ mod tests {
         let part = UnappliedPayment { returned: Money::from_micros(2_000_000), ..open.clone() };
         let dismissed = UnappliedPayment { status: UnappliedStatus::Conflict, ..part };
         let dismissed = dismissed.after(UnappliedChange::Dismiss, "booked", DateTime::UNIX_EPOCH).unwrap().unwrap();
+        assert_eq!(after(&dismissed, UnappliedChange::Dismiss), "same");
         assert_eq!(returns(dismissed, &[7_000_000]), [one("conflict", 9_000_000, "9 went back. booked")]);
     }
 

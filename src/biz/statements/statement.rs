@@ -6,7 +6,7 @@
 //! opening balance is the closing balance less those of the month. So the closing balance of a month is
 //! the opening balance of the next one, and that of the running month is the balance.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -228,6 +228,15 @@ fn check_sums(user: &UserId, month: Month, rollup: &[Line], by_model: &[Line]) -
     Err(Error::Internal(format!("the rollup of {user} in {month} differs from the records; run the audit")))
 }
 
+/// The bounds of a split of charges by model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// Most lines. More are not split, because callers choose the names of models.
+    pub lines: u32,
+    /// Longest time of the query. The database does not notice a reader that has gone.
+    pub within: Duration,
+}
+
 /// Reads the books of months.
 #[async_trait]
 pub trait StatementStore: Send + Sync + 'static {
@@ -245,16 +254,15 @@ pub trait StatementStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn books_of(&self, users: &[UserId], period: &StatementPeriod) -> Result<Vec<MonthBooks>, StoreError>;
 
-    /// As [`Self::books_of`] of one user. With `split_lines`, the database sums the records of the month up by
-    /// model, to so many lines at most. More are not split: callers choose the names of models.
+    /// As [`Self::books_of`] of one user. With `split`, the database also sums the records of the month up by model.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`], also at the end of the time of the split; [`StoreError::Failed`].
     async fn month_books(
         &self,
         user: &UserId,
         period: &StatementPeriod,
-        split_lines: Option<u32>,
+        split: Option<Split>,
     ) -> Result<MonthBooks, StoreError>;
 }
 

@@ -168,11 +168,14 @@ impl fmt::Display for Money {
         let micros = self.0.unsigned_abs();
         let unit = MICROS_PER_UNIT.unsigned_abs();
         let sign = if self.0 < 0 { "-" } else { "" };
-        let fraction = format!("{:06}", micros % unit);
-        match fraction.trim_end_matches('0') {
-            "" => write!(f, "{sign}{}", micros / unit),
-            digits => write!(f, "{sign}{}.{digits}", micros / unit),
+        let (whole, mut fraction, mut places) = (micros / unit, micros % unit, PLACES);
+        if fraction == 0 {
+            return write!(f, "{sign}{whole}");
         }
+        while fraction % 10 == 0 {
+            (fraction, places) = (fraction / 10, places - 1);
+        }
+        write!(f, "{sign}{whole}.{fraction:0places$}")
     }
 }
 

@@ -206,6 +206,19 @@ impl Connections {
         Ok(sets)
     }
 
+    /// As [`Self::fetch`], for a statement that takes long: it runs once. A repeat after its time limit would take
+    /// as long again. The ping replaces a connection that was closed while idle.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub(super) async fn fetch_once(&self, statement: Statement) -> Result<Vec<Vec<MySqlRow>>, StoreError> {
+        let taken = self.take_with(|connection| async move { connection.ping().await.map_err(store_error) }.boxed());
+        let (mut lease, ()) = taken.await?;
+        let sets = lease.unless_lost(|connection| statement.clone().fetch(connection).boxed()).await?;
+        lease.give_back();
+        Ok(sets)
+    }
+
     /// Runs repeatable statements that leave no transaction open.
     ///
     /// # Errors

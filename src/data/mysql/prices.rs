@@ -14,7 +14,7 @@ use crate::{
     biz::{
         audit_trail::AuditedCall,
         charge::prices::{
-            Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, json,
+            Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, blocking, json,
         },
         values::{error::StoreError, invalid::Invalid},
     },
@@ -44,19 +44,21 @@ impl PriceStore for MySqlStore {
         let mut after = Some((Vec::new(), NaiveDateTime::default()));
         while let Some((model, instant)) = after {
             let query = sqlx::query(VERSIONS).bind(model.clone()).bind(model).bind(instant).bind(PAGE);
-            after = add_page(&mut versions, &self.reader.fetch_all(query).await?)?;
+            after = add_page(&mut versions, self.reader.fetch_all(query).await?).await?;
         }
         Ok(versions)
     }
 }
 
 /// Adds a page of versions. Returns the row after which the next page begins, if there may be one.
-fn add_page(
+async fn add_page(
     versions: &mut Vec<Result<StoredVersion, Invalid>>,
-    rows: &[MySqlRow],
+    rows: Vec<MySqlRow>,
 ) -> Result<Option<(Vec<u8>, NaiveDateTime)>, StoreError> {
-    versions.extend(rows.iter().map(stored_version_of));
-    rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()
+    let next = rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()?;
+    let parse = move || rows.iter().map(stored_version_of).collect::<Vec<_>>();
+    versions.extend(blocking(parse).await?);
+    Ok(next)
 }
 
 /// The stored key of a row. The model of an unusable row may not be text.
@@ -126,10 +128,7 @@ fn insert(row: &mut StatementRow<'_>, version: &NewVersion) {
         .optional(price(Class::Input), StatementRow::money)
         .optional(price(Class::CachedInput), StatementRow::money)
         .optional(price(Class::Output), StatementRow::money)
-        .optional(
-            json::beside_columns(Some(&version.prices), json::OfTransaction::NONE).as_deref(),
-            StatementRow::text,
-        );
+        .optional(json::beside_columns(&version.prices).as_deref(), StatementRow::text);
 }
 
 impl MySqlStore {

@@ -142,15 +142,15 @@ impl OrderStore for MySqlStore {
         after: Option<&OrderRefund>,
         limit: u32,
     ) -> Result<Vec<OrderRefund>, StoreError> {
-        let (from, after_id) = after.map_or((scan.from, ""), |last| (last.created_at, last.id.as_str()));
+        let (from, after_id) = after.map_or((scan.from, ""), |last| (last.updated_at, last.id.as_str()));
         let mut query = QueryBuilder::new("SELECT ");
         query.push(REFUND_COLUMNS).push(" FROM recharge_refund WHERE status = ");
         query.push_bind(scan.status.name());
-        query.push(" AND created_at <= ").push_bind(scan.until.naive_utc());
-        query.push(" AND created_at >= ").push_bind(from.naive_utc());
-        query.push(" AND (created_at > ").push_bind(from.naive_utc());
+        query.push(" AND updated_at <= ").push_bind(scan.until.naive_utc());
+        query.push(" AND updated_at >= ").push_bind(from.naive_utc());
+        query.push(" AND (updated_at > ").push_bind(from.naive_utc());
         query.push(" OR refund_id > ").push_bind(after_id.as_bytes());
-        query.push(") ORDER BY created_at, refund_id LIMIT ").push_bind(limit);
+        query.push(") ORDER BY updated_at, refund_id LIMIT ").push_bind(limit);
         self.reader.fetch_all(query.build()).await?.iter().map(order_refund_of).collect()
     }
 }

@@ -1,6 +1,8 @@
 //! The books of a month for statements: one statement over several tables, so that they are of one
 //! snapshot.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -10,7 +12,7 @@ use crate::{
         settlement::posting::UNAPPLIED_PREFIX,
         statements::{
             period::StatementPeriod,
-            statement::{MonthBooks, StatementStore},
+            statement::{MonthBooks, Split, StatementStore},
         },
         values::{error::StoreError, ids::UserId},
     },
@@ -31,7 +33,7 @@ impl StatementStore for MySqlStore {
     }
 
     async fn books_of(&self, users: &[UserId], period: &StatementPeriod) -> Result<Vec<MonthBooks>, StoreError> {
-        let sets = self.viewer.fetch(books(users, period)).await?;
+        let sets = self.viewer.fetch(books(users, period, None)).await?;
         let rows: Vec<_> = sets.into_iter().flatten().collect();
         month_books_of(users, &rows)
     }
@@ -40,27 +42,32 @@ impl StatementStore for MySqlStore {
         &self,
         user: &UserId,
         period: &StatementPeriod,
-        split_lines: Option<u32>,
+        split: Option<Split>,
     ) -> Result<MonthBooks, StoreError> {
         let users = std::slice::from_ref(user);
-        let mut statement = books(users, period);
-        if let Some(lines) = split_lines {
-            charges_by_model(&mut statement, user, period, lines);
-        }
-        let sets = self.viewer.fetch(statement).await?;
+        let sets = match split {
+            Some(Split { lines, within }) => {
+                let mut statement = books(users, period, Some(within));
+                charges_by_model(&mut statement, user, period, lines);
+                self.viewer.fetch_once(statement).await?
+            }
+            None => self.viewer.fetch(books(users, period, None)).await?,
+        };
         let rows: Vec<_> = sets.into_iter().flatten().collect();
-        month_book_of(user, &rows, split_lines)
+        month_book_of(user, &rows, split)
     }
 }
 
-/// The balances of the users, and the sums of each kind of movement since the begin of the month.
-fn books(users: &[UserId], period: &StatementPeriod) -> Statement {
+/// The balances of the users, and the sums of each kind of movement since the begin of the month. With `within`,
+/// the server ends the query by then.
+fn books(users: &[UserId], period: &StatementPeriod, within: Option<Duration>) -> Statement {
     let of_users = |statement: &mut Statement| {
         statement.push(" WHERE user_id IN (").texts(users.iter().map(UserId::as_str)).push(")");
     };
     let (start, end) = (period.start, period.end);
-    let mut statement = Statement::new(concat!(
-        "SELECT user_id, 'balance' AS source, 0 AS is_later, NULL AS service_name, NULL AS model, NULL AS late_of, \
+    let mut statement = within.map_or_else(|| Statement::new("SELECT "), Statement::select_within);
+    statement.push(concat!(
+        "user_id, 'balance' AS source, 0 AS is_later, NULL AS service_name, NULL AS model, NULL AS late_of, \
              0 AS calls, 0 AS free_count, 0 AS paid_count, ",
         no_usage!(),
         ", balance AS amount FROM user_balance"

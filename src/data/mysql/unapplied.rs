@@ -118,13 +118,21 @@ impl UnappliedStore for MySqlStore {
         if let Some(expected) = &resolution.expected {
             expect(&mut read, expected, resolution.at);
         }
+        // The lock comes first, so that the next statement sees each commit of those that held it. Conditions of a
+        // locking read would be of the time before the wait.
+        read.push("SELECT 1 FROM unapplied_payment WHERE payment_order_id = ");
+        read.texts([payment.as_str()]).push(LockMode::Wait.suffix());
         read.push("SELECT ").push(COLUMNS);
         read.push(
             ", EXISTS (SELECT 1 FROM recharge_order paid WHERE paid.payment_order_id = unapplied_payment.payment_order_id \
              AND paid.status IN ('success', 'refunded')), EXISTS (SELECT 1 FROM unapplied_return WHERE refund_id = ",
         );
         read.optional_text(resolution.refund.as_ref().map(RefundId::as_str));
-        read.push(") FROM unapplied_payment WHERE payment_order_id = ");
+        read.push(
+            "), EXISTS (SELECT 1 FROM unapplied_return counted \
+             WHERE counted.payment_order_id = unapplied_payment.payment_order_id) \
+             FROM unapplied_payment WHERE payment_order_id = ",
+        );
         read.texts([payment.as_str()]).push(LockMode::Wait.suffix());
         let decided = Mutex::new(None);
         let decide = |row: Option<&MySqlRow>| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::account::user_of;
 use crate::{
     biz::{
-        statements::statement::{Line, LineKey, LineKind, LineSums, MonthBooks, UsageSums},
+        statements::statement::{Line, LineKey, LineKind, LineSums, MonthBooks, Split, UsageSums},
         values::{
             error::StoreError,
             ids::{ModelName, ServiceName, UserId},
@@ -64,12 +64,12 @@ pub fn month_books_of(users: &[UserId], rows: &[impl Columns]) -> Result<Vec<Mon
     Ok(books.into_values().collect())
 }
 
-/// As [`month_books_of`], of one user, with at most `split_lines` charges by model. Without a charge in the month,
-/// the charges by model are none.
-pub fn month_book_of(user: &UserId, rows: &[impl Columns], split_lines: Option<u32>) -> Result<MonthBooks, StoreError> {
+/// As [`month_books_of`], of one user, with the charges by model of a split. Without a charge in the month, they
+/// are none.
+pub fn month_book_of(user: &UserId, rows: &[impl Columns], split: Option<Split>) -> Result<MonthBooks, StoreError> {
     let books = month_books_of(std::slice::from_ref(user), rows)?.pop();
     let books = books.unwrap_or_else(|| MonthBooks::of(user.clone()));
-    let most = split_lines.map(|lines| lines as usize);
+    let most = split.map(|split| split.lines as usize);
     let by_model = most.map(|_| books.by_model.unwrap_or_default()).filter(|lines| Some(lines.len()) <= most);
     Ok(MonthBooks { by_model, ..books })
 }

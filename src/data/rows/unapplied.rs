@@ -42,9 +42,10 @@ pub fn unapplied_of(row: &impl Columns) -> Result<UnappliedPayment, StoreError> 
     })
 }
 
-/// A payment to resolve: the columns of [`unapplied_of`], whether it has credited an order, and whether the
-/// return is counted.
+/// A payment to resolve: the columns of [`unapplied_of`], whether it has credited an order, whether the return
+/// is counted, and whether any return of the payment is.
 pub fn found_unapplied_of(row: &impl Columns) -> Result<FoundUnapplied, StoreError> {
-    let (has_credited, is_counted) = (row.number::<u8>(14)? == 1, row.number::<u8>(15)? == 1);
-    Ok(FoundUnapplied { payment: unapplied_of(row)?, has_credited, is_counted })
+    let flag = |column| row.number::<u8>(column).map(|flag| flag == 1);
+    let (has_credited, is_counted, has_returns) = (flag(14)?, flag(15)?, flag(16)?);
+    Ok(FoundUnapplied { payment: unapplied_of(row)?, has_credited, is_counted, has_returns })
 }

@@ -29,12 +29,12 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use sqlx::{
-    Connection, SqlitePool,
+    Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -100,6 +100,28 @@ impl SqliteStore {
                 .max_lifetime(None)
                 .connect_lazy_with(options),
         })
+    }
+}
+
+/// SQLite instructions between two checks of the time: a fraction of a millisecond.
+const INSTRUCTIONS: i32 = 10_000;
+
+impl SqliteStore {
+    /// A connection whose queries end `within` a time from now, because a query does not notice a caller that has
+    /// gone. It is one of its own: the handler would abort later queries of others on a connection of the pool.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn connect_within(&self, within: Duration) -> Result<SqliteConnection, StoreError> {
+        let mut connection =
+            SqliteConnection::connect_with(&self.reader.connect_options()).await.map_err(store_error)?;
+        let began = Instant::now();
+        connection
+            .lock_handle()
+            .await
+            .map_err(store_error)?
+            .set_progress_handler(INSTRUCTIONS, move || began.elapsed() < within);
+        Ok(connection)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     biz::{
         audit_trail::AuditedCall,
         charge::prices::{
-            Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, json,
+            Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, blocking, json,
         },
         values::{error::StoreError, invalid::Invalid, money::Money},
     },
@@ -41,19 +41,21 @@ impl PriceStore for SqliteStore {
         let mut after = Some((String::new(), i64::MIN));
         while let Some((model, instant)) = after {
             let page = sqlx::query(VERSIONS).bind(model).bind(instant).bind(PAGE).fetch_all(&self.reader);
-            after = add_page(&mut versions, &page.await.map_err(store_error)?)?;
+            after = add_page(&mut versions, page.await.map_err(store_error)?).await?;
         }
         Ok(versions)
     }
 }
 
 /// Adds a page of versions. Returns the row after which the next page begins, if there may be one.
-fn add_page(
+async fn add_page(
     versions: &mut Vec<Result<StoredVersion, Invalid>>,
-    rows: &[SqliteRow],
+    rows: Vec<SqliteRow>,
 ) -> Result<Option<(String, i64)>, StoreError> {
-    versions.extend(rows.iter().map(stored_version_of));
-    rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()
+    let next = rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()?;
+    let parse = move || rows.iter().map(stored_version_of).collect::<Vec<_>>();
+    versions.extend(blocking(parse).await?);
+    Ok(next)
 }
 
 /// The stored key of a row. The instant of an unusable row may not be valid.
@@ -71,7 +73,7 @@ impl VersionStore for SqliteStore {
     ) -> Result<Result<bool, Invalid>, StoreError> {
         let (version, call) = (version.clone(), call.clone());
         let put = move |connection: &mut Connection| {
-            let NewVersion { model, effective_from, id, prices } = &version;
+            let NewVersion { model, effective_from, id, prices, .. } = &version;
             let (from, price) =
                 (effective_from.timestamp_micros(), |class| prices.base().given(class).map(Money::micros));
             change(
@@ -92,7 +94,7 @@ impl VersionStore for SqliteStore {
                             price(Class::Input),
                             price(Class::CachedInput),
                             price(Class::Output),
-                            json::beside_columns(Some(prices), json::OfTransaction::NONE),
+                            json::beside_columns(prices),
                         ],
                     )
                 },

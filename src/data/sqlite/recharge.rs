@@ -126,9 +126,9 @@ impl OrderStore for SqliteStore {
         after: Option<&OrderRefund>,
         limit: u32,
     ) -> Result<Vec<OrderRefund>, StoreError> {
-        let (from, after_id) = after.map_or((scan.from, ""), |last| (last.created_at, last.id.as_str()));
+        let (from, after_id) = after.map_or((scan.from, ""), |last| (last.updated_at, last.id.as_str()));
         let query = sqlx::query(select_refund!(
-            "status = ? AND created_at <= ? AND (created_at, refund_id) > (?, ?) ORDER BY created_at, refund_id LIMIT ?"
+            "status = ? AND updated_at <= ? AND (updated_at, refund_id) > (?, ?) ORDER BY updated_at, refund_id LIMIT ?"
         ))
         .bind(scan.status.name())
         .bind(scan.until.timestamp_micros())

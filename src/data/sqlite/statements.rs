@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
-use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
+use sqlx::{Connection, Sqlite, query::Query, sqlite::SqliteArguments};
 
 use super::SqliteStore;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         settlement::posting::UNAPPLIED_PREFIX,
         statements::{
             period::StatementPeriod,
-            statement::{MonthBooks, StatementStore},
+            statement::{MonthBooks, Split, StatementStore},
         },
         values::{error::StoreError, ids::UserId},
     },
@@ -147,16 +147,23 @@ impl StatementStore for SqliteStore {
         &self,
         user: &UserId,
         period: &StatementPeriod,
-        split_lines: Option<u32>,
+        split: Option<Split>,
     ) -> Result<MonthBooks, StoreError> {
         let users = std::slice::from_ref(user);
-        let query = match split_lines {
-            // One more shows that there are more.
-            Some(lines) => bound(BOOKS_BY_MODEL, users, period).bind(user.as_str()).bind(lines.saturating_add(1)),
-            None => bound(BOOKS, users, period),
+        let rows = match split {
+            Some(Split { lines, within }) => {
+                // One of the pool is held meanwhile, so that no more run at once than without a limit of time.
+                let _one_of_the_pool = self.reader.acquire().await.map_err(store_error)?;
+                let mut connection = self.connect_within(within).await?;
+                // One more shows that there are more.
+                let query = bound(BOOKS_BY_MODEL, users, period).bind(user.as_str()).bind(lines.saturating_add(1));
+                let rows = query.fetch_all(&mut connection).await.map_err(store_error)?;
+                connection.close().await.map_err(store_error)?;
+                rows
+            }
+            None => bound(BOOKS, users, period).fetch_all(&self.reader).await.map_err(store_error)?,
         };
-        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
-        month_book_of(user, &rows, split_lines)
+        month_book_of(user, &rows, split)
     }
 }
 

@@ -133,7 +133,9 @@ fn resolve(
                 ", EXISTS (SELECT 1 FROM recharge_order paid \
                  WHERE paid.payment_order_id = unapplied_payment.payment_order_id \
                  AND paid.status IN ('success', 'refunded')), \
-                 EXISTS (SELECT 1 FROM unapplied_return WHERE refund_id = ?2) \
+                 EXISTS (SELECT 1 FROM unapplied_return WHERE refund_id = ?2), \
+                 EXISTS (SELECT 1 FROM unapplied_return counted \
+                 WHERE counted.payment_order_id = unapplied_payment.payment_order_id) \
                  FROM unapplied_payment WHERE payment_order_id = ?1"
             ))
             .map_err(writer_error)?;

@@ -10,7 +10,7 @@ use crate::{
         audit_trail::{Actor, AuditedCall, REFUND_RECHARGE},
         recharge::{
             refund::{RefundRequest, RefundedOrder},
-            returned::Returned,
+            returned::{Returned, SettledReturn},
         },
         settlement::order_refund::{OrderRefundContent, RefundStatus},
         values::{
@@ -71,14 +71,14 @@ impl RechargeService {
         let settled = self.recharges.settle_returned(returned, origin.is_trusted, &origin.trace).await;
         self.metrics.recharge.count_returned(&settled, started.elapsed());
         match settled {
-            Ok(Some(settled)) => {
+            Ok(SettledReturn::Order(settled)) => {
                 if settled.changed {
                     let kind = settled.refund.kind.name();
                     tracing::info!(%order, %refund, kind, "order debited by a callback");
                 }
                 Ok(RechargeCallbackReply { success: true })
             }
-            Ok(None) => Ok(RechargeCallbackReply { success: true }),
+            Ok(SettledReturn::Unapplied(_)) => Ok(RechargeCallbackReply { success: true }),
             Err(error) => {
                 if !origin.is_trusted && matches!(error, Error::OrderNotFound(_)) {
                     self.hints.note_unknown(origin.client_ip);

@@ -9,10 +9,11 @@ use axum::body::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, future::Either, stream};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument;
 
 use super::{
     convert::int64,
-    exports::{Exports, Pages, csv_of, stream_csv_at_once},
+    exports::{Exports, LIMIT, Pages, csv_of, stream_csv_at_once},
     proto::{self, GetStatementReply, GetStatementRequest},
     reads::{ReadBounds, Reads},
 };
@@ -21,7 +22,7 @@ use crate::biz::{
     statements::{
         exports::BookStore,
         period::StatementPeriod,
-        statement::{Line, Statement, StatementStore},
+        statement::{Line, Split, Statement, StatementStore},
     },
     values::{
         calendar::{Calendar, parse_month},
@@ -37,16 +38,16 @@ use crate::biz::{
 #[derive(Debug, Clone, Copy)]
 struct SplitBounds {
     records: u64,
-    lines: u32,
+    split: Split,
 }
 
 /// A reply must be there within a second.
-const REPLY: SplitBounds = SplitBounds { records: 10_000, lines: 1_000 };
+const REPLY: SplitBounds = SplitBounds { records: 10_000, split: Split { lines: 1_000, within: LIMIT } };
 /// A file has the time of an export; the database sums up a million records in less than a minute. Its lines take
 /// some 10 MB. The file of more records than a reply may have counts as an export.
-const FILE: SplitBounds = SplitBounds { records: 5_000_000, lines: 20_000 };
-/// Most such files at once. Each keeps a connection to the database busy until it is ready, so there are fewer if
-/// the other reads would have none left.
+const FILE: SplitBounds = SplitBounds { records: 5_000_000, split: Split { lines: 20_000, within: LIMIT } };
+/// Most such files at once. The query of each keeps a connection to the database busy until it ends, also if its
+/// reader goes, so there are fewer if the other reads would have none left.
 const LARGE_FILES: usize = 2;
 
 /// Statements and exports.
@@ -135,8 +136,8 @@ impl StatementService {
         let period = self.period(month).await?;
         let filter = RecordFilter::of_days(&user, Some(period.days));
         let records = self.records.count_records(&filter).await?.records;
-        let split_lines = (records <= bounds.records).then_some(bounds.lines);
-        Ok(Wanted { user, period, split_lines, is_large: split_lines.is_some() && records > REPLY.records })
+        let split = (records <= bounds.records).then_some(bounds.split);
+        Ok(Wanted { user, period, split, is_large: split.is_some() && records > REPLY.records })
     }
 
     /// The period of a month; of the running month for an empty text.
@@ -152,15 +153,15 @@ impl StatementService {
 struct Wanted {
     user: UserId,
     period: StatementPeriod,
-    /// Most lines of charges by model; `None` if they are not split.
-    split_lines: Option<u32>,
+    /// The split of charges by model; `None` if they are not split.
+    split: Option<Split>,
     /// Whether many records are summed up.
     is_large: bool,
 }
 
 impl Wanted {
     async fn read(&self, store: &dyn StatementStore) -> Result<Statement> {
-        Statement::of(store.month_books(&self.user, &self.period, self.split_lines).await?, &self.period)
+        Statement::of(store.month_books(&self.user, &self.period, self.split).await?, &self.period)
     }
 }
 
@@ -170,7 +171,7 @@ struct StatementPage {
     terms: StatementTerms,
     /// `None` behind the page.
     wanted: Option<Wanted>,
-    /// Of a statement of many records, until it is read.
+    /// Of a statement of many records, until its query ends.
     place: Option<OwnedSemaphorePermit>,
 }
 
@@ -178,8 +179,10 @@ struct StatementPage {
 impl Pages for StatementPage {
     async fn page(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(wanted) = self.wanted.take() else { return Ok(None) };
-        let statement = wanted.read(&*self.store).await?;
-        self.place = None;
+        let statement = match self.place.take() {
+            Some(place) => read_to_end(wanted, self.store.clone(), place).await?,
+            None => wanted.read(&*self.store).await?,
+        };
         let balance = |kind: &str, amount: Money| {
             let mut cells = vec![kind.to_owned()];
             cells.resize(AMOUNT, String::new());
@@ -193,6 +196,18 @@ impl Pages for StatementPage {
             .map(|cells| [self.terms.head(&statement), cells, vec![statement.is_by_model.to_string()]].concat());
         csv_of(lines).map(Some)
     }
+}
+
+/// Reads in a task of its own, which keeps the place until the query ends. The database goes on with a query when
+/// its reader goes, so a freed place would admit one more beside it.
+async fn read_to_end(wanted: Wanted, store: Arc<dyn StatementStore>, place: OwnedSemaphorePermit) -> Result<Statement> {
+    let reading = async move {
+        let statement = wanted.read(&*store).await;
+        drop(place);
+        statement
+    };
+    let reading = tokio::spawn(reading.in_current_span());
+    reading.await.map_err(|error| Error::Internal(format!("a read of a statement ended abnormally: {error}")))?
 }
 
 impl StatementTerms {
@@ -287,5 +302,74 @@ fn line_reply(Line { key, sums }: &Line) -> proto::StatementLine {
         audio_input_tokens: int64(sums.usage.audio_input_tokens),
         audio_output_tokens: int64(sums.usage.audio_output_tokens),
         images: int64(sums.usage.images),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures_util::poll;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::biz::{
+        statements::statement::MonthBooks,
+        values::{calendar::SystemClock, error::StoreError},
+    };
+
+    /// A store whose query goes on after its reader has gone.
+    #[derive(Default)]
+    struct Slow {
+        has_begun: Notify,
+        ends: Notify,
+    }
+
+    #[async_trait]
+    impl StatementStore for Slow {
+        async fn taken_over_at(&self) -> std::result::Result<Option<DateTime<Utc>>, StoreError> {
+            Ok(None)
+        }
+
+        async fn books_of(
+            &self,
+            _: &[UserId],
+            _: &StatementPeriod,
+        ) -> std::result::Result<Vec<MonthBooks>, StoreError> {
+            pending().await
+        }
+
+        async fn month_books(
+            &self,
+            user: &UserId,
+            _: &StatementPeriod,
+            _: Option<Split>,
+        ) -> std::result::Result<MonthBooks, StoreError> {
+            self.has_begun.notify_one();
+            self.ends.notified().await;
+            Ok(MonthBooks::of(user.clone()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_place_of_a_large_file_is_kept_until_its_query_ends() {
+        let store = Arc::new(Slow::default());
+        let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
+        let period = StatementPeriod::of(calendar.now().month, &calendar, Duration::ZERO, None).unwrap();
+        let currency = Currency::parse("CNY").unwrap();
+        let terms = StatementTerms { calendar, currency, retry_timeout: Duration::ZERO, connections: 1 };
+        let user = UserId::parse("user_id", "u").unwrap();
+        let wanted = Some(Wanted { user, period, split: Some(FILE.split), is_large: true });
+        let places = Arc::new(Semaphore::new(1));
+        let place = Some(places.clone().try_acquire_owned().unwrap());
+        let mut page = StatementPage { store: store.clone(), terms, wanted, place };
+        let mut reading = page.page();
+        assert!(poll!(&mut reading).is_pending());
+        store.has_begun.notified().await;
+        drop(reading);
+        drop(page);
+        assert_eq!(places.available_permits(), 0, "the database still works for the reader that has gone");
+        store.ends.notify_one();
+        drop(places.acquire().await.unwrap());
     }
 }

@@ -138,6 +138,44 @@ async fn each_part_of_an_unapplied_payment_that_went_back_has_one_line(#[values(
     assert!(code == Some(1) && told.contains(&further) && told.contains("5 matched, 1 missing here"), "{told}");
 }
 
+/// A payment that was credited to a user came to payment-service, also if its money went back.
+#[rstest]
+#[tokio::test]
+async fn a_credited_payment_whose_money_went_back_is_missing_in_the_file(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "none")]).await;
+    paying.service.clock.set("2026-11-20T04:00:00Z");
+    let opened = paying.recharge("u", 9.0).await;
+    press(&paying.service.http, &opened.payment_url, "SUCCESS").await;
+    paying.until_order_is(&opened.order_id, "success").await;
+    paying.until_reported().await;
+    let order = &opened.order_id;
+    let own = paying.order(order).await.payment_order_id;
+    paying.notify(success(order, "p-back", 9.0)).await.unwrap_err();
+    let resolve = async |action: &str, user: &str| {
+        let (payment_order_id, reason) = ("p-back".into(), "looked into it".into());
+        let request = ResolvePaymentRequest { payment_order_id, action: action.into(), user_id: user.into(), reason };
+        paying.service.internal.clone().resolve_payment(request).await.unwrap();
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{order},{own},9,0,2026-11-20\n")).unwrap();
+    let conf = paying.service.database.config_file(&settings(&paying.sandbox, &[]));
+    let assert_missing = async || {
+        let matched = run(cron(&conf, &["--once", "match-settlements", "--file", file.path().to_str().unwrap()])).await;
+        let told = stdout(&matched);
+        let missing = format!("missing in the file: unapplied payment p-back, order {order}, 9, credited to a user");
+        assert!(told.contains(&missing) && told.contains("1 missing in the file"), "{told}");
+    };
+    resolve("credit", "w").await;
+    assert_missing().await;
+    let (status, refund_id) = ("CHARGEBACK".into(), "c-back".into());
+    let back = RechargeCallbackRequest { status, refund_id, ..success(order, "p-back", 9.0) };
+    paying.notify(back).await.unwrap();
+    assert_missing().await;
+    paying.service.adjust("w", -9.0).await;
+    resolve("dismiss", "").await;
+    assert_missing().await;
+}
+
 #[tokio::test]
 async fn a_settlement_file_and_its_job_belong_together() {
     let paying = Paying::start(Sqlite).await;

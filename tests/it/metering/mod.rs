@@ -9,6 +9,7 @@ mod outages;
 mod periods;
 mod policies;
 mod refusals;
+mod served;
 mod stops;
 
 use billing_service::service::proto::{

@@ -3,6 +3,8 @@
 mod book;
 mod edges;
 mod models;
+mod served;
+mod servers;
 
 use billing_service::{
     app,

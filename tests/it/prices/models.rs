@@ -18,7 +18,7 @@ use crate::harness::{
     wait::until,
 };
 
-const MODELS: &[(&str, &str)] = &[
+pub(super) const MODELS: &[(&str, &str)] = &[
     ("billing.model_services", "{llm: calls, chat: tokens, rag: calls}"),
     ("billing.free_quotas", "{passport: 10, payment: 1000, asset: 1000}"),
     (
@@ -37,13 +37,13 @@ const MODELS: &[(&str, &str)] = &[
     ("billing.price_refresh", "50ms"),
 ];
 
-fn sum(lines: &[PriceLine]) -> f64 {
+pub(super) fn sum(lines: &[PriceLine]) -> f64 {
     (lines.iter().map(|line| line.amount * 1e6).sum::<f64>()).round() / 1e6
 }
 
 impl Service {
     /// Charges a call, and reads it back: its amount is the sum of its lines.
-    async fn charged(&self, trace: &str, request: DeductQuotaRequest) -> f64 {
+    pub(super) async fn charged(&self, trace: &str, request: DeductQuotaRequest) -> f64 {
         let request = traced(trace, request);
         let reply = self.deduct(request.clone()).await;
         let found = self.found(trace).await;
@@ -59,11 +59,15 @@ impl Service {
         reply.amount
     }
 
-    async fn put(&self, request: PutPriceVersionRequest) -> Result<bool, tonic::Status> {
-        self.internal.clone().put_price_version(request).await.map(|reply| reply.into_inner().changed)
+    /// Puts a version, and waits for a read of the versions: on a busy machine the call itself does not.
+    pub(super) async fn put(&self, request: PutPriceVersionRequest) -> Result<bool, tonic::Status> {
+        let changed = self.internal.clone().put_price_version(request).await?.into_inner().changed;
+        // A test may let the read fail.
+        let _ = self.internal.clone().list_price_versions(ListPriceVersionsRequest::default()).await;
+        Ok(changed)
     }
 
-    async fn delete(&self, model: &str, version_id: &str) -> Result<bool, tonic::Status> {
+    pub(super) async fn delete(&self, model: &str, version_id: &str) -> Result<bool, tonic::Status> {
         let request = DeletePriceVersionRequest { model: model.into(), version_id: version_id.into() };
         self.internal.clone().delete_price_version(request).await.map(|reply| reply.into_inner().changed)
     }
@@ -164,7 +168,7 @@ async fn a_call_costs_what_its_classes_its_tier_and_its_model_say(#[values(MySql
     service.assert_audit_is_clean().await;
 }
 
-fn put(model: &str, version_id: &str, effective_from: DateTime<Utc>, input: f64) -> PutPriceVersionRequest {
+pub(super) fn put(model: &str, version_id: &str, effective_from: DateTime<Utc>, input: f64) -> PutPriceVersionRequest {
     PutPriceVersionRequest {
         model: model.into(),
         version_id: version_id.into(),
@@ -214,13 +218,36 @@ async fn versions_are_put_listed_and_deleted_before_they_are_in_force(#[values(M
     assert_eq!((&all[0].tiers[0].input, all[0].service_tiers["batch"]), (&Some(4.0), 0.5));
     assert_eq!(all[0].aliases, ["m-*"]);
 
+    // A version before the one in force, and a repeat of a replaced one, are not in force.
+    let older = put("m", "v0", past - TimeDelta::days(1), 1.0);
+    for changed in [true, false] {
+        let reply = service.internal.clone().put_price_version(older.clone()).await.unwrap().into_inner();
+        let shown = reply.version.unwrap();
+        assert_eq!((reply.changed, shown.in_force, shown.version_id.as_str()), (changed, false, "v0"));
+    }
+    let newer = service.internal.clone().put_price_version(put("m", "v1", past, 2.0)).await.unwrap().into_inner();
+    assert!(!newer.changed && newer.version.unwrap().in_force);
+
+    // A repeat without an instant finds the first version.
+    let at_once = PutPriceVersionRequest { effective_from: None, ..put("once", "v1", past, 2.0) };
+    let first = service.internal.clone().put_price_version(at_once.clone()).await.unwrap().into_inner();
+    service.clock.advance(TimeDelta::seconds(2));
+    let again = service.internal.clone().put_price_version(at_once.clone()).await.unwrap().into_inner();
+    assert_eq!((first.changed, again.changed, &again.version), (true, false, &first.version));
+    assert!(first.version.unwrap().in_force);
+    let dearer = PutPriceVersionRequest { output: Some(1.0), ..at_once };
+    assert_eq!(blamed(service.put(dearer).await), blames("version_id"));
+    let of_one = ListPriceVersionsRequest { model: "once".into(), ..Default::default() };
+    let listed = service.internal.clone().list_price_versions(of_one).await.unwrap().into_inner().versions;
+    assert_eq!(listed.len(), 1);
+
     assert_eq!(blamed(service.delete("m", "v1").await), blames("version_id"));
     assert!(service.delete("m", "v3").await.unwrap());
     assert!(!service.delete("m", "v3").await.unwrap());
     let events = ListAuditEventsRequest { rpc: "PutPriceVersion".into(), ..Default::default() };
     let events = service.internal.clone().list_audit_events(events).await.unwrap().into_inner().events;
-    assert_eq!(events.len(), 3);
-    let replaced: Value = serde_json::from_str(&events[0].before).unwrap();
+    assert_eq!(events.len(), 5);
+    let replaced: Value = serde_json::from_str(&events[2].before).unwrap();
     assert_eq!((&replaced["version_id"], &replaced["prices"]["prices"]["input"]), (&json!("v2"), &json!("3")));
 
     // Over REST, and a version that a hand wrote.
@@ -374,6 +401,13 @@ async fn a_published_price_list_is_imported_once(#[values(MySql, Sqlite)] on: Ba
         (output.status.success(), String::from_utf8(output.stdout).unwrap())
     };
     assert!(!import(&[]).0, "there is no file");
+    let without_rate = ["-conf", conf.to_str().unwrap(), "--once", "import-prices", "--file", file, "--dry-run"];
+    let first_line = |arguments: &[&str]| {
+        let output = String::from_utf8(run(CRON, arguments, &[]).stdout).unwrap();
+        output.lines().next().unwrap().to_owned()
+    };
+    assert_eq!(first_line(&without_rate), "rate 1: dollars are taken as CNY");
+    assert!(first_line(&[&without_rate[..], &["--rate", "7"]].concat()).starts_with("note: "));
     let (good, shown) = import(&["--file", file, "--dry-run"]);
     assert!(
         good && shown.contains("new: aurora-large: max_tokens 1114112, cached_input 1.3125, input 13.125, output 105"),

@@ -13,11 +13,13 @@ use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use billing_service::{
     app,
     biz::recharge::reconcile::ReconciledOrders,
-    data::payment::proto::{CreateRefundRequest, GetRefundRequest, payment_client::PaymentClient},
+    data::payment::proto::{
+        CreatePaymentRequest, CreateRefundRequest, GetRefundRequest, PaymentMethod, payment_client::PaymentClient,
+    },
     sandbox::{Answer, Sandbox, Switches},
     server::{ListenerLimits, serve},
     service::proto::{
-        GetAccountRequest, RechargeReply, RechargeRequest, RefundRechargeRequest,
+        GetAccountRequest, RechargeReply, RechargeRequest, RefundRechargeRequest, ResolvePaymentRequest,
         billing_internal_service_client::BillingInternalServiceClient, billing_service_client::BillingServiceClient,
     },
 };
@@ -161,6 +163,62 @@ async fn killed_between_the_steps_of_a_refund_the_money_goes_back_once(#[values(
         CreateRefundRequest { order_id: reply.order_id, refund_id: "rest".into(), amount: 1_001, ..Default::default() };
     let refused = payments.create_refund(refund).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "10 of 20 are left there");
+    mortal.database.assert_audit_is_clean().await;
+}
+
+/// It was claimed; payment-service does not know the one refund, and has made the other.
+#[rstest]
+#[tokio::test]
+async fn killed_between_the_steps_of_the_refund_of_an_unapplied_payment_it_goes_back_once(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let mut mortal = Mortal::start(on, None).await;
+    let mut payments = PaymentClient::connect(format!("http://{}", mortal.sandbox.addr)).await.unwrap();
+    for (order, refund) in [("unknown", "unavailable"), ("made", "normal")] {
+        mortal.sandbox.set_switches(Switches::default());
+        let payment = CreatePaymentRequest {
+            order_id: order.into(),
+            amount: 700,
+            currency: "CNY".into(),
+            method: PaymentMethod::Alipay.into(),
+            notify_url: format!("{}/internal/v1/billing/callback", mortal.process.grpc),
+            ..Default::default()
+        };
+        let payment = payments.create_payment(payment).await.unwrap().into_inner();
+        press(&mortal.http, &payment.pay_url, "SUCCESS").await;
+        until_reported(&mortal.sandbox).await;
+        let from = format!("FROM unapplied_payment WHERE order_id = '{order}'");
+        assert_eq!(mortal.database.rows(&["status"], &from).await, [["open"]]);
+
+        let switches = json!({"refund": refund, "refund_delay_ms": 60_000, "lose": true});
+        mortal.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+        let grpc = Channel::from_shared(mortal.process.grpc.clone()).unwrap().connect_lazy();
+        let request = ResolvePaymentRequest {
+            payment_order_id: payment.payment_id.clone(),
+            action: "refund".into(),
+            user_id: String::new(),
+            reason: "looked into it".into(),
+        };
+        let asking =
+            tokio::spawn(async move { BillingInternalServiceClient::new(grpc).resolve_payment(request).await });
+        until("it is claimed", async || mortal.database.rows(&["status"], &from).await == [["refunding"]]).await;
+        if refund == "normal" {
+            let found = GetRefundRequest { refund_id: format!("unapplied_{}_1", payment.payment_id) };
+            until("the refund is made", async || payments.clone().get_refund(found.clone()).await.is_ok()).await;
+        }
+        mortal.process.kill();
+        assert!(asking.await.unwrap().is_err());
+        mortal.start_again().await;
+    }
+    mortal.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    for refunded in [2, 0] {
+        assert_eq!(mortal.reconcile().await, ReconciledOrders { refunded, ..Default::default() });
+    }
+    let columns = ["status", "refunds", "MICROS(returned_amount)"];
+    let rows = mortal.database.rows(&columns, "FROM unapplied_payment").await;
+    assert_eq!(rows, [["refunded", "1", "7000000"]; 2]);
+    let returns = mortal.database.rows(&["COUNT(*)"], "FROM unapplied_return").await;
+    assert_eq!(returns, [["2"]]);
     mortal.database.assert_audit_is_clean().await;
 }
 

@@ -33,9 +33,10 @@ async fn the_last_report_of_an_open_payment_decides_its_amount(#[values(MySql, S
     assert_eq!((kept.order_id.as_str(), kept.amount, kept.times_seen), ("second", 20.0, 3));
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_report_without_a_proof_comes_again_until_payment_service_has_answered() {
-    let paying = Paying::start_with(Sqlite, &[CONFIRM]).await;
+async fn a_report_without_a_proof_comes_again_until_payment_service_has_answered(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[CONFIRM]).await;
     paying.switch(json!({"lose": true}));
     let payment = stray(&paying, "stray").await;
     let report = success("stray", &payment, 7.0);
@@ -55,9 +56,10 @@ async fn a_report_without_a_proof_comes_again_until_payment_service_has_answered
     assert_eq!(code_of(&again).1, "10003");
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_wrong_report_of_a_right_payment_keeps_nothing() {
-    let paying = Paying::start_with(Sqlite, &[CONFIRM]).await;
+async fn a_wrong_report_of_a_right_payment_keeps_nothing(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[CONFIRM]).await;
     paying.switch(json!({"lose": true}));
     let opened = paying.recharge("u", 5.0).await;
     let payment = paying.order(&opened.order_id).await.payment_order_id;

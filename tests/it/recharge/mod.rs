@@ -8,6 +8,7 @@ mod callbacks;
 pub mod crash;
 mod currencies;
 mod keeping;
+mod late_returns;
 mod listing;
 mod outages;
 mod reconcile;

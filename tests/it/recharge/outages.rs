@@ -1,7 +1,7 @@
 //! payment-service refuses, is down, is slow, or answers nonsense. The order fails, the user gets an
 //! error, and a later payment is still credited.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use axum::{
     Router,
@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use billing_service::{
-    data::payment::proto::{GetPaymentRequest, payment_client::PaymentClient},
+    data::payment::proto::{CreateRefundRequest, GetPaymentRequest, GetRefundRequest, payment_client::PaymentClient},
     sandbox::{Options, Sandbox},
 };
 use rstest::rstest;
@@ -325,6 +325,44 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
     assert_eq!((message.currency.as_str(), message.method), ("CNY", 1));
     // The call may have succeeded, so it was not repeated.
     assert!(sees.try_recv().is_err());
+    peer.abort();
+}
+
+/// Of a top-up, and of an unapplied payment.
+#[rstest]
+#[tokio::test]
+async fn the_metadata_of_a_refund_reaches_payment_service(#[values(MySql, Sqlite)] on: Backend) {
+    let (address, mut sees, peer) = recording_peer().await;
+    let service = with_payment_service_at(on, address, "60s").await;
+    assert_it_fails_and_recovers(&service).await;
+    sees.recv().await.unwrap();
+    let (_, list) = service.get("/api/v1/billing/recharges?user_id=u").await;
+    let order = list["orders"][0]["order_id"].as_str().unwrap();
+    let stray = json!({"order_id": "stray", "payment_order_id": "p-stray", "amount": 5, "status": "SUCCESS"});
+    assert_eq!(post_callback(&service, &stray.to_string(), &[]).await.0, 404);
+    for (path, body, id) in [
+        (format!("recharge/{order}/refund"), json!({"refund_id": "r-1", "amount": 5, "reason": "x"}), "r-1"),
+        ("unapplied-payments/p-stray".into(), json!({"action": "refund", "reason": "x"}), "unapplied_p-stray_1"),
+    ] {
+        // The first call requests the refund, and its repeat asks about it.
+        for app in ["app-1", "app-2"] {
+            let url = format!("http://{}/internal/v1/billing/{path}", service.app.grpc_addr);
+            let request = service.http.post(url).header("x-app-id", app).header("x-other", "stays");
+            assert_eq!(request.body(body.to_string()).send().await.unwrap().status(), 200, "{path}");
+            // A question without an answer is sent again.
+            let mut ids = BTreeSet::new();
+            while let Ok((headers, frame)) = sees.try_recv() {
+                assert_eq!(headers["x-app-id"].to_str().unwrap(), app, "{path}");
+                assert!(!headers.contains_key("x-other") && !headers.contains_key("x-absent"));
+                ids.insert(if app == "app-1" {
+                    <CreateRefundRequest as prost::Message>::decode(&frame[5..]).unwrap().refund_id
+                } else {
+                    <GetRefundRequest as prost::Message>::decode(&frame[5..]).unwrap().refund_id
+                });
+            }
+            assert_eq!(ids, BTreeSet::from([id.to_owned()]), "{path}");
+        }
+    }
     peer.abort();
 }
 

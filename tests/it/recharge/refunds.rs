@@ -2,6 +2,7 @@
 //! on its own.
 
 use billing_service::{
+    app::App,
     biz::recharge::reconcile::ReconciledOrders,
     service::proto::{ListAuditEventsRequest, RechargeCallbackRequest, RefundRechargeReply, RefundRechargeRequest},
 };
@@ -12,8 +13,10 @@ use tonic::{Code, Status};
 
 use super::reconcile::{NEXT_DAY, reconcile_with};
 use crate::harness::{
-    Backend, MySql, Sqlite, charge, code_of,
-    payments::{Paying, press, submit, success},
+    Backend, MySql, Sqlite,
+    caller::Client,
+    charge, code_of,
+    payments::{Paying, press, settings, submit, success},
 };
 
 /// A user with a top-up over 20, which the sandbox knows, and the pay page of it.
@@ -69,6 +72,14 @@ impl Paid {
     pub async fn payment(&self) -> String {
         self.paying.order(&self.order).await.payment_order_id
     }
+}
+
+/// A second server on the database of a service, with the same payment-service and clock.
+pub(super) async fn second_server(paying: &Paying) -> (App, Client) {
+    let config = paying.service.database.config(&settings(&paying.sandbox, &[]));
+    let other = App::start_with_clock(config, paying.service.clock.clone()).await.unwrap();
+    let client = Client::connect(format!("http://{}", other.grpc_addr)).await.unwrap();
+    (other, client)
 }
 
 #[rstest]
@@ -214,6 +225,28 @@ async fn two_operators_at_once_give_back_no_more_than_the_order(#[values(MySql, 
 
 #[rstest]
 #[tokio::test]
+async fn operators_on_two_servers_give_back_no_more_than_the_order(#[values(MySql, Sqlite)] on: Backend) {
+    let paid = Paid::start(on).await;
+    let (other, second) = second_server(&paid.paying).await;
+    let try_refund = |number: usize, request: RefundRechargeRequest| {
+        let mut client = if number.is_multiple_of(2) { paid.paying.service.internal.clone() } else { second.clone() };
+        async move { client.refund_recharge(request).await.map(|reply| reply.into_inner()) }
+    };
+    let equal = join_all((0..20).map(|number| try_refund(number, paid.request("same", 4.0)))).await;
+    assert_eq!(equal.iter().filter(|reply| !reply.as_ref().unwrap().replayed).count(), 1);
+    paid.paying.until_reported().await;
+    let answers = (0..20).map(|number| try_refund(number, paid.request(&format!("r-{number}"), 5.0)));
+    let (made, refused): (Vec<_>, Vec<_>) = join_all(answers).await.into_iter().partition(Result::is_ok);
+    assert_eq!((made.len(), refused.len()), (3, 17));
+    let codes = refused.into_iter().map(|refused| code_of(&refused.unwrap_err()).1);
+    assert!(codes.into_iter().all(|code| ["10009", "10001"].contains(&code.as_str())));
+    paid.paying.until_reported().await;
+    assert_eq!(paid.state().await, (1.0, 0.0, 19.0));
+    other.stop().await;
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_chargeback_of_spent_money_leaves_a_debt_once(#[values(MySql, Sqlite)] on: Backend) {
     let paid = Paid::start(on).await;
     paid.paying.service.adjust("u", -18.0).await;
@@ -248,7 +281,8 @@ async fn a_chargeback_of_spent_money_leaves_a_debt_once(#[values(MySql, Sqlite)]
     paid.paying.press(&more.payment_url, "SUCCESS").await;
     paid.paying.until_order_is(&more.order_id, "success").await;
     assert_eq!(paid.state().await.0, 1.0);
-    assert_eq!((paid.paying.counted("chargeback").await, paid.paying.counted("refunded").await), (1, 1));
+    // With that of the other payment.
+    assert_eq!((paid.paying.counted("chargeback").await, paid.paying.counted("refunded").await), (2, 1));
 }
 
 #[rstest]

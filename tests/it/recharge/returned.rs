@@ -20,12 +20,12 @@ use crate::harness::{
     payments::{Paying, success},
 };
 
-fn returned(status: &str, order: &str, id: &str, payment: &str, amount: f64) -> RechargeCallbackRequest {
+pub(super) fn returned(status: &str, order: &str, id: &str, payment: &str, amount: f64) -> RechargeCallbackRequest {
     RechargeCallbackRequest { status: status.into(), refund_id: id.into(), ..success(order, payment, amount) }
 }
 
 /// Refunds a payment at the sandbox without billing.
-async fn refund_there(paying: &Paying, payment: &str, id: &str, amount: i64) {
+pub(super) async fn refund_there(paying: &Paying, payment: &str, id: &str, amount: i64) {
     let request =
         CreateRefundRequest { payment_id: payment.into(), refund_id: id.into(), amount, ..Default::default() };
     let mut payments = PaymentClient::connect(format!("http://{}", paying.sandbox.addr)).await.unwrap();
@@ -33,23 +33,23 @@ async fn refund_there(paying: &Paying, payment: &str, id: &str, amount: i64) {
     paying.until_reported().await;
 }
 
-async fn row_of(paying: &Paying, payment: &str) -> Option<UnappliedPayment> {
+pub(super) async fn row_of(paying: &Paying, payment: &str) -> Option<UnappliedPayment> {
     list(paying, "all").await.into_iter().find(|row| row.payment_order_id == payment)
 }
 
-async fn status_of(paying: &Paying, payment: &str) -> String {
+pub(super) async fn status_of(paying: &Paying, payment: &str) -> String {
     row_of(paying, payment).await.unwrap().status
 }
 
 /// Status, amount, sum that went back, number of reports, and resolution.
-async fn shown(paying: &Paying, payment: &str) -> (String, f64, f64, i64, String) {
+pub(super) async fn shown(paying: &Paying, payment: &str) -> (String, f64, f64, i64, String) {
     let UnappliedPayment { status, amount, returned_amount, times_seen, resolution, .. } =
         row_of(paying, payment).await.unwrap();
     (status, amount, returned_amount, times_seen, resolution)
 }
 
 /// A stray payment over 7 whose first refund has failed.
-async fn failed_once(paying: &Paying, order: &str) -> String {
+pub(super) async fn failed_once(paying: &Paying, order: &str) -> String {
     paying.switch(json!({}));
     let payment = stray(paying, order).await;
     paying.switch(json!({"refund": "fail"}));
@@ -93,9 +93,10 @@ async fn a_late_success_of_an_attempt_is_noted(#[values(MySql, Sqlite)] on: Back
     paying.assert_books("u", 0.0).await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_refund_that_was_made_after_its_refusal_is_found_before_a_credit() {
-    let paying = Paying::start(Sqlite).await;
+async fn a_refund_that_was_made_after_its_refusal_is_found_before_a_credit(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
     let payment = stray(&paying, "stray").await;
     paying.switch(json!({"refund": "refuse"}));
     resolve(&paying, &payment, "refund", "").await.unwrap();
@@ -107,9 +108,10 @@ async fn a_refund_that_was_made_after_its_refusal_is_found_before_a_credit() {
     paying.assert_books("u", 0.0).await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_refund_is_found_although_its_payment_is_held_under_another_order() {
-    let paying = Paying::start(Sqlite).await;
+async fn a_refund_is_found_although_its_payment_is_held_under_another_order(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
     paying.switch(json!({"lose": true}));
     let payment = stray(&paying, "held-under").await;
     paying.notify(success("named", &payment, 7.0)).await.unwrap_err();
@@ -120,9 +122,12 @@ async fn a_refund_is_found_although_its_payment_is_held_under_another_order() {
     assert_eq!(status_of(&paying, &payment).await, "refunded");
 }
 
+#[rstest]
 #[tokio::test]
-async fn money_of_an_unapplied_payment_that_goes_back_by_itself_can_not_be_credited() {
-    let paying = Paying::start(Sqlite).await;
+async fn money_of_an_unapplied_payment_that_goes_back_by_itself_can_not_be_credited(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let paying = Paying::start(on).await;
     let (order, pending) = (paying.recharge("u", 5.0).await.order_id, paying.recharge("u", 5.0).await.order_id);
     paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
     for report in [
@@ -156,9 +161,10 @@ async fn money_of_an_unapplied_payment_that_goes_back_by_itself_can_not_be_credi
     paying.assert_books("v", 5.0).await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn money_of_a_payment_that_credited_an_order_is_debited_there() {
-    let paying = Paying::start(Sqlite).await;
+async fn money_of_a_payment_that_credited_an_order_is_debited_there(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
     let (own, other) = (paying.recharge("u", 5.0).await.order_id, paying.recharge("v", 5.0).await.order_id);
     paying.notify(success(&own, "p-1", 5.0)).await.unwrap();
     paying.notify(success(&other, "p-1", 5.0)).await.unwrap_err();
@@ -170,10 +176,11 @@ async fn money_of_a_payment_that_credited_an_order_is_debited_there() {
     paying.assert_books("u", 0.0).await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_refund_of_a_second_payment_debits_no_order() {
+async fn the_refund_of_a_second_payment_debits_no_order(#[values(MySql, Sqlite)] on: Backend) {
     for auth in ["confirm", "signed"] {
-        let paying = Paying::start_with(Sqlite, &[("payment_service.callback_auth", auth)]).await;
+        let paying = Paying::start_with(on, &[("payment_service.callback_auth", auth)]).await;
         paying.legacy_order("twice", "u", 7).await;
         let credited = "UPDATE recharge_order SET status = 'success', payment_order_id = 'p-1'";
         paying.service.database.execute(credited).await;
@@ -211,9 +218,10 @@ async fn the_job_finds_a_failed_refund_whose_money_went_back(#[values(MySql, Sql
     assert_eq!(paid.state().await, (15.0, 0.0, 5.0));
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_order_without_an_answer_blocks_no_refund() {
-    let paid = Paid::start(Sqlite).await;
+async fn an_order_without_an_answer_blocks_no_refund(#[values(MySql, Sqlite)] on: Backend) {
+    let paid = Paid::start(on).await;
     paid.paying.switch(json!({"refund": "lose_reply", "get_refund": "unavailable", "lose": true}));
     assert_eq!(paid.refund("lost", 5.0).await.status, "pending");
     let payment = stray(&paid.paying, "stray").await;
@@ -306,9 +314,10 @@ async fn parts_of_an_unapplied_payment_that_go_back_are_summed_up(#[values(MySql
     paying.assert_books("u", 9.0).await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_hint_about_an_unknown_payment_is_kept_if_payment_service_confirms_it() {
-    let paying = Paying::start_with(Sqlite, &[("payment_service.callback_auth", "confirm")]).await;
+async fn a_hint_about_an_unknown_payment_is_kept_if_payment_service_confirms_it(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "confirm")]).await;
     paying.switch(json!({"lose": true}));
     let payment = stray(&paying, "stray").await;
     refund_there(&paying, &payment, "r-stray", 300).await;
@@ -415,9 +424,12 @@ async fn the_return_of_a_second_payment_in_another_currency_is_kept(#[values(MyS
 }
 
 /// The hint names no payment, or the second one.
+#[rstest]
 #[tokio::test]
-async fn payment_service_is_asked_about_the_return_of_a_second_payment_in_another_currency() {
-    let paying = Paying::start_with(Sqlite, &[("payment_service.callback_auth", "confirm")]).await;
+async fn payment_service_is_asked_about_the_return_of_a_second_payment_in_another_currency(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "confirm")]).await;
     let opened = paying.recharge("u", 5.0).await;
     paying.press(&opened.payment_url, "SUCCESS").await;
     paying.until_order_is(&opened.order_id, "success").await;

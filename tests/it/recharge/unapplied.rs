@@ -13,7 +13,10 @@ use rstest::rstest;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::reconcile::{NEXT_DAY, reconcile_with};
+use super::{
+    reconcile::{NEXT_DAY, reconcile_with},
+    refunds::second_server,
+};
 use crate::harness::{
     Backend, MySql, Sqlite, code_of,
     payments::{Paying, press, success},
@@ -47,14 +50,19 @@ pub(super) async fn counted(paying: &Paying) -> u64 {
     count
 }
 
-/// Opens a payment at the sandbox for an order that billing does not have, and pays it.
+/// Opens a payment over 7 at the sandbox for an order that billing does not have, and pays it.
 pub(super) async fn stray(paying: &Paying, order: &str) -> String {
+    stray_in(paying, order, "CNY").await
+}
+
+/// As [`stray`], in a currency.
+pub(super) async fn stray_in(paying: &Paying, order: &str, currency: &str) -> String {
     let address = format!("http://{}", paying.sandbox.addr);
     let mut payments = PaymentClient::connect(address).await.unwrap();
     let request = CreatePaymentRequest {
         order_id: order.into(),
         amount: 700,
-        currency: "CNY".into(),
+        currency: currency.into(),
         method: PaymentMethod::Alipay.into(),
         notify_url: format!("http://{}/internal/v1/billing/callback", paying.service.app.grpc_addr),
         ..Default::default()
@@ -170,6 +178,50 @@ async fn a_payment_is_credited_or_dismissed_once(#[values(MySql, Sqlite)] on: Ba
     let mut users: Vec<_> = events.iter().map(|event| event.user_id.as_str()).collect();
     users.sort_unstable();
     assert_eq!(users, ["", "", "w"]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn operators_on_two_servers_resolve_a_payment_in_one_way(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let (other, second) = second_server(&paying).await;
+    let mut credited = 0.0;
+    for round in 0..4 {
+        let payment = stray(&paying, &format!("stray-{round}")).await;
+        let decisions = (0..12).map(|number: usize| {
+            let mut client = if number.is_multiple_of(2) { paying.service.internal.clone() } else { second.clone() };
+            // Each action comes from both servers.
+            let action = ["credit", "refund", "dismiss"][number / 2 % 3];
+            let request = ResolvePaymentRequest {
+                payment_order_id: payment.clone(),
+                action: action.into(),
+                user_id: if action == "credit" { "w".into() } else { String::new() },
+                reason: "looked into it".into(),
+            };
+            async move { (action, client.resolve_payment(request).await.map(|reply| reply.into_inner())) }
+        });
+        let answers = join_all(decisions).await;
+        let made: Vec<_> =
+            answers.iter().filter_map(|(action, answer)| Some((action, answer.as_ref().ok()?))).collect();
+        assert_eq!(made.iter().filter(|(_, reply)| !reply.replayed).count(), 1, "{answers:?}");
+        let (winner, _) = made[0];
+        assert!(made.iter().all(|(action, _)| action == &winner), "{answers:?}");
+        for refused in answers.iter().filter_map(|(_, answer)| answer.as_ref().err()) {
+            assert_eq!(code_of(refused).1, "10011", "{answers:?}");
+        }
+        paying.until_reported().await;
+        let (status, returned) = match *winner {
+            "credit" => ("credited", 0.0),
+            "refund" => ("refunded", 7.0),
+            _ => ("dismissed", 0.0),
+        };
+        let rows = list(&paying, "all").await;
+        let row = rows.iter().find(|row| row.payment_order_id == payment).unwrap();
+        assert_eq!((row.status.as_str(), row.returned_amount), (status, returned));
+        credited += if status == "credited" { 7.0 } else { 0.0 };
+    }
+    paying.assert_books("w", credited).await;
+    other.stop().await;
 }
 
 #[rstest]

@@ -1,8 +1,15 @@
 //! The exports of all accounts: their rows, days and columns, and their bounds.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use billing_service::service::proto::{BatchDeductQuotaRequest, DeductQuotaRequest, Usage};
+use billing_service::{
+    app,
+    biz::{
+        statements::{period::StatementPeriod, statement::Split},
+        values::{calendar::Calendar, error::StoreError, ids::UserId},
+    },
+    service::proto::{BatchDeductQuotaRequest, DeductQuotaRequest, Usage},
+};
 use chrono::{DateTime, Utc};
 use rstest::rstest;
 use serde_json::json;
@@ -251,8 +258,8 @@ async fn the_columns_of_statements_come_before_the_first_read() {
 }
 
 #[tokio::test]
-async fn files_of_many_records_begin_at_once_and_are_two_at_once() {
-    let service = Service::start(MySql).await;
+async fn files_of_many_records_begin_at_once_and_are_two_at_once_until_their_queries_end() {
+    let service = Service::start_with(MySql, &[("server.limits.exports", "2")]).await;
     service.clock.set("2026-10-10T04:00:00Z");
     for user in ["a", "b", "c"] {
         service.deduct(charge(user, "passport", 1)).await;
@@ -269,10 +276,25 @@ async fn files_of_many_records_begin_at_once_and_are_two_at_once() {
         assert_eq!((status, part.lines().count()), (200, 1));
         begun.push(rest);
     }
-    let refused = service.http.get(url("c")).send().await.unwrap();
-    assert_eq!(refused.status(), 503);
-    // A reader that has gone frees its place, although the database still works for it.
+    let waiting = "FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE '%charge_by_model%' \
+                   AND state LIKE 'Waiting for table%'";
+    until("both queries run", async || service.database.rows(&["COUNT(*)"], waiting).await == [["2"]]).await;
+    let (status, why, _) = first_part(&service, &url("c")).await;
+    assert_eq!(status, 503);
+    assert!(why.contains("too many exports at once"), "{why}");
+    // A reader that has gone frees its export, and not its place, because the database still works for it.
     drop(begun.remove(0));
+    let mut answer = (0, String::new());
+    until("the export of the reader is free", async || {
+        let (status, why, _) = first_part(&service, &url("c")).await;
+        let is_free = !why.contains("too many exports at once");
+        answer = (status, why);
+        is_free
+    })
+    .await;
+    assert!(answer.0 == 503 && answer.1.contains("too many statements of many records at once"), "{answer:?}");
+    assert_eq!(service.database.rows(&["COUNT(*)"], waiting).await, [["2"]]);
+    sqlx::raw_sql("UNLOCK TABLES").execute(&mut other).await.unwrap();
     until("the place of the reader is free", async || {
         let (status, _, rest) = first_part(&service, &url("c")).await;
         let is_admitted = status == 200;
@@ -282,7 +304,6 @@ async fn files_of_many_records_begin_at_once_and_are_two_at_once() {
         is_admitted
     })
     .await;
-    sqlx::raw_sql("UNLOCK TABLES").execute(&mut other).await.unwrap();
     for rest in begun {
         assert_eq!(rest.text().await.unwrap().lines().count(), 3);
     }
@@ -307,6 +328,38 @@ async fn files_of_many_records_leave_a_connection_to_the_other_reads() {
     assert!(!service.statement("b", "2026-10").await.by_model);
     sqlx::raw_sql("UNLOCK TABLES").execute(&mut other).await.unwrap();
     assert_eq!(rest.text().await.unwrap().lines().count(), 3);
+}
+
+/// The database does not notice a reader that has gone.
+#[rstest]
+#[tokio::test]
+async fn the_database_ends_a_slow_split_by_model(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-10-10T04:00:00Z");
+    service.deduct(traced("t", charge("u", "passport", 1))).await;
+    let digits = "SELECT 0 AS n UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 \
+                  UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9";
+    let at = match on {
+        MySql => "'2026-10-10 04:00:00'",
+        Sqlite => "1791604800000000",
+    };
+    let insert = format!(
+        "INSERT INTO billing_record \
+         (billing_record_id, user_id, service_name, type, amount, count, trace_id, created_at, usage_date) \
+         SELECT CONCAT(a.n, b.n, c.n, d.n, e.n), 'u', 'passport', 1, 0, 1, 't', {at}, '2026-10-10' FROM ({digits}) a \
+         CROSS JOIN ({digits}) b CROSS JOIN ({digits}) c CROSS JOIN ({digits}) d CROSS JOIN ({digits}) e"
+    );
+    service.database.execute(&insert).await;
+    let store = app::connect(&service.database.config(&[])).await.unwrap();
+    let calendar = Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone());
+    let period = StatementPeriod::of(calendar.now().month, &calendar, Duration::ZERO, None).unwrap();
+    let user = UserId::parse("user_id", "u").unwrap();
+    let within = |within| Some(Split { lines: 10, within });
+    let cut = store.month_books(&user, &period, within(Duration::from_millis(1))).await;
+    assert!(matches!(cut, Err(StoreError::Unavailable(_))), "{cut:?}");
+    let whole = store.month_books(&user, &period, within(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(whole.by_model.unwrap()[0].sums.free_count, 100_001);
+    store.close().await;
 }
 
 #[tokio::test]

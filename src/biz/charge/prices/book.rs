@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -54,6 +55,9 @@ impl PriceVersion {
         self.prices.lines(work, self.multiplier)
     }
 }
+
+/// A version of a book with its model and instant.
+pub type Listed<'b> = (&'b ModelName, DateTime<Utc>, &'b Result<PriceVersion, Invalid>);
 
 type Versions = BTreeMap<DateTime<Utc>, Result<PriceVersion, Invalid>>;
 
@@ -201,11 +205,33 @@ impl PriceBook {
         self.models.get(model)?.range(..=at).next_back().map(|(from, _)| *from)
     }
 
+    /// The last version of a model at `at` that is usable, even if an unusable one has replaced it.
+    pub fn last_usable(&self, model: &ModelName, at: DateTime<Utc>) -> Option<&PriceVersion> {
+        last_usable(self.models.get(model)?, at)
+    }
+
     /// Every version of every model, by model and instant.
-    pub fn versions(&self) -> impl Iterator<Item = (&ModelName, DateTime<Utc>, &Result<PriceVersion, Invalid>)> {
-        self.models
-            .iter()
-            .flat_map(|(model, versions)| versions.iter().map(move |(from, version)| (model, *from, version)))
+    pub fn versions(&self) -> impl Iterator<Item = Listed<'_>> {
+        self.versions_after(None, None)
+    }
+
+    /// The versions after one of them, by model and instant: those of all models, or of `model`.
+    pub fn versions_after<'b>(
+        &'b self,
+        model: Option<&ModelName>,
+        after: Option<&'b (ModelName, DateTime<Utc>)>,
+    ) -> impl Iterator<Item = Listed<'b>> + use<'b> {
+        let first = model.or(after.map(|(name, _)| name)).map_or(Bound::Unbounded, Bound::Included);
+        let last = model.map_or(Bound::Unbounded, Bound::Included);
+        self.models.range::<ModelName, _>((first, last)).flat_map(move |(name, versions)| {
+            let instants = match after {
+                Some((of_last, _)) if name < of_last => None,
+                Some((of_last, since)) if name == of_last => Some(Bound::Excluded(*since)),
+                _ => Some(Bound::Unbounded),
+            };
+            let later = instants.map(|since| versions.range((since, Bound::Unbounded)));
+            later.into_iter().flatten().map(move |(from, version)| (name, *from, version))
+        })
     }
 
     /// The versions of one model, by instant.
@@ -419,6 +445,28 @@ mod tests {
             [Some("v1".into()), Some("v1".into()), None]
         );
         assert_eq!([at("m-old", second), at("m-1x", second), at("m-new", second)], [None, None, Some("v2".into())]);
+    }
+
+    #[test]
+    fn versions_are_listed_after_any_of_them() {
+        let mut book = PriceBook::default();
+        let instants = ["2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"].map(time);
+        for name in ["a", "m", "z"] {
+            instants.iter().for_each(|from| book.set(model(name), *from, version("v", &[])));
+        }
+        let all: Vec<_> = book.versions().map(|(name, from, _)| (name.clone(), from)).collect();
+        assert_eq!(all.len(), 6);
+        let listed = |of: Option<&ModelName>, after: Option<&(ModelName, DateTime<Utc>)>| -> Vec<_> {
+            book.versions_after(of, after).map(|(name, from, _)| (name.clone(), from)).collect()
+        };
+        for (index, after) in all.iter().enumerate() {
+            assert_eq!(listed(None, Some(after)), all[index + 1..]);
+            let of_m: Vec<_> = all[index + 1..].iter().filter(|(name, _)| name.as_str() == "m").cloned().collect();
+            assert_eq!(listed(Some(&model("m")), Some(after)), of_m);
+        }
+        assert_eq!(listed(Some(&model("m")), None), all[2..4]);
+        let gone = (model("n"), instants[0]);
+        assert_eq!((listed(None, Some(&gone)), listed(Some(&model("x")), None)), (all[4..].to_vec(), vec![]));
     }
 
     #[test]

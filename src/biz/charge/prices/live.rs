@@ -1,10 +1,13 @@
 //! The current price book: the configured versions, overridden by the versions in the database.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    mem,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task};
 
 use super::{
     book::{PriceBook, PriceVersion},
@@ -24,6 +27,10 @@ const LOOK_BACK: TimeDelta = TimeDelta::hours(1);
 
 /// The rows are read again after this time, even if their stamp says that none has changed.
 const FULL_READ: TimeDelta = TimeDelta::minutes(10);
+
+/// Most replaced books that are kept until the calls that use them have ended. Each may have a hundred thousand
+/// versions.
+const MAX_REPLACED: usize = 3;
 
 /// A row of `price_version`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +80,7 @@ pub trait PriceStore: Send + Sync + 'static {
     async fn price_stamp(&self) -> Result<Stamp, StoreError>;
 
     /// All versions, in no order. An unusable row is returned as its defect. The query reads pages of
-    /// [`PAGE`] rows.
+    /// [`PAGE`] rows, and parses them on a thread that may block.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -82,26 +89,42 @@ pub trait PriceStore: Send + Sync + 'static {
 
 /// The price book in use.
 pub struct Prices {
-    configured: PriceBook,
+    configured: Arc<PriceBook>,
     current: RwLock<Arc<PriceBook>>,
-    last: Mutex<Option<LastRead>>,
+    reads: Mutex<Reads>,
+}
+
+/// The reads of the rows.
+#[derive(Default)]
+struct Reads {
+    last: Option<LastRead>,
+    /// Books before the current one. A call that ends must not be the one to drop a large book, so they are
+    /// dropped on a thread that may block.
+    replaced: Vec<Arc<PriceBook>>,
 }
 
 /// The last read of the rows.
 struct LastRead {
     stamp: Stamp,
     at: DateTime<Utc>,
+    defects: Defects,
+}
+
+/// The unusable rows.
+#[derive(Default)]
+struct Defects {
     /// Rows that no call can name.
     nameless: Vec<String>,
-    /// The instant and the defect of each other unusable row.
-    unusable: Vec<(ModelName, DateTime<Utc>, String)>,
+    /// The instant and the defect of each other row.
+    of_models: Vec<(ModelName, DateTime<Utc>, String)>,
 }
 
 impl Prices {
     /// Starts with the configured versions alone, until the first [`Self::refresh`].
     pub fn new(configured: PriceBook) -> Self {
-        let current = RwLock::new(Arc::new(configured.clone()));
-        Self { configured, current, last: Mutex::new(None) }
+        let configured = Arc::new(configured);
+        let current = RwLock::new(configured.clone());
+        Self { configured, current, reads: Mutex::default() }
     }
 
     pub fn book(&self) -> Arc<PriceBook> {
@@ -115,48 +138,68 @@ impl Prices {
     /// # Errors
     /// As [`PriceStore::price_versions`].
     pub async fn refresh(&self, store: &dyn PriceStore, now: DateTime<Utc>) -> Result<Vec<String>, StoreError> {
-        let mut last = self.last.lock().await;
+        let mut reads = self.reads.lock().await;
         // The stamp comes first, so that a row that is written meanwhile is read the next time.
         let stamp = store.price_stamp().await?;
         let is_current = |last: &LastRead| last.stamp == stamp && (now - last.at).abs() < FULL_READ;
-        if !last.as_ref().is_some_and(is_current) {
-            let (book, nameless, unusable) = self.with_rows(store.price_versions().await?);
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
-            *last = Some(LastRead { stamp, at: now, nameless, unusable });
+        if !reads.last.as_ref().is_some_and(is_current) {
+            let (rows, configured) = (store.price_versions().await?, self.configured.clone());
+            let (book, defects) = blocking(move || with_rows(&configured, rows)).await?;
+            let book = Arc::new(book);
+            let before = mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), book);
+            if !Arc::ptr_eq(&before, &self.configured) {
+                reads.replaced.push(before);
+            }
+            reads.last = Some(LastRead { stamp, at: now, defects });
         }
+        reads.drop_unused().await?;
         let (book, since) = (self.book(), now - LOOK_BACK);
         let is_shown = |(model, from, _): &&(ModelName, DateTime<Utc>, String)| {
             *from > since || book.last_before(model, since).is_some_and(|last| last == *from)
         };
-        Ok(last
-            .iter()
-            .flat_map(|last| {
-                let unusable = last.unusable.iter().filter(is_shown).map(|(_, _, said)| said.clone());
-                unusable.chain(last.nameless.iter().cloned())
-            })
-            .collect())
+        let shown = |last: &LastRead| {
+            let of_models = last.defects.of_models.iter().filter(is_shown).map(|(_, _, said)| said.clone());
+            of_models.chain(last.defects.nameless.iter().cloned()).collect()
+        };
+        Ok(reads.last.as_ref().map(shown).unwrap_or_default())
     }
+}
 
-    #[expect(clippy::type_complexity, reason = "the parts of one LastRead, and the book")]
-    fn with_rows(
-        &self,
-        rows: Vec<Result<StoredVersion, Invalid>>,
-    ) -> (PriceBook, Vec<String>, Vec<(ModelName, DateTime<Utc>, String)>) {
-        let (mut book, mut nameless, mut unusable) = (self.configured.clone(), Vec::new(), Vec::new());
-        for row in rows {
-            match row {
-                Ok(StoredVersion { model, effective_from, version }) => {
-                    if let Err(why) = &version {
-                        let said = format!("{model} from {effective_from}: {why}");
-                        unusable.push((model.clone(), effective_from, said));
-                    }
-                    book.set(model, effective_from, version);
-                }
-                Err(why) => nameless.push(why.to_string()),
-            }
-        }
-        (book, nameless, unusable)
+impl Reads {
+    /// Drops the replaced books that no call uses, and those beyond the bound.
+    async fn drop_unused(&mut self) -> Result<(), StoreError> {
+        let beyond = self.replaced.len().saturating_sub(MAX_REPLACED);
+        let mut unused: Vec<_> = self.replaced.drain(..beyond).collect();
+        unused.extend(self.replaced.extract_if(.., |book| Arc::strong_count(book) == 1));
+        if unused.is_empty() { Ok(()) } else { blocking(move || drop(unused)).await }
     }
+}
+
+/// The configured versions with the rows.
+fn with_rows(configured: &PriceBook, rows: Vec<Result<StoredVersion, Invalid>>) -> (PriceBook, Defects) {
+    let (mut book, mut defects) = (configured.clone(), Defects::default());
+    for row in rows {
+        match row {
+            Ok(StoredVersion { model, effective_from, version }) => {
+                if let Err(why) = &version {
+                    let said = format!("{model} from {effective_from}: {why}");
+                    defects.of_models.push((model.clone(), effective_from, said));
+                }
+                book.set(model, effective_from, version);
+            }
+            Err(why) => defects.nameless.push(why.to_string()),
+        }
+    }
+    (book, defects)
+}
+
+/// Runs work that takes long for many versions, so that it delays no other request of its thread.
+///
+/// # Errors
+/// [`StoreError::Failed`] if the work panicked, or the process ends.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    let done = task::spawn_blocking(work).await;
+    done.map_err(|error| StoreError::Failed(format!("the work on price versions ended abnormally: {error}")))
 }
 
 #[cfg(test)]
@@ -278,6 +321,34 @@ mod tests {
         rows.0.lock().unwrap().as_mut().unwrap().push(Ok(stored("n", 0, "v")));
         live.refresh(&rows, at(11)).await.unwrap();
         assert_eq!(rows.reads(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_replaced_book_is_dropped_by_a_read_and_not_by_the_call_that_used_it() {
+        let live = Prices::new(PriceBook::default());
+        let rows = Rows::new(Ok(Vec::new()));
+        let mut grow = 0;
+        let mut reload = async |live: &Prices| {
+            grow += 1;
+            rows.0.lock().unwrap().as_mut().unwrap().push(Ok(stored("m", grow, &format!("v{grow}"))));
+            live.refresh(&rows, DateTime::UNIX_EPOCH).await.unwrap();
+        };
+        reload(&live).await;
+        let used = live.book();
+        let seen = Arc::downgrade(&used);
+        reload(&live).await;
+        drop(used);
+        assert!(seen.upgrade().is_some(), "dropped by the call");
+        live.refresh(&rows, DateTime::UNIX_EPOCH).await.unwrap();
+        assert!(seen.upgrade().is_none(), "kept for ever");
+
+        // A call that never ends keeps a few books at most.
+        let mut all = Vec::new();
+        for _ in 0..=MAX_REPLACED {
+            all.push(live.book());
+            reload(&live).await;
+        }
+        assert_eq!(all.iter().filter(|book| Arc::strong_count(book) > 1).count(), MAX_REPLACED);
     }
 
     #[tokio::test]

@@ -11,9 +11,9 @@ mod versions;
 
 pub use self::{
     alias::Alias,
-    book::{Found, PlanPrices, PriceBook, PriceVersion},
+    book::{Found, Listed, PlanPrices, PriceBook, PriceVersion},
     list::{Draft, Given, PriceLine, PriceList, Rates, Work, rounding},
-    live::{PAGE, PriceStore, Prices, Stamp, StoredVersion},
+    live::{PAGE, PriceStore, Prices, Stamp, StoredVersion, blocking},
     versions::{Change, NewVersion, VersionKey, VersionStore},
 };
 pub use crate::biz::values::{

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use super::{json, list::PriceList, live::StoredVersion};
+use super::{book::PriceVersion, json, list::PriceList, live::StoredVersion};
 use crate::biz::{
     audit_trail::{AuditEvent, AuditedCall},
     values::{
@@ -19,6 +19,8 @@ use crate::biz::{
 pub struct NewVersion {
     pub model: ModelName,
     pub effective_from: DateTime<Utc>,
+    /// Whether the caller named no instant. A repeat has another one then.
+    pub is_at_once: bool,
     pub id: PriceVersionId,
     pub prices: PriceList,
 }
@@ -48,7 +50,11 @@ impl NewVersion {
     pub fn decide(&self, stored: &[StoredVersion], call: &AuditedCall, now: DateTime<Utc>) -> Change {
         let here = stored.iter().find(|row| row.effective_from == self.effective_from);
         let before = here.and_then(|row| row.version.as_ref().ok());
-        if before.is_some_and(|version| version.id == self.id && *version.prices == self.prices) {
+        let is_same = |version: &PriceVersion| version.id == self.id && *version.prices == self.prices;
+        // A repeat without an instant comes later than the first one. A version that is to come is none of it.
+        let earlier = |row: &&StoredVersion| self.is_at_once && row.effective_from <= self.effective_from;
+        let mut others = stored.iter().filter(earlier).filter_map(|row| row.version.as_ref().ok());
+        if before.is_some_and(is_same) || others.any(is_same) {
             return Change::Unchanged;
         }
         if before.is_some() && self.effective_from <= now {
@@ -122,7 +128,6 @@ mod tests {
     use super::*;
     use crate::biz::{
         audit_trail::{Actor, PUT_PRICE_VERSION},
-        charge::prices::PriceVersion,
         values::money::Money,
     };
 
@@ -133,11 +138,11 @@ mod tests {
     fn new(from: i64, id: &str, input: i64) -> NewVersion {
         let prices = PriceList::flat(Money::from_micros(input), None, Money::ZERO);
         let (model, id) = (ModelName::from_stored("m"), PriceVersionId::from_stored(id));
-        NewVersion { model, effective_from: at(from), id, prices }
+        NewVersion { model, effective_from: at(from), is_at_once: false, id, prices }
     }
 
     fn stored(version: &NewVersion) -> StoredVersion {
-        let NewVersion { model, effective_from, id, prices } = version.clone();
+        let NewVersion { model, effective_from, id, prices, .. } = version.clone();
         StoredVersion { model, effective_from, version: Ok(PriceVersion::new(id, prices)) }
     }
 
@@ -169,6 +174,14 @@ mod tests {
         let unusable = StoredVersion { version: Err(Invalid::new("input_price", "bad")), ..stored(&first) };
         assert_eq!(put(&other, std::slice::from_ref(&unusable), 100), "false -> true");
         assert_eq!(put(&new(200, "a", 2), std::slice::from_ref(&unusable), 50), "version_id");
+
+        // A repeat without an instant comes later than the first one.
+        let again = NewVersion { is_at_once: true, ..new(150, "a", 1) };
+        assert_eq!(put(&again, &[stored(&first)], 150), "unchanged");
+        let before_it = NewVersion { is_at_once: true, ..new(50, "a", 1) };
+        assert_eq!(put(&before_it, &[stored(&first)], 50), "version_id");
+        let dearer = NewVersion { is_at_once: true, ..new(150, "a", 2) };
+        assert_eq!(put(&dearer, &[stored(&first)], 150), "version_id");
 
         let key = VersionKey { model: ModelName::from_stored("m"), id: PriceVersionId::from_stored("a") };
         let delete = |row: Option<&StoredVersion>, now| decided(key.decide(row, &call(), at(now)));

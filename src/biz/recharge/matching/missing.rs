@@ -9,7 +9,7 @@ use super::{
     store::SettlementStore,
 };
 use crate::biz::{
-    settlement::unapplied::{UnappliedPayment, UnappliedStatus},
+    settlement::unapplied::UnappliedPayment,
     values::{
         calendar::Calendar,
         error::StoreError,
@@ -57,15 +57,15 @@ pub(super) async fn missing_credits(
     let mut last = Cursor { created_at: before, id: String::new() };
     // Ends, because each chunk begins after the last one, and goes to older payments.
     loop {
-        let credited = Some(UnappliedStatus::Credited);
-        let payments = store.unapplied_payments(credited, Some(&last), CHUNK).await?;
+        // Of every status, because a credited one whose money went back is in conflict, and then refunded.
+        let payments = store.unapplied_payments(None, Some(&last), CHUNK).await?;
         let Some(end) = payments.last() else { return Ok(()) };
         last = Cursor { created_at: end.first_seen_at, id: end.payment.to_string() };
         for unapplied in &payments {
             if unapplied.first_seen_at < from {
                 return Ok(());
             }
-            if paid.contains(&unapplied.payment) {
+            if unapplied.user.is_none() || paid.contains(&unapplied.payment) {
                 continue;
             }
             matched.missing_there += 1;

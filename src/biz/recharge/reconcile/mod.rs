@@ -72,8 +72,8 @@ impl Recharges {
     /// An old order expires if payment-service answers that it is not paid. Without an answer no order
     /// expires, because it may be paid. Failed orders are looked up too, up to the same age, because
     /// the user may have tried again. Parallel runs and callbacks credit an order once. Pending refunds
-    /// are looked up however old they are, and failed ones up to that age. `on_settled` gets every order and refund whose status has
-    /// changed.
+    /// are looked up however old they are, and failed ones until that time after their failure. `on_settled`
+    /// gets every order and refund whose status has changed.
     ///
     /// # Errors
     /// [`Error::PaymentUnavailable`]: payment-service is unavailable; the next run looks up the

@@ -15,7 +15,7 @@ use crate::biz::{
     settlement::{
         order::{Order, OrderStatus},
         posting::PaymentUpdate,
-        unapplied::{UnappliedCause, UnappliedStatus},
+        unapplied::{UnappliedCause, UnappliedPayment, UnappliedStatus},
     },
     values::error::{Error, Result},
 };
@@ -131,7 +131,11 @@ impl Recharges {
             return Ok(());
         }
         let known = in_time(self.orders.unapplied_payment(&payment.id)).await?;
-        if known.is_some_and(|known| known.status != UnappliedStatus::Open || known.amount == amount) {
+        // If only a return of it was reported, the row has the sum of that, and this report decides on the amount.
+        let is_kept = |known: UnappliedPayment| {
+            known.times_seen > 0 && (known.status != UnappliedStatus::Open || known.amount == amount)
+        };
+        if known.is_some_and(is_kept) {
             return Ok(());
         }
         let reported = Reported { order: &order.id, payment: &payment.id, amount, currency: currency.code() };

@@ -26,7 +26,7 @@ impl Recharges {
         treatment: &Treatment<'_>,
     ) -> Result<()> {
         let mut last: Option<OrderRefund> = None;
-        // Ends, because each chunk begins after the last one, and new refunds are younger.
+        // Ends, because each chunk begins after the last one, and a changed refund is behind the end.
         loop {
             let chunk = in_time(self.orders.scan_refunds(scan, last.as_ref(), CHUNK)).await?;
             let Some(end) = chunk.last().cloned() else { return Ok(()) };

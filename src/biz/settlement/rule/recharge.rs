@@ -70,7 +70,11 @@ impl Book<'_> {
             .ok_or_else(|| Invalid::new("amount", format!("takes the balance beyond {}", Money::MAX)))?;
         self.changed.insert(order.user.clone());
         self.state.credited_payments.insert(payment.clone());
-        if let Some(unapplied) = unapplied.filter(|unapplied| unapplied.status == UnappliedStatus::Open) {
+        // Also a dismissed one. Otherwise a return of it at the same time would look as if no order had its money.
+        let is_credited_here = |unapplied: &UnappliedPayment| {
+            matches!(unapplied.status, UnappliedStatus::Open | UnappliedStatus::Dismissed)
+        };
+        if let Some(unapplied) = unapplied.filter(is_credited_here) {
             let resolved_at = Some(self.batch.at.utc);
             self.note_unapplied(UnappliedPayment { status: UnappliedStatus::Applied, resolved_at, ..unapplied });
         }

@@ -25,6 +25,7 @@ impl Book<'_> {
         reservation: Reservation,
     ) -> Result<Outcome, Error> {
         let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
+        let names_tier = delivered.service_tier.is_some();
         // A text of less output than was reported adds nothing, whatever its tokens would cost.
         let is_less = |had: &Usage| request.counted_output.is_some_and(|counted| counted < had.output_tokens);
         let delivered = match reservation.charged_by {
@@ -35,11 +36,13 @@ impl Book<'_> {
         };
         let delivered = match reservation.charged_by {
             ChargedBy::Commit => delivered,
-            // Absent fields keep their reported values. Zero tokens count as absent.
+            // Absent fields keep the values of the earlier charge. Zero tokens count as absent.
             ChargedBy::Report | ChargedBy::Both => Delivered {
                 count: request.count.map_or(before.count, |_| delivered.count.max(before.count)),
                 usage: delivered.usage.filter(|usage| !usage.is_empty()).or(before.usage),
-                ..delivered
+                service_tier: delivered.service_tier.or_else(|| before.service_tier.clone()),
+                model: delivered.model.or_else(|| before.model.clone()),
+                cost: delivered.cost,
             },
         };
         let fields = delivered.differences(before);
@@ -52,6 +55,9 @@ impl Book<'_> {
         check_stream(request, first)?;
         let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
         let served = first.clone().served_by(request)?;
+        // A model that now served the call may lack the service tier of the text before. It then costs as without one.
+        let service_tier = delivered.service_tier.filter(|name| names_tier || served.has_service_tier(name));
+        let delivered = Delivered { service_tier, ..delivered };
         let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, &served, reservation)?;
         Ok(Outcome::Settled { transaction, effect })
     }

@@ -28,17 +28,10 @@ impl LowBalanceStore for MySqlStore {
     }
 }
 
-/// The query of the count, with a time limit, because the server does not notice a caller that has
-/// gone. MariaDB has the limit before the statement, and MySQL in a hint. Each server ignores the
-/// form of the other as a comment, or takes it as the same limit.
+/// The query of the count.
 fn count(thresholds: Thresholds, month: Month, within: Duration) -> Statement {
-    // Zero would mean no limit.
-    let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX).max(1);
-    let mut count = Statement::new("/*M! SET STATEMENT max_statement_time = ");
-    count.number(within_ms);
-    count.push(" / 1000 FOR */ SELECT /*+ MAX_EXECUTION_TIME(");
-    count.number(within_ms);
-    count.push(") */ NULL, COUNT(*) FROM user_balance WHERE balance - held < ");
+    let mut count = Statement::select_within(within);
+    count.push("NULL, COUNT(*) FROM user_balance WHERE balance - held < ");
     count.money(thresholds.balance);
     count.push(" UNION ALL SELECT service_name, COUNT(*) FROM free_quota WHERE reset_month = ");
     count.texts([month.to_string().as_str()]);

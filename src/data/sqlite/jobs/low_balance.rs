@@ -1,9 +1,9 @@
 //! Counts low accounts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::Connection;
 
 use crate::{
     biz::{
@@ -13,21 +13,10 @@ use crate::{
     data::{error::store_error, rows::jobs::low_count_of, sqlite::SqliteStore},
 };
 
-/// SQLite instructions between two checks of the time: a fraction of a millisecond.
-const INSTRUCTIONS: i32 = 10_000;
-
 #[async_trait]
 impl LowBalanceStore for SqliteStore {
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
-        // A connection of its own, because the handler would abort later queries of others on it.
-        let mut connection =
-            SqliteConnection::connect_with(&self.reader.connect_options()).await.map_err(store_error)?;
-        let began = Instant::now();
-        connection
-            .lock_handle()
-            .await
-            .map_err(store_error)?
-            .set_progress_handler(INSTRUCTIONS, move || began.elapsed() < within);
+        let mut connection = self.connect_within(within).await?;
         let rows = sqlx::query(
             "SELECT NULL, COUNT(*) FROM user_balance WHERE balance - held < ?1 \
              UNION ALL SELECT service_name, COUNT(*) FROM free_quota WHERE reset_month = ?2 AND total_quota > 0 \

@@ -39,7 +39,13 @@ const BASES: [(&str, Class, bool); 14] = [
     ("cache_creation_input_audio_token_cost", Class::CacheWrite, true),
 ];
 
-const SERVICE_TIERS: [(&str, &str); 3] = [("_batches", "batch"), ("_flex", "flex"), ("_priority", "priority")];
+const SERVICE_TIERS: [(&str, &str); 5] = [
+    ("_batches", "batch"),
+    ("_flex", "flex"),
+    ("_priority", "priority"),
+    ("_balanced", "balanced"),
+    ("_ultrafast", "ultrafast"),
+];
 
 /// Sorts a member by its name: a base, then the bound of a tier, then a service tier.
 pub fn member(name: &str) -> Member {
@@ -90,6 +96,10 @@ mod tests {
             ("output_cost_per_token_flex", Class::Output, None, Some("flex")),
             ("cache_read_input_token_cost_priority", Class::CachedInput, None, Some("priority")),
             ("input_cost_per_token_above_200k_tokens_priority", Class::Input, Some(200_000), Some("priority")),
+            ("output_cost_per_token_above_272k_tokens_flex", Class::Output, Some(272_000), Some("flex")),
+            ("input_cost_per_token_above_128k_tokens_batches", Class::Input, Some(128_000), Some("batch")),
+            ("input_cost_per_token_balanced", Class::Input, None, Some("balanced")),
+            ("output_cost_per_token_ultrafast", Class::Output, None, Some("ultrafast")),
             ("output_cost_per_reasoning_token", Class::Reasoning, None, None),
             ("input_cost_per_audio_token", Class::AudioInput, None, None),
             ("output_cost_per_audio_token", Class::AudioOutput, None, None),

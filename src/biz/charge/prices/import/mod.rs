@@ -91,8 +91,19 @@ struct Costs {
     base: ByClass<Option<Decimal>>,
     /// By the bound of the input.
     tiers: BTreeMap<u32, ByClass<Option<Decimal>>>,
-    /// Of the base alone, by the service tier.
-    service_tiers: BTreeMap<&'static str, ByClass<Option<Decimal>>>,
+    /// By the service tier, then by the bound of the input; 0 for the base.
+    service_tiers: BTreeMap<&'static str, BTreeMap<u32, ByClass<Option<Decimal>>>>,
+}
+
+impl Costs {
+    /// The cost of a class above a bound, by the rules of a version that an import writes: a tier without a
+    /// cost of its own has that of the base, and a class without one follows another class.
+    fn cost(&self, above: u32, class: Class) -> Option<Decimal> {
+        // A bound that is no tier has the costs of the tier below it.
+        let tier = self.tiers.range(..=above).next_back().map(|(_, costs)| costs);
+        let own = tier.and_then(|costs| costs[class as usize]).or(self.base[class as usize]);
+        own.or_else(|| self.cost(above, class.fallback()?))
+    }
 }
 
 impl PriceFile {
@@ -132,8 +143,8 @@ impl PriceFile {
             }
             draft.tiers.push((*above, given));
         }
-        for (service_tier, of_tier) in &costs.service_tiers {
-            if let Some(factor) = self.factor(name, service_tier, of_tier, &costs.base) {
+        for service_tier in costs.service_tiers.keys() {
+            if let Some(factor) = self.factor(name, service_tier, &costs) {
                 draft.service_tiers.insert(ServiceTier::from_stored(*service_tier), factor);
             }
         }
@@ -163,11 +174,9 @@ impl PriceFile {
             let of_class = match (above, service_tier) {
                 (None, None) => &mut costs.base[class as usize],
                 (Some(above), None) => &mut costs.tiers.entry(above).or_default()[class as usize],
-                (None, Some(name)) => &mut costs.service_tiers.entry(name).or_default()[class as usize],
-                // Both together have no place in a version.
-                (Some(_), Some(_)) => {
-                    *self.ignored.entry(name.clone()).or_default() += 1;
-                    continue;
+                (above, Some(name)) => {
+                    let of_tier = costs.service_tiers.entry(name).or_default();
+                    &mut of_tier.entry(above.unwrap_or_default()).or_default()[class as usize]
                 }
             };
             if of_class.is_none() || !is_substitute {
@@ -177,18 +186,26 @@ impl PriceFile {
         Ok(costs)
     }
 
-    /// The factor of a service tier: the ratio of its costs to those of the base. If the ratios differ,
-    /// the largest counts, so that no call is sold below its cost.
-    fn factor(
-        &mut self,
-        model: &str,
-        service_tier: &str,
-        of_tier: &ByClass<Option<Decimal>>,
-        base: &ByClass<Option<Decimal>>,
-    ) -> Option<Factor> {
-        let both = of_tier.iter().zip(base).filter_map(|(of_tier, base)| Some(((*of_tier)?, (*base)?)));
-        let ratio = |(of_tier, base): (Decimal, Decimal)| of_tier.checked_div(base);
-        let ratios: Vec<Decimal> = both.filter_map(ratio).map(|ratio| ratio.round_dp(6)).collect();
+    /// The factor of a service tier: the ratio of its costs to those without it, also above each bound of the
+    /// input. If the ratios differ, the largest counts, so that no call is sold below its cost.
+    fn factor(&mut self, model: &str, service_tier: &str, costs: &Costs) -> Option<Factor> {
+        let (mut ratios, mut lost) = (Vec::new(), Vec::new());
+        for (above, of_tier) in costs.service_tiers.get(service_tier)? {
+            for (class, cost) in Class::ALL.into_iter().zip(of_tier) {
+                let Some(cost) = *cost else { continue };
+                match costs.cost(*above, class).and_then(|base| cost.checked_div(base)) {
+                    Some(ratio) => ratios.push(ratio.round_dp(6)),
+                    None if cost.is_zero() => {}
+                    None => lost.push(class.name()),
+                }
+            }
+        }
+        if !lost.is_empty() {
+            lost.dedup();
+            let lost = lost.join(", ");
+            self.notes
+                .push(format!("{model}: the costs of {service_tier} for {lost} have no base cost and are left out"));
+        }
         let largest = *ratios.iter().max()?;
         if ratios.iter().any(|ratio| *ratio != largest) {
             self.notes.push(format!(

@@ -115,8 +115,48 @@ fn service_tiers_without_a_common_factor_take_the_largest() {
     let prices = file.models.values().next().unwrap();
     let tiers: Vec<_> = prices.service_tiers().iter().map(|(name, factor)| format!("{name} {factor}")).collect();
     assert_eq!(tiers, ["flex 0.5", "priority 2"]);
-    assert_eq!(file.notes, ["m: the costs of priority have no common factor; the largest one, 2, is used"]);
-    assert_eq!(file.ignored.keys().collect::<Vec<_>>(), ["output_cost_per_token_above_200k_tokens_flex"]);
+    assert_eq!(
+        file.notes,
+        [
+            "m: the costs of flex have no common factor; the largest one, 0.5, is used",
+            "m: the costs of priority have no common factor; the largest one, 2, is used"
+        ]
+    );
+    assert!(file.ignored.is_empty());
+}
+
+#[test]
+fn service_tiers_count_above_every_bound_of_the_input() {
+    let entry = json!({"m": {
+        "input_cost_per_token": 2e-6, "output_cost_per_token": 8e-6,
+        "input_cost_per_token_above_272k_tokens": 4e-6, "output_cost_per_token_above_272k_tokens": 12e-6,
+        "cache_read_input_token_cost": 2e-7, "cache_read_input_token_cost_above_272k_tokens": 4e-7,
+        // Twice the costs everywhere, also of a class that follows the input.
+        "input_cost_per_token_priority": 4e-6, "output_cost_per_token_priority": 16e-6,
+        "input_cost_per_token_above_272k_tokens_priority": 8e-6,
+        "output_cost_per_token_above_272k_tokens_priority": 24e-6,
+        "cache_read_input_token_cost_above_272k_tokens_priority": 8e-7,
+        "cache_creation_input_token_cost_above_272k_tokens_priority": 8e-6,
+        // Half of the costs, but not above the bound.
+        "input_cost_per_token_flex": 1e-6, "output_cost_per_token_above_272k_tokens_flex": 9e-6,
+        "input_cost_per_token_ultrafast": 12e-6, "output_cost_per_token_ultrafast": 48e-6,
+        "input_cost_per_token_above_272k_tokens_balanced": 5e-6,
+        // Costs of nothing, and costs that only exist in a service tier.
+        "input_cost_per_request_batches": 0.0, "output_cost_per_image_flex": 0.5,
+        "input_cost_per_request_priority": null,
+    }});
+    let file = read(&entry.to_string(), plain()).unwrap();
+    let prices = file.models.values().next().unwrap();
+    let tiers: Vec<_> = prices.service_tiers().iter().map(|(name, factor)| format!("{name} {factor}")).collect();
+    assert_eq!(tiers, ["balanced 1.25", "flex 0.75", "priority 2", "ultrafast 6"]);
+    assert_eq!(
+        file.notes,
+        [
+            "m: the costs of flex for image have no base cost and are left out",
+            "m: the costs of flex have no common factor; the largest one, 0.75, is used"
+        ]
+    );
+    assert!(file.ignored.is_empty());
 }
 
 #[test]
@@ -149,4 +189,23 @@ fn a_list_of_the_published_shape_is_read() {
             assert!(is_named, "{name} {member}");
         }
     }
+    let of = |name: &str| price_json::whole(&file.models[&ModelName::from_stored(name)]);
+    let tiers = |name: &str| of(name)["tiers"].clone();
+    assert_eq!(of("aurora-large-long")["service_tiers"], json!({"priority": "2", "batch": "0.5"}));
+    let of_1h = [
+        &of("aurora-large-long")["prices"]["cache_write_1h"],
+        &tiers("aurora-large-long")[0]["prices"]["cache_write_1h"],
+    ];
+    assert_eq!(of_1h, [&json!("2.5"), &json!("5")]);
+    assert_eq!(tiers("borealis-large-long")[0]["above_input_tokens"], 272_000);
+    assert_eq!(tiers("cascade-large-long")[0]["above_input_tokens"], 128_000);
+    assert_eq!(tiers("cascade-large-long").as_array().unwrap().len(), 2);
+    assert_eq!(of("borealis-large-long")["service_tiers"], json!({"balanced": "0.8", "flex": "0.5", "ultrafast": "4"}));
+    let notes = file.notes.iter().filter(|note| !note.contains("-thinker"));
+    assert_eq!(
+        notes.collect::<Vec<_>>(),
+        [
+            "aurora-voice: these costs have no class and are left out: input_cost_per_image_token, output_cost_per_image_token"
+        ]
+    );
 }

@@ -324,24 +324,23 @@ impl PriceList {
     /// has, and its service tier.
     #[must_use]
     pub fn narrowed(&self, work: Work<'_>) -> Self {
-        const TEXT: [Class; 3] = [Class::Input, Class::CachedInput, Class::Output];
-        let of_text = |rates: &Rates| {
-            let mut given = Given::default();
-            TEXT.into_iter().for_each(|class| given[class as usize] = Some(rates.price(class)));
-            given
-        };
+        let is_of_text = |class| matches!(class, Class::Input | Class::CachedInput | Class::Output);
         let rates = self.rates(&work.usage);
-        let mut given = of_text(rates);
-        for (class, units) in Class::ALL.into_iter().zip(parts(&work.usage, work.calls).unwrap_or_default()) {
+        let parts = parts(&work.usage, work.calls).unwrap_or_default();
+        let (mut given, mut shown) = (Given::default(), [Money::ZERO; CLASSES]);
+        // A fallback stands before its class.
+        for (class, units) in Class::ALL.into_iter().zip(parts) {
+            let followed = class.fallback().map_or(Money::ZERO, |fallback| shown[fallback as usize]);
             let price = rates.price(class);
-            if units > 0 && Rates::new(given).price(class) != price {
-                given[class as usize] = Some(price);
-            }
+            let is_shown = is_of_text(class) || (units > 0 && price != followed);
+            given[class as usize] = is_shown.then_some(price);
+            shown[class as usize] = if is_shown { price } else { followed };
         }
         let (base, tiers) = match self.tier(work.usage.input_tokens) {
             None => (Rates::new(given), Vec::new()),
             Some(Tier { above_input_tokens, .. }) => {
-                let base = Rates::new(of_text(&self.base));
+                let of_text = |class: Class| is_of_text(class).then(|| self.base.price(class));
+                let base = Rates::new(Class::ALL.map(of_text));
                 let rates = Rates::of_tier(given, &base);
                 (base, vec![Tier { above_input_tokens: *above_input_tokens, rates }])
             }
@@ -349,12 +348,6 @@ impl PriceList {
         let named = work.service_tier.and_then(|name| self.service_tiers.get_key_value(name));
         let service_tiers = named.map(|(name, factor)| (name.clone(), *factor)).into_iter().collect();
         Self { base, tiers, service_tiers, aliases: Vec::new(), max_tokens: None }
-    }
-
-    /// The prices without the aliases, which price nothing.
-    #[must_use]
-    pub fn without_aliases(&self) -> Self {
-        Self { aliases: Vec::new(), ..self.clone() }
     }
 }
 

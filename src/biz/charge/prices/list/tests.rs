@@ -97,6 +97,57 @@ fn a_part_of_the_input_or_the_output_costs_its_own_price() {
     assert_eq!(cost(&list(classes, &[], &[]), all), (255 + 256 + 2 * 512).to_string());
 }
 
+/// Costs that were computed by hand.
+#[test]
+fn calls_at_bounds_with_parts_and_factors_cost_their_exact_sum() {
+    let two = list("input 5, output 30", &[(100, "input 2"), (1_000, "output 45")], &[]);
+    let long = list("input 5, cached_input 0.5, output 30", &[(272_000, "input 10, output 45")], &[]);
+    let written = list("input 5, cached_input 0.5, cache_write 6.25, cache_write_1h 10, output 25", &[], &[]);
+    let batched = list("input 1.25, output 10", &[], &[("batch", "0.5")]);
+    // The model of docs/api.md with two tiers.
+    let wide = list(
+        "input 15, cached_input 1.5, cache_write 18.75, cache_write_1h 30, output 60",
+        &[
+            (128_000, "input 20, cached_input 2, cache_write 25, cache_write_1h 40, output 80"),
+            (272_000, "input 30, cached_input 3, cache_write 37.5, cache_write_1h 60, output 90"),
+        ],
+        &[("default", "1"), ("batch", "0.5")],
+    );
+    let text = Usage::of_text;
+    let parts = |input, cached_input_tokens, cache_write_tokens, output| Usage {
+        cached_input_tokens,
+        cache_write_tokens,
+        ..text(input, output)
+    };
+    let of_all = Usage { cache_write_1h_tokens: 100, ..parts(10 + 1_000 + 200 + 100, 1_000, 200, 7) };
+    for (list, usage, calls, tier, multiplier, right) in [
+        (&two, text(1_000, 10), 1, "", "1", "0.0023"),
+        // The higher tier has no input price, so that of the base counts and not that of the lower tier.
+        (&two, text(1_001, 10), 1, "", "1", "0.005455"),
+        (&long, parts(272_001, 272_000, 0, 0), 1, "", "1", "2.72001"),
+        (&written, of_all, 1, "", "1", "0.002975"),
+        (&batched, text(3, 1), 1, "batch", "1.2", "0.000008"),
+        (&long, text(300_000, 0), 3, "", "1", "3"),
+        (&long, text(100_000, 0), 1, "", "1", "0.5"),
+        (&wide, parts(128_000, 100_000, 20_000, 1_000), 1, "default", "1", "0.705"),
+        (&wide, parts(200_000, 150_000, 20_000, 1_000), 1, "", "1", "1.48"),
+        (&wide, parts(300_000, 250_000, 20_000, 1_000), 1, "", "1", "2.49"),
+        (&wide, parts(300_000, 250_000, 20_000, 1_000), 1, "batch", "1", "1.245"),
+    ] {
+        let tier = ServiceTier::parse_optional("service_tier", tier).unwrap();
+        let work = Work { usage, calls, service_tier: tier.as_ref() };
+        let cost = list.cost(work, multiplier.parse().unwrap()).unwrap();
+        assert_eq!(cost.to_string(), right, "{list} {usage:?}");
+    }
+    let tiny = list("input 0.01, output 1", &[], &[]);
+    for (multiplier, cost, amounts) in [("1", 1, &[("input", 0), (ROUNDING, 1)][..]), ("0", 0, &[("input", 0)])] {
+        let (work, multiplier) = (work(text(1, 0)), multiplier.parse().unwrap());
+        assert_eq!(tiny.cost(work, multiplier), Ok(Money::from_micros(cost)));
+        let lines = tiny.lines(work, multiplier).unwrap();
+        assert_eq!(lines.iter().map(|line| (line.class, line.amount.micros())).collect::<Vec<_>>(), amounts);
+    }
+}
+
 #[test]
 fn a_class_without_a_price_follows_another_one() {
     let million = 1_000_000;

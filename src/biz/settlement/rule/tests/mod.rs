@@ -18,6 +18,7 @@ mod recommit;
 mod refund;
 mod release;
 mod reserve;
+mod sanity;
 mod served;
 mod status;
 mod stream;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::account::{TestAccount, calls, commit_with, reported, tokens, units, yuan};
 use crate::biz::{
     audit_trail::SET_USER_PLAN,
-    charge::prices::{Class, Draft, PriceBook, PriceVersion},
+    charge::prices::{Alias, Class, Draft, PlanPrices, PriceBook, PriceVersion},
     settlement::posting::{Charge, Commit, PlanChange, Posting, Served},
     values::{
         ids::{ModelName, PlanName, PriceVersionId, ServiceTier, TraceId},
@@ -83,6 +83,56 @@ fn the_reserved_model_keeps_its_pinned_version() {
     account.reserve(calls(5, 3, 1));
     assert_eq!(account.settle(commit_served("m", 3, 2)), "charged 4 free, 1 paid for 1.4");
     assert_eq!(account.transaction().priced_by().unwrap().id.as_str(), "v");
+}
+
+/// The configured prices of the reserved model were edited, and the server was started again.
+#[test]
+fn another_name_of_the_reserved_model_keeps_its_pinned_version() {
+    let named = |model: &str, aliases: &[&str]| {
+        let mut draft = version("m-edited", "100", "100").prices.draft();
+        draft.aliases = aliases.iter().map(|alias| Alias::parse(alias).unwrap()).collect();
+        let edited = PriceVersion::new(PriceVersionId::from_stored("m-edited"), draft.check().unwrap());
+        let mut book = PriceBook::default();
+        book.set(ModelName::from_stored("m"), DateTime::UNIX_EPOCH, Ok(edited));
+        Served { model: ModelName::from_stored(model), book: Arc::new(book) }
+    };
+    for (model, aliases, answer) in [
+        ("m-2026", &["m-*"][..], "charged 4 free, 1 paid for 1.4"),
+        ("m", &["m-*"], "charged 4 free, 1 paid for 1.4"),
+        ("m-2026", &[], "refused: model: \"m-2026\" has no price"),
+    ] {
+        let account = TestAccount::with("200");
+        account.reserve(calls(5, 3, 1));
+        let commit = || Commit { served: Some(named(model, aliases)), ..commit_with(3, 2) };
+        assert_eq!(account.settle(commit()), answer, "{model} {aliases:?}");
+        if answer.starts_with("charged") {
+            assert_eq!(account.transaction().priced_by().unwrap().id.as_str(), "v");
+            assert_eq!(account.settle(commit()), format!("found: {answer}"));
+        }
+    }
+    // The reserve named the model by an alias.
+    let account = TestAccount::with("200");
+    let mut reserve = account.reserve_of(calls(5, 3, 1));
+    reserve.call.content.model = Some(ModelName::from_stored("m-2026"));
+    account.settle(reserve);
+    let commit = Commit { served: Some(named("m", &["m-*"])), ..commit_with(3, 2) };
+    assert_eq!(account.settle(commit), "charged 4 free, 1 paid for 1.4");
+}
+
+#[test]
+fn a_served_model_is_priced_in_the_plan_of_the_reserve() {
+    let account = TestAccount::with("200");
+    let pro = PlanName::from_stored("pro");
+    let mut reserve = account.reserve_of(calls(5, 3, 1));
+    reserve.call.quote.as_mut().unwrap().plan = Some(pro);
+    account.settle(reserve);
+    let Served { model, book } = served("other");
+    let mut book = (*book).clone();
+    book.add_plan(pro, PlanPrices { multiplier: "1.2".parse().unwrap(), models: PriceBook::default() });
+    let served = Some(Served { model, book: Arc::new(book) });
+    let commit = Commit { served, service_tier: Some(ServiceTier::from_stored("batch")), ..commit_with(3, 2) };
+    // (3 * 3 + 2 * 12) * 0.5 * 1.2 for five calls, of which four are free.
+    assert_eq!(account.settle(commit), "charged 4 free, 1 paid for 3.96");
 }
 
 #[test]
@@ -188,6 +238,69 @@ fn a_stream_that_breaks_after_the_text_of_a_served_model_keeps_that_model() {
     assert_eq!((transaction.amount, transaction.priced_by().unwrap().id.as_str()), (yuan("15"), "other-1"));
     let delivered = transaction.reservation.as_ref().unwrap().delivered.clone().unwrap();
     assert_eq!(delivered.model.unwrap().as_str(), "other");
+}
+
+#[test]
+fn a_finish_keeps_the_model_and_the_service_tier_of_the_text_before_it() {
+    let text = || Commit {
+        counted_output: Some(1),
+        usage: None,
+        service_tier: Some(ServiceTier::from_stored("batch")),
+        ..commit_served("other", 3, 1)
+    };
+    for (finish, answer, model, priced_by) in [
+        (commit_with(3, 2), "found: charged 4 free, 1 paid for 3.3", "other", "other-1"),
+        // (3 * 3 + 4 * 12) * 0.5 for three of seven tokens.
+        (
+            commit_with(3, 4),
+            "added 0 free, 2 paid for 8.914286, 0 short: charged 4 free, 3 paid for 12.214286",
+            "other",
+            "other-1",
+        ),
+        (
+            commit_served("other", 3, 4),
+            "added 0 free, 2 paid for 8.914286, 0 short: charged 4 free, 3 paid for 12.214286",
+            "other",
+            "other-1",
+        ),
+        // (3 + 4) * 100 * 0.5 for three of seven tokens: the reserved model served the rest after all.
+        (
+            commit_served("m", 3, 4),
+            "added 0 free, 2 paid for 146.7, 0 short: charged 4 free, 3 paid for 150",
+            "m",
+            "m-2",
+        ),
+    ] {
+        let account = TestAccount::with("400");
+        account.reserve(tokens(3, 1));
+        account.settle(reported(3, 2));
+        assert_eq!(account.settle(text()), "charged 4 free, 1 paid for 3.3");
+        assert_eq!(account.settle(text()), "found: charged 4 free, 1 paid for 3.3");
+        assert_eq!(account.settle(finish.clone()), answer);
+        let transaction = account.transaction();
+        assert_eq!(transaction.served_model().unwrap().as_str(), model);
+        assert_eq!(transaction.priced_by().unwrap().id.as_str(), priced_by);
+        assert_eq!(transaction.service_tier().unwrap().as_str(), "batch");
+        assert!(account.settle(finish).starts_with("found: charged 4 free"));
+    }
+}
+
+#[test]
+fn a_finish_by_a_model_without_the_service_tier_of_the_text_costs_as_without_one() {
+    let text = Commit {
+        counted_output: Some(1),
+        usage: None,
+        service_tier: Some(ServiceTier::from_stored("batch")),
+        ..commit_served("other", 3, 1)
+    };
+    let account = TestAccount::with("400");
+    account.reserve(tokens(3, 1));
+    account.settle(reported(3, 2));
+    assert_eq!(account.settle(text), "charged 4 free, 1 paid for 3.3");
+    // 3 * 3 + 4 * 12 for three of seven tokens.
+    let finished = "added 0 free, 2 paid for 21.128571, 0 short: charged 4 free, 3 paid for 24.428571";
+    assert_eq!(account.settle(commit_served("plain", 3, 4)), finished);
+    assert_eq!(account.transaction().service_tier(), None);
 }
 
 #[test]

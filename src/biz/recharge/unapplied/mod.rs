@@ -61,6 +61,16 @@ pub struct FoundUnapplied {
     pub has_credited: bool,
     /// Whether the refund of the resolution was counted before.
     pub is_counted: bool,
+    /// Whether any return of the payment was counted. Older releases counted none.
+    pub has_returns: bool,
+}
+
+impl FoundUnapplied {
+    /// Whether an older release may have noted the success of an attempt. The refund id of that attempt
+    /// was not counted, so its repeat must not look like another return.
+    fn may_have_noted_attempts(&self) -> bool {
+        self.payment.status == UnappliedStatus::Refunded && !self.has_returns
+    }
 }
 
 /// The rows to write for a [`Resolution`].
@@ -92,7 +102,9 @@ impl Resolution {
     /// stored in another currency than expected.
     pub fn decide(&self, id: &PaymentId, found: Option<FoundUnapplied>) -> Result<Resolved> {
         let found = found.ok_or_else(|| Error::PaymentNotFound(id.clone()))?;
-        let FoundUnapplied { payment, has_credited, is_counted } = found;
+        let is_attempt = matches!(self.change, UnappliedChange::Refunded { .. });
+        let is_repeat = found.is_counted || (is_attempt && found.may_have_noted_attempts());
+        let FoundUnapplied { payment, has_credited, .. } = found;
         let credited = || Error::DuplicateRecharge(Duplicate::Credited(id.clone()));
         let went_back = matches!(self.change, UnappliedChange::Refunded { .. } | UnappliedChange::WentBack { .. });
         // The money is that of an order.
@@ -103,7 +115,7 @@ impl Resolution {
             return Err(Error::AmountMismatch(format!("currency: the payment is in {}", payment.currency)));
         }
         let reason = self.call.as_ref().map_or("", |call| &call.reason);
-        let after = if is_counted { None } else { payment.after(self.change, reason, self.at)? };
+        let after = if is_repeat { None } else { payment.after(self.change, reason, self.at)? };
         let Some(after) = after else {
             return Ok(Resolved { payment, changed: false, event: None, returned: None });
         };
@@ -171,3 +183,6 @@ pub trait UnappliedStore: Send + Sync + 'static {
     /// [`StoreError::Conflict`], [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn resolve_unapplied(&self, payment: &PaymentId, resolution: &Resolution) -> Stored<Result<Resolved>>;
 }
+
+#[cfg(test)]
+mod tests;
