@@ -2,7 +2,7 @@
 -- a time. usage_parts has the parts of each day, the number of records that they were summed from, and a
 -- version that each change of the day raises. Both begin empty, because a read and the job rebuild-rollup
 -- sum the missing records.
-CREATE TABLE usage_by (
+CREATE TABLE IF NOT EXISTS usage_by (
     user_id               TEXT    NOT NULL,
     usage_date            TEXT    NOT NULL,
     part                  INTEGER NOT NULL, -- the version of the day that has written it

@@ -24,7 +24,12 @@ use crate::biz::values::{
     calendar::{Calendar, DaySpan},
     error::{Result, StoreError},
     ids::UserId,
+    invalid::Invalid,
 };
+
+/// Most rows that a reply sums up, in about a second. The database goes on with a longer statement after its
+/// request has ended.
+const MOST_READ: u64 = 100_000;
 
 /// Settlements of an account in one [`PAUSE`] after which its rollup is refreshed without a read.
 const BUSY: u32 = 500;
@@ -117,9 +122,11 @@ impl UseKeeper {
     /// missing: the background meets the failure again, and reports it.
     ///
     /// # Errors
+    /// [`Error::Invalid`](crate::biz::values::error::Error::Invalid): the days have too many rows for a reply.
     /// Those of the store on reading the numbers.
     pub async fn up_to_date(&self, user: &UserId, span: DaySpan) -> Result<u64> {
         let days = self.store.days(user, span).await?;
+        check_rows(&days)?;
         if days.iter().all(UseDay::is_equal) {
             self.done(user, &[span]);
             if days.iter().any(|day| is_mergeable(day, &self.calendar)) {
@@ -129,6 +136,7 @@ impl UseKeeper {
         }
         // First, so that an aborted request leaves its work to the background.
         self.wait(user, span, true, Instant::now() + AFTER_READ);
+        self.has_waiting.notify_one();
         if lock(&self.at_work).as_ref() != Some(user) {
             let turn = self.turn_of(user);
             let refreshing = async {
@@ -137,13 +145,15 @@ impl UseKeeper {
             };
             drop(timeout(LONGEST_OF_READ, refreshing).await);
         }
-        let missing = missing_in(&self.store.days(user, span).await?);
+        let days = self.store.days(user, span).await?;
+        let missing = missing_in(&days);
         if missing == 0 {
             self.done(user, &[span]);
         } else {
             self.wait(user, span, true, Instant::now());
             self.has_waiting.notify_one();
         }
+        check_rows(&days)?;
         Ok(missing)
     }
 
@@ -338,6 +348,15 @@ impl Drop for AtWork<'_> {
 
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check_rows(days: &[UseDay]) -> Result<()> {
+    let rows: u64 = days.iter().flat_map(UseDay::parts).map(|part| part.rows).sum();
+    if rows <= MOST_READ {
+        return Ok(());
+    }
+    let why = format!("begins days with {rows} sums by model and API key, more than {MOST_READ}; ask for fewer days");
+    Err(Invalid::new("from", why).into())
 }
 
 #[cfg(test)]

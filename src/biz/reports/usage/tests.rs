@@ -537,6 +537,18 @@ async fn a_read_answers_within_its_time_and_leaves_the_rest() {
     assert!(keeper.longest_wait() > Duration::ZERO);
 }
 
+#[tokio::test]
+async fn a_read_of_too_many_sums_is_refused() {
+    let store = Arc::new(Memory::default());
+    store.record(5, "a", 7);
+    let keeper = UseKeeper::new(store.clone(), Arc::new(calendar()));
+    for (rows, is_read) in [(100_000, true), (100_001, false)] {
+        let part = Part { id: 1, from: 0, until: 86_400_000, records: 7, rows };
+        *store.rollup.lock().unwrap() = Rollup { version: 1, parts: Some(vec![part]), rows: BTreeMap::new() };
+        assert_eq!(keeper.up_to_date(&user(), today()).await.is_ok(), is_read, "{rows}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_aborted_read_leaves_its_work_to_the_keeper() {
     let store = Arc::new(Memory::default());
