@@ -8,6 +8,7 @@ use super::{
     caches::{self, Keeper, Started},
     clock_watch::{ClockWatch, ensure_clock_agrees},
     connect, database, prices, rates,
+    use_rollup::Listeners,
 };
 use crate::{
     biz::{
@@ -16,6 +17,7 @@ use crate::{
         check::cache::{Caches, ReadModel},
         limits::rate_limit::RateGuard,
         metering::tokens::TokenCounter,
+        reports::usage::keeper::UseKeeper,
         settlement::{accounts::Accounts, engine::Engine},
         values::calendar::{Calendar, Clock},
     },
@@ -32,6 +34,7 @@ pub(super) struct Core {
     pub metrics: Arc<Metrics>,
     pub observer: ChargeObserver,
     pub caches: Arc<Caches>,
+    pub use_keeper: Arc<UseKeeper>,
     pub redis: Option<Arc<RedisCache>>,
     pub engine: Arc<Engine>,
     pub accounts: Arc<Accounts>,
@@ -61,8 +64,10 @@ impl Core {
         let Started { caches, redis } = caches::of_server(config, &identity, &metrics)?;
         caches::wait_for(redis.as_deref()).await;
         let lanes = database::limits(config);
+        let use_keeper = Arc::new(UseKeeper::new(store.clone(), calendar.clone()));
+        let listeners = Arc::new(Listeners { caches: caches.clone(), keeper: use_keeper.clone() });
         let engine =
-            Arc::new(Engine::start(store.clone().ledger(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
+            Arc::new(Engine::start(store.clone().ledger(), listeners, catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let stop = CancellationToken::new();
         let reader = prices::PriceReader { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
@@ -80,6 +85,7 @@ impl Core {
             calendar,
             metrics,
             caches,
+            use_keeper,
             redis,
             engine,
             accounts,

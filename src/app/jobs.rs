@@ -13,7 +13,7 @@ use super::{
     database::{self, limits},
     low_balance::LowBalances,
     ops_stats::OpsStats,
-    payments,
+    payments, use_rollup,
 };
 use crate::{
     biz::{
@@ -61,6 +61,7 @@ pub(super) fn spawn_regular(config: &Config, core: &Core) {
         metrics: metrics.clone(),
     };
     tokio::spawn(low.count_regularly(stop.clone()));
+    tokio::spawn(use_rollup::keep(core.use_keeper.clone(), metrics.clone(), stop.clone()));
 }
 
 /// Ends expired reservations, also without a running cron. Concurrent sweeps end each reservation

@@ -14,6 +14,7 @@ mod ports;
 mod prices;
 mod rates;
 mod services;
+mod use_rollup;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

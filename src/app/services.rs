@@ -19,7 +19,7 @@ use crate::{
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, Hints,
         LimitService, PriceService, ReadBounds, Reads, RechargeService, RefundService, ReportService,
-        ReservationService, StatementService, StatementTerms, StreamService, TokenService,
+        ReservationService, StatementService, StatementTerms, StreamService, TokenService, Uses,
         exports::{ExportLimits, Exports},
     },
 };
@@ -130,7 +130,9 @@ fn exports(config: &Config) -> Arc<Exports> {
 }
 
 fn reports(core: &Core, bounds: ReadBounds) -> ReportService {
-    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone(), bounds)
+    let uses = Uses { store: core.store.clone(), keeper: core.use_keeper.clone() };
+    let stores = (core.store.clone() as _, core.store.clone() as _);
+    ReportService::new(stores, uses, core.catalog.clone(), core.calendar.clone(), bounds)
 }
 
 fn statements(config: &Config, core: &Core, bounds: ReadBounds) -> StatementService {

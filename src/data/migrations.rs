@@ -55,6 +55,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0021_model_prices_and_plans"),
     pair!("0022_statements"),
     pair!("0024_returns_of_unapplied_payments"),
+    pair!("0025_usage_by"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.

@@ -16,6 +16,7 @@ mod row;
 mod rows;
 pub mod sqlite;
 pub mod tls;
+mod usage;
 pub mod vocabulary;
 
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use crate::biz::{
     },
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
     recharge::{RechargeStore, matching::SettlementStore},
-    reports::{record::RecordStore, statistics::Statistics},
+    reports::{record::RecordStore, statistics::Statistics, usage::UseStore},
     settlement::{adjustments::AdjustmentStore, ledger::Ledger, transaction::TransactionStore},
     statements::{exports::BookStore, statement::StatementStore},
     values::error::StoreError,
@@ -60,6 +61,7 @@ pub trait Store:
     + AdjustmentStore
     + RecordStore
     + Statistics
+    + UseStore
     + StatementStore
     + BookStore
     + AuditStore

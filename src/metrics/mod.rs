@@ -19,6 +19,7 @@ mod registration;
 mod requests;
 mod scale;
 mod streams;
+mod use_rollup;
 
 use prometheus::{Encoder, Gauge, IntGauge, Registry, TextEncoder};
 
@@ -37,6 +38,7 @@ pub use self::{
     recharge::RechargeMetrics,
     requests::RequestMetrics,
     streams::StreamMetrics,
+    use_rollup::UseRollupMetrics,
 };
 use self::{
     charges::ChargeMetrics,
@@ -63,6 +65,7 @@ pub struct Metrics {
     pub requests: RequestMetrics,
     pub connections: ConnectionMetrics,
     pub jobs: JobMetrics,
+    pub use_rollup: UseRollupMetrics,
 }
 
 impl Metrics {
@@ -105,6 +108,7 @@ impl Metrics {
             requests: RequestMetrics::new(&registry)?,
             connections: ConnectionMetrics::new(&registry)?,
             jobs: JobMetrics::new(&registry)?,
+            use_rollup: UseRollupMetrics::new(&registry)?,
             registry,
         })
     }

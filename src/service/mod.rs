@@ -47,7 +47,7 @@ pub use self::{
     reads::{ReadBounds, Reads},
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,
-    reports::ReportService,
+    reports::{ReportService, Uses},
     reservation::ReservationService,
     statements::{StatementService, StatementTerms},
     tokens::TokenService,

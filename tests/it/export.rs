@@ -61,7 +61,7 @@ async fn an_export_agrees_with_the_list(#[values(MySql, Sqlite)] on: Backend) {
         csv.lines().next().unwrap(),
         "id,created_at,service_name,type,amount,count,trace_id,api_key_id,model,input_tokens,output_tokens,\
          cached_input_tokens,billing_day,late_of,cache_write_tokens,cache_write_1h_tokens,reasoning_tokens,audio_input_tokens,\
-         audio_output_tokens,images"
+         audio_output_tokens,images,served_model,service_tier"
     );
     let exported = rows(&csv);
     assert_eq!(exported.len(), list.records.len());

@@ -63,6 +63,7 @@ mod statistics;
 mod tokens;
 mod unknown_outcomes;
 mod upgrade;
+mod use_by;
 mod values;
 mod wire;
 

@@ -48,6 +48,7 @@ impl Service {
             from: format!("{month}-01"),
             to: format!("{month}-{last}"),
             service_name: "asset".into(),
+            ..Default::default()
         };
         format!("{:?}", self.public.clone().get_usage(request).await.unwrap().into_inner())
     }

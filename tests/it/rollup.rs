@@ -2,7 +2,10 @@
 
 use billing_service::{
     app,
-    biz::jobs::rollup::{Rebuilt, rebuild_rollup},
+    biz::{
+        jobs::rollup::{Rebuilt, rebuild_rollup},
+        values::calendar::{Calendar, SystemClock},
+    },
     service::proto::{DeductQuotaRequest, GetStatsSummaryRequest},
 };
 use rstest::rstest;
@@ -11,9 +14,11 @@ use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, progress
 
 async fn rebuild(database: &Database, is_dry_run: bool) -> Rebuilt {
     let store = app::connect(&database.config(&[])).await.unwrap();
-    let rebuilt = rebuild_rollup(&*store, is_dry_run, &Unwatched).await.unwrap();
+    let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
+    let rebuilt = rebuild_rollup(&*store, &calendar, is_dry_run, &Unwatched).await.unwrap();
     store.close().await;
-    rebuilt
+    // The other rollup has tests of its own.
+    Rebuilt { use_days: 0, ..rebuilt }
 }
 
 const COLUMNS: [&str; 8] = [
@@ -75,13 +80,13 @@ async fn rows_that_differ_from_the_records_are_rebuilt(
     let service = some_use(on).await;
     let right = rollup(&service.database).await;
     assert_eq!(right.len(), 30);
-    assert_eq!(rebuild(&service.database, false).await, Rebuilt { users: 3, differing: 0 });
+    assert_eq!(rebuild(&service.database, false).await, Rebuilt { users: 3, differing: 0, use_days: 0 });
     service.database.execute(damage).await;
     let wrong = rollup(&service.database).await;
     assert_ne!(wrong, right);
-    assert_eq!(rebuild(&service.database, true).await, Rebuilt { users: 3, differing: users });
+    assert_eq!(rebuild(&service.database, true).await, Rebuilt { users: 3, differing: users, use_days: 0 });
     assert_eq!(rollup(&service.database).await, wrong, "a dry run changes nothing");
-    assert_eq!(rebuild(&service.database, false).await, Rebuilt { users: 3, differing: users });
+    assert_eq!(rebuild(&service.database, false).await, Rebuilt { users: 3, differing: users, use_days: 0 });
     assert_eq!(rollup(&service.database).await, right);
     service.assert_audit_is_clean().await;
 }

@@ -7,7 +7,7 @@ use std::{
 
 use billing_service::{
     app::{self, App},
-    biz::jobs::rollup::rebuild_rollup,
+    biz::{jobs::rollup::rebuild_rollup, values::calendar::Calendar},
     service::proto::{
         BatchDeductQuotaRequest, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest, ReserveQuotaRequest,
         SetApiKeyQuotaRequest, SetUserLimitsRequest, billing_internal_service_client::BillingInternalServiceClient,
@@ -212,8 +212,9 @@ async fn the_rebuild_of_a_large_rollup_does_not_delay_other_users() {
         SELECT UUID(), 'large', 'asset', 2, 0, 1, NOW(6), DATE_SUB(CURDATE(), INTERVAL seq % 300 DAY) FROM seq_1_to_60000";
     service.database.execute(records).await;
     let store = app::connect(&service.database.config(&[])).await.unwrap();
+    let calendar = Calendar::new(chrono_tz::Asia::Shanghai, service.clock.clone());
     let rebuilding = tokio::spawn(async move {
-        rebuild_rollup(&*store, false, &Unwatched).await.unwrap();
+        rebuild_rollup(&*store, &calendar, false, &Unwatched).await.unwrap();
         store.close().await;
     });
     let mut round = 0;

@@ -78,8 +78,13 @@ async fn the_summary_is_the_sum_of_its_services_and_of_the_records(#[values(MySq
 async fn usage_is_a_dense_daily_series_per_service(#[values(MySql, Sqlite)] on: Backend) {
     let service = three_days(on).await;
     let usage = |from: &str, to: &str, name: &str| {
-        let request =
-            GetUsageRequest { user_id: "u".into(), from: from.into(), to: to.into(), service_name: name.into() };
+        let request = GetUsageRequest {
+            user_id: "u".into(),
+            from: from.into(),
+            to: to.into(),
+            service_name: name.into(),
+            ..Default::default()
+        };
         let mut client = service.public.clone();
         async move { client.get_usage(request).await.unwrap().into_inner() }
     };

@@ -25,7 +25,7 @@ pub enum Job {
     Audit,
     /// Move records that are older than `billing.record_months` to the archive.
     ArchiveRecords,
-    /// Rebuild the daily rollup from the records if it differs.
+    /// Rebuild the rollups from the records where they differ.
     RebuildRollup,
     /// Write the price versions of a published list.
     ImportPrices,
@@ -78,7 +78,7 @@ impl Job {
             Self::ReconcileCache => "compare Redis with the database, and remove the entries that differ",
             Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
             Self::ArchiveRecords => "move records older than billing.record_months to the archive",
-            Self::RebuildRollup => "recreate the daily rollup from the records where it differs",
+            Self::RebuildRollup => "recreate the rollups from the records where they differ",
             Self::ImportPrices => "write the price versions of a published list; needs --file",
         }
     }

@@ -169,10 +169,13 @@ impl Runner {
     }
 
     async fn rebuild_rollup(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
-        let Rebuilt { users, differing } = rebuild_rollup(&*self.store, is_dry_run, progress).await?;
+        let Rebuilt { users, differing, use_days } =
+            rebuild_rollup(&*self.store, &self.calendar, is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be rebuilt" } else { "rebuilt" };
         let line = format!("rebuild-rollup: {users} users, {differing} differing, {verb}");
-        Ok(JobReport { lines: vec![line], is_good: true })
+        let verb = if is_dry_run { "would be summed" } else { "summed" };
+        let by = format!("rebuild-rollup: {use_days} days by service, model and API key {verb}");
+        Ok(JobReport { lines: vec![by, line], is_good: true })
     }
 
     /// Reads the price list, and writes the versions that the book lacks unless this is a dry run.

@@ -6,6 +6,7 @@
 //! - used quota of a month = free units of its records, less those given back, + units taken over from
 //!   the legacy service
 //! - rollup of a day = its records
+//! - rollup by service, model and API key of a day = its records, if it has all of them
 //! - settled transactions = their records
 //! - refunds = their records = the sums that the refunded charges have; no charge is refunded beyond its
 //!   units and its amount
@@ -22,8 +23,12 @@ use chrono::NaiveDate;
 
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
-    account::users::Users,
-    jobs::retry::repeat,
+    account::users::UserSpan,
+    jobs::{
+        retry::repeat,
+        use_audit::{DifferingUse, UseAudit, ranges},
+    },
+    reports::usage::UseGroup,
     values::{
         error::StoreError,
         ids::{ApiKeyId, ServiceName, UserId},
@@ -205,7 +210,7 @@ impl fmt::Display for Difference {
 
 /// Reads the books.
 #[async_trait]
-pub trait AuditStore: Users {
+pub trait AuditStore: UseAudit {
     /// Evidence of at most `limit` users after `after` in key order, read in one snapshot; empty at
     /// the end.
     ///
@@ -273,8 +278,17 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Au
         for difference in chunk.iter().flat_map(compare) {
             note(&mut scan.counts[1], difference);
         }
+        let span = UserSpan { after: scan.last.take(), last: end.user.clone() };
+        // In statements of their own, because one snapshot of all records would stay open for minutes.
+        for range in ranges(store, &span).await? {
+            for (user, differing) in repeat(|| store.differing_use(&range, MAX_DAYS)).await? {
+                for difference in compare_use(&user, &differing) {
+                    note(&mut scan.counts[1], difference);
+                }
+            }
+        }
         scan.counts[0] += users;
-        scan.last = Some(end.user.clone());
+        scan.last = Some(span.last);
         progress.reached(&scan.to_string(), users).await?;
     }
 }
@@ -283,6 +297,18 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Au
 pub fn differences_at(position: Option<&str>) -> Option<u64> {
     let scan = position.map_or_else(|| Some(ScanPosition::begin()), ScanPosition::<2>::read);
     scan.map(|scan| scan.counts[1])
+}
+
+/// The differences in one group of the rollup by service, model and API key.
+fn compare_use(user: &UserId, differing: &DifferingUse) -> Vec<Difference> {
+    let DifferingUse { day, group: UseGroup { service, model, api_key }, .. } = differing;
+    let difference = |(name, says, should_be)| Difference {
+        owner: Owner::User(user.clone()),
+        book: format!("{name} in the rollup of service {service}, model '{model}', API key '{api_key}' on {day}"),
+        says,
+        should_be,
+    };
+    differing.differences().into_iter().map(difference).collect()
 }
 
 /// The differences in one user's books.

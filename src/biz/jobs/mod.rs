@@ -11,3 +11,4 @@ pub mod reset;
 mod retry;
 pub mod rollup;
 pub mod runs;
+pub mod use_audit;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use crate::biz::values::{
     calendar::{DaySpan, Month},
     error::StoreError,
-    ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+    ids::{ApiKeyId, ModelName, ServiceName, ServiceTier, TraceId, UserId},
     money::Money,
     paging::PageStart,
     usage::Usage,
@@ -47,7 +47,12 @@ pub struct Record {
     /// `None` on records that are older than trace ids.
     pub trace: Option<TraceId>,
     pub api_key: Option<ApiKeyId>,
+    /// The model that the call asked for.
     pub model: Option<ModelName>,
+    /// The model that its commit names.
+    pub served_model: Option<ModelName>,
+    /// The tier of service that priced it.
+    pub service_tier: Option<ServiceTier>,
     pub usage: Option<Usage>,
     /// The closed month to which it would have counted. It counts to the month of its own time.
     pub late_of: Option<Month>,
@@ -60,13 +65,33 @@ pub struct RecordFilter {
     pub service: Option<ServiceName>,
     pub kind: Option<RecordType>,
     pub days: Option<DaySpan>,
+    pub model: Option<ModelName>,
+    pub api_key: Option<ApiKeyId>,
 }
 
 impl RecordFilter {
+    /// All records of a user in some days; of all days for `None`.
+    pub fn of_days(user: &UserId, days: Option<DaySpan>) -> Self {
+        Self { user: user.clone(), service: None, kind: None, days, model: None, api_key: None }
+    }
+
+    /// Whether the filter asks for properties of calls, which the tables of records do not have.
+    pub fn is_of_calls(&self) -> bool {
+        self.model.is_some() || self.api_key.is_some()
+    }
+
+    /// Whether a record has the properties that the filter asks for, apart from its day.
+    pub fn has(&self, record: &Record) -> bool {
+        (self.model.is_none() || self.model == record.model)
+            && (self.api_key.is_none() || self.api_key == record.api_key)
+            && self.service.as_ref().is_none_or(|service| *service == record.service)
+            && self.kind.is_none_or(|kind| kind == record.kind)
+    }
+
     /// Whether the filter skips records of a day. Then the query is limited to the days on which some
     /// records match.
     pub fn is_narrow(&self) -> bool {
-        self.service.is_some() || self.kind.is_some()
+        self.service.is_some() || self.kind.is_some() || self.is_of_calls()
     }
 }
 
@@ -82,7 +107,8 @@ pub struct Counted {
 #[async_trait]
 pub trait RecordStore: Send + Sync + 'static {
     /// At most `limit` records, newest first. `between` bounds their time: the first instant is
-    /// included, the second excluded.
+    /// included, the second excluded. The properties of calls are not filtered, see
+    /// [`RecordFilter::has`].
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -94,7 +120,7 @@ pub trait RecordStore: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Record>, StoreError>;
 
-    /// Counts the records that match, from the daily rollup.
+    /// Counts the records that match, from the daily rollup. The properties of calls are not filtered.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// The columns of the user, and of whether a broken stream reported the usage, behind those of a record.
-const USER: usize = 20;
-const IS_REPORTED: usize = 21;
+const USER: usize = 22;
+const IS_REPORTED: usize = 23;
 
 #[async_trait]
 impl BookStore for MySqlStore {
@@ -112,7 +112,8 @@ fn records(span: RecordSpan<'_>, limit: u32) -> Statement {
         "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
          t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
          t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
-         t.images, r.user_id, t.charged_by IS NOT NULL FROM (",
+         t.images, t.served_model, COALESCE(t.commit_service_tier, t.service_tier), r.user_id, \
+         t.charged_by IS NOT NULL FROM (",
     );
     for (index, table) in ["billing_record", "billing_record_archive"].into_iter().enumerate() {
         statement.push(if index == 0 { "(" } else { " UNION ALL (" });

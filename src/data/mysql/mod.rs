@@ -25,6 +25,7 @@ mod statement;
 mod statements;
 mod transaction;
 mod unapplied;
+mod usage;
 mod variables;
 
 use std::{
@@ -69,11 +70,17 @@ pub struct MySqlStore {
     /// Connections for transactions that wait for the locks of others, for changes of limits, and for
     /// jobs.
     waiter: Connections,
+    /// Connections for transactions that write the rollup by service, model and API key, so that these take
+    /// none from settlements.
+    summer: Connections,
     /// Number of batches that still look up all their ids, and the number to set after a repeated
     /// id.
     lookup_all: AtomicU32,
     lookup_all_batches: u32,
 }
+
+/// Most transactions that write the rollup by service, model and API key at once.
+const SUMMERS: usize = 2;
 
 /// The number of connections of a store, and the longest wait for one.
 #[derive(Debug, Clone, Copy)]
@@ -105,12 +112,15 @@ impl MySqlStore {
         };
         let writer = transactions(SHARED_SESSION, limits.writers);
         let waiter = transactions(SESSION, limits.waiters);
+        let summer = transactions(SESSION, SUMMERS);
+        let all = [&reader, &viewer, &writer, &waiter, &summer].map(Clone::clone);
         Self {
-            watch: watch::start(&nodes, vec![reader.clone(), viewer.clone(), writer.clone(), waiter.clone()]),
+            watch: watch::start(&nodes, all.into()),
             reader,
             viewer,
             writer,
             waiter,
+            summer,
             nodes,
             lookup_all: AtomicU32::new(0),
             lookup_all_batches: limits.lookup_all_batches,
@@ -181,6 +191,7 @@ impl Store for MySqlStore {
         }
         self.writer.close().await;
         self.waiter.close().await;
+        self.summer.close().await;
         self.reader.close().await;
         self.viewer.close().await;
     }

@@ -10,15 +10,15 @@ use crate::{
         values::{
             calendar::DaySpan,
             error::StoreError,
-            ids::{ApiKeyId, ModelName, ServiceName, TraceId},
+            ids::{ApiKeyId, ModelName, ServiceName, ServiceTier, TraceId},
         },
     },
     data::{error::corrupt, row::Columns},
 };
 
 /// A record: id, service, type, amount, count, time, trace, API key, model, three token columns, the main
-/// record of its transaction, to which alone the tokens belong, the month that it is late of, and six
-/// columns of the other parts of its usage.
+/// record of its transaction, to which alone the tokens belong, the month that it is late of, six columns of
+/// the other parts of its usage, the model that served, and the tier of service.
 pub fn record_of(row: &impl Columns) -> Result<Record, StoreError> {
     let id = row.text(0)?;
     let is_main = row.optional_text(12)?.is_some_and(|main| main == id);
@@ -31,6 +31,8 @@ pub fn record_of(row: &impl Columns) -> Result<Record, StoreError> {
         trace: row.optional_text(6)?.map(TraceId::from_stored),
         api_key: row.optional_text(7)?.map(ApiKeyId::from_stored),
         model: row.optional_text(8)?.map(ModelName::from_stored),
+        served_model: row.optional_text(20)?.map(ModelName::from_stored),
+        service_tier: row.optional_text(21)?.map(ServiceTier::from_stored),
         usage: if is_main { usage_of(row, 9, 14)? } else { None },
         late_of: match row.optional_text(13)? {
             Some(month) => Some(month.parse().map_err(|_| corrupt("late_of"))?),

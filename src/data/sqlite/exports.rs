@@ -39,7 +39,7 @@ const RECORDS: &str = concat!(
     "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
      t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
      t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
-     t.images, t.charged_by IS NOT NULL FROM (",
+     t.images, t.served_model, COALESCE(t.commit_service_tier, t.service_tier), t.charged_by IS NOT NULL FROM (",
     records_of!("billing_record"),
     " UNION ALL ",
     records_of!("billing_record_archive"),
@@ -49,7 +49,7 @@ const RECORDS: &str = concat!(
 );
 
 /// The column of whether a broken stream reported the usage, behind those of a record.
-const IS_REPORTED: usize = 20;
+const IS_REPORTED: usize = 22;
 
 /// The rows of the users ?1 whose time is from ?2 to before ?3, and behind the id ?5 of the user ?4; at most ?6. The
 /// plus keeps SQLite from the order of the primary key, in which it would read all rows of a user.

@@ -17,6 +17,7 @@ mod row;
 mod settlement;
 mod statements;
 mod unapplied;
+mod usage;
 mod writer;
 
 use std::{

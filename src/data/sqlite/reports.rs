@@ -48,7 +48,7 @@ const LIST: &str = concat!(
     "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
      t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
      t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
-     t.images FROM (",
+     t.images, t.served_model, COALESCE(t.commit_service_tier, t.service_tier) FROM (",
     records_of!("billing_record"),
     " UNION ALL ",
     records_of!("billing_record_archive"),

@@ -30,7 +30,7 @@ const LOG_BYTES: i64 = 128 * 1024 * 1024;
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Size of the cache of prepared statements, above the number of statements.
-const STATEMENTS: usize = 48;
+const STATEMENTS: usize = 64;
 
 /// Time for which a write proves that the file is writable.
 const PROOF_LASTS: Duration = Duration::from_secs(1);

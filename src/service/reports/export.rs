@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The columns of a record.
-pub const COLUMNS: [&str; 20] = [
+pub const COLUMNS: [&str; 22] = [
     "id",
     "created_at",
     "service_name",
@@ -47,7 +47,12 @@ pub const COLUMNS: [&str; 20] = [
     "audio_input_tokens",
     "audio_output_tokens",
     "images",
+    "served_model",
+    "service_tier",
 ];
+
+/// The last columns, which came after exports of all users had columns of their own behind the others.
+pub const LATER_COLUMNS: usize = 2;
 
 /// An export in progress.
 struct RecordPages {
@@ -77,8 +82,10 @@ impl ReportService {
         let mut filter = self.record_filter(user, &request).await?;
         let mut next = Some(PageStart::Offset(0));
         if filter.is_narrow() {
-            filter.days = self.records.count_records(&filter).await?.days;
-            next = next.filter(|_| filter.days.is_some());
+            match self.narrowed(filter.clone()).await?.0 {
+                Some(narrowed) => filter = narrowed,
+                None => next = None,
+            }
         }
         let (store, calendar) = (self.records.clone(), self.calendar.clone());
         stream_csv(RecordPages { store, calendar, filter, next }, &COLUMNS, permit).await
@@ -95,7 +102,8 @@ impl Pages for RecordPages {
             let last = records.last();
             self.next = last.map(|last| PageStart::After(Cursor { created_at: last.created_at, id: last.id.clone() }));
         }
-        csv_of(records.iter().map(|record| record_cells(record, self.calendar.at(record.created_at).day))).map(Some)
+        let matching = records.iter().filter(|record| self.filter.has(record));
+        csv_of(matching.map(|record| record_cells(record, self.calendar.at(record.created_at).day))).map(Some)
     }
 }
 
@@ -130,5 +138,7 @@ pub fn record_cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] 
         usage.audio_input_tokens.to_string(),
         usage.audio_output_tokens.to_string(),
         usage.images.to_string(),
+        text(record.served_model.as_ref().map(|model| model.as_str())),
+        text(record.service_tier.as_ref().map(|tier| tier.as_str())),
     ]
 }

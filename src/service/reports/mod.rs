@@ -1,9 +1,10 @@
-//! The rpcs of records, statistics, usage series and exports.
+//! The rpcs of records, statistics, usage and exports.
 
 pub mod export;
 pub mod paging;
 pub mod records;
 pub mod statistics;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -13,7 +14,11 @@ use super::{
 };
 use crate::biz::{
     account::catalog::Catalog,
-    reports::{record::RecordStore, statistics::Statistics},
+    reports::{
+        record::RecordStore,
+        statistics::Statistics,
+        usage::{UseStore, keeper::UseKeeper},
+    },
     values::calendar::Calendar,
 };
 
@@ -21,20 +26,29 @@ use crate::biz::{
 pub struct ReportService {
     records: Arc<dyn RecordStore>,
     statistics: Arc<dyn Statistics>,
+    uses: Arc<dyn UseStore>,
+    keeper: Arc<UseKeeper>,
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
     exports: Arc<Exports>,
     reads: Reads,
 }
 
+/// The rollup by service, model and API key.
+pub struct Uses {
+    pub store: Arc<dyn UseStore>,
+    pub keeper: Arc<UseKeeper>,
+}
+
 impl ReportService {
     pub fn new(
-        records: Arc<dyn RecordStore>,
-        statistics: Arc<dyn Statistics>,
+        (records, statistics): (Arc<dyn RecordStore>, Arc<dyn Statistics>),
+        uses: Uses,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
         ReadBounds { exports, reads }: ReadBounds,
     ) -> Self {
-        Self { records, statistics, catalog, calendar, exports, reads }
+        let Uses { store: uses, keeper } = uses;
+        Self { records, statistics, uses, keeper, catalog, calendar, exports, reads }
     }
 }

@@ -59,7 +59,10 @@ impl Page {
         let size = self.size as usize;
         let page = &entries[..entries.len().min(size)];
         let next = match page.last() {
-            Some(last) if entries.len() > size => encode(place(last)),
+            Some(last) if entries.len() > size => {
+                let (created_at, id) = place(last);
+                token_after(created_at, id)
+            }
             _ => String::new(),
         };
         (page, next)
@@ -67,7 +70,7 @@ impl Page {
 }
 
 /// Encodes the end of a page as a token, which is opaque to callers.
-fn encode((created_at, id): (DateTime<Utc>, &str)) -> String {
+pub fn token_after(created_at: DateTime<Utc>, id: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{}.{id}", created_at.timestamp_micros()))
 }
 
@@ -98,7 +101,7 @@ mod tests {
     #[test]
     fn the_token_of_the_longest_id_is_understood() {
         let (at, id) = (DateTime::from_timestamp_micros(1_795_253_637_165_342).unwrap(), "x".repeat(MAX_ID));
-        assert_eq!(decode(&encode((at, &id))), Some(Cursor { created_at: at, id }));
+        assert_eq!(decode(&token_after(at, &id)), Some(Cursor { created_at: at, id }));
     }
 
     #[test]

@@ -1,10 +1,22 @@
 //! The list of consumption records.
 
-use super::{ReportService, paging::Page};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    ReportService,
+    paging::{Page, token_after},
+};
 use crate::{
     biz::{
-        reports::record::{Record, RecordFilter, RecordType},
-        values::{error::Result, ids::UserId, invalid::Invalid},
+        reports::record::{Counted, Record, RecordFilter, RecordType},
+        values::{
+            error::Result,
+            ids::{ApiKeyId, ModelName, UserId},
+            invalid::Invalid,
+            paging::{Cursor, PageStart},
+        },
     },
     service::{
         convert::{int32, int64, optional_span},
@@ -12,38 +24,92 @@ use crate::{
     },
 };
 
+/// Records that a filter by model or API key reads at once, and most reads of one page.
+const READ_AT_ONCE: u32 = 500;
+const MAX_READS: u32 = 10;
+/// Time after which such a page is given out as it is.
+const LONGEST_WALK: Duration = Duration::from_millis(300);
+
 impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
         let user = UserId::parse("user_id", &request.user_id)?;
         let _turn = self.reads.begin(&user).await?;
         let filter = self.record_filter(user, &request).await?;
-        let between = filter.days.map(|days| self.calendar.bounds(days));
-        // The additional entry shows whether another page follows.
-        let size = page.size + 1;
-        let (records, counted) = if filter.is_narrow() {
-            let counted = self.records.count_records(&filter).await?;
-            let records = match counted.days {
-                Some(days) => {
-                    let between = Some(self.calendar.bounds(days));
-                    self.records.records(&filter, between, &page.start, size).await?
-                }
-                None => Vec::new(),
+        let (records, next_page_token, counted) = if filter.is_of_calls() {
+            if page.start != PageStart::Offset(0) && request.page_token.is_empty() {
+                let why = "must be 1 with model or api_key_id; go on with page_token";
+                return Err(Invalid::new("page", why).into());
+            }
+            let (records, next) = match self.narrowed(filter).await?.0 {
+                Some(filter) => self.walk(&filter, &page).await?,
+                None => (Vec::new(), String::new()),
             };
-            (records, counted)
+            // A count would read all of them.
+            (records, next, Counted { records: 0, days: None })
         } else {
-            futures_util::try_join!(
-                self.records.records(&filter, between, &page.start, size),
-                self.records.count_records(&filter),
-            )?
+            let (records, counted) = self.page_of(filter, &page).await?;
+            let (records, next) = page.cut(&records, place);
+            (records.to_vec(), next, counted)
         };
-        let (records, next_page_token) = page.cut(&records, |record| (record.created_at, &record.id));
         Ok(ListRecordsReply {
             records: records.iter().map(record).collect(),
             total: int32(counted.records),
             next_page_token,
             total_records: int64(counted.records),
         })
+    }
+
+    /// The records of a page, and one more if another page follows.
+    async fn page_of(&self, filter: RecordFilter, page: &Page) -> Result<(Vec<Record>, Counted)> {
+        let size = page.size + 1;
+        if filter.is_narrow() {
+            let (narrowed, counted) = self.narrowed(filter).await?;
+            let Some(filter) = narrowed else { return Ok((Vec::new(), counted)) };
+            let between = filter.days.map(|days| self.calendar.bounds(days));
+            return Ok((self.records.records(&filter, between, &page.start, size).await?, counted));
+        }
+        let between = filter.days.map(|days| self.calendar.bounds(days));
+        Ok(futures_util::try_join!(
+            self.records.records(&filter, between, &page.start, size),
+            self.records.count_records(&filter),
+        )?)
+    }
+
+    /// Counts the records of the service and the type, and limits the filter to the days that have some;
+    /// `None` if no day has.
+    pub(super) async fn narrowed(&self, filter: RecordFilter) -> Result<(Option<RecordFilter>, Counted)> {
+        let counted = self.records.count_records(&filter).await?;
+        let narrowed = counted.days.map(|days| RecordFilter { days: Some(days), ..filter });
+        Ok((narrowed, counted))
+    }
+
+    /// The matching records of a page, and its token. Reads a bounded number of records, for a bounded time,
+    /// so the page may be short although more follow.
+    async fn walk(&self, filter: &RecordFilter, page: &Page) -> Result<(Vec<Record>, String)> {
+        let between = filter.days.map(|days| self.calendar.bounds(days));
+        // The database would go on to the next record of the service or the type, however many lie between.
+        let all = RecordFilter { service: None, kind: None, ..filter.clone() };
+        let (begun, mut start, mut found) = (Instant::now(), page.start.clone(), Vec::new());
+        for _ in 0..MAX_READS {
+            let records = self.records.records(&all, between, &start, READ_AT_ONCE).await?;
+            let is_end = records.len() < READ_AT_ONCE as usize;
+            let last = records.last().map(|last| Cursor { created_at: last.created_at, id: last.id.clone() });
+            found.extend(records.into_iter().filter(|record| filter.has(record)));
+            if is_end || found.len() > page.size as usize {
+                let (records, next) = page.cut(&found, place);
+                return Ok((records.to_vec(), next));
+            }
+            start = last.map_or(start, PageStart::After);
+            if begun.elapsed() > LONGEST_WALK {
+                break;
+            }
+        }
+        let next = match &start {
+            PageStart::After(Cursor { created_at, id }) => token_after(*created_at, id),
+            PageStart::Offset(_) => String::new(),
+        };
+        Ok((found, next))
     }
 
     pub(super) async fn record_filter(&self, user: UserId, request: &ListRecordsRequest) -> Result<RecordFilter> {
@@ -56,8 +122,14 @@ impl ReportService {
             ),
         };
         let days = optional_span(&request.from, &request.to, self.calendar.now().day)?;
-        Ok(RecordFilter { user, service, kind, days })
+        let model = ModelName::parse_optional("model", &request.model)?;
+        let api_key = ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
+        Ok(RecordFilter { user, service, kind, days, model, api_key })
     }
+}
+
+fn place(record: &Record) -> (DateTime<Utc>, &str) {
+    (record.created_at, &record.id)
 }
 
 fn record(record: &Record) -> BillingRecord {
@@ -83,5 +155,7 @@ fn record(record: &Record) -> BillingRecord {
         audio_input_tokens: int32(usage.audio_input_tokens),
         audio_output_tokens: int32(usage.audio_output_tokens),
         images: int32(usage.images),
+        served_model: text(record.served_model.as_ref().map(|model| model.as_str())),
+        service_tier: text(record.service_tier.as_ref().map(|tier| tier.as_str())),
     }
 }

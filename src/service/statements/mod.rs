@@ -134,7 +134,7 @@ impl StatementService {
 
     async fn wanted(&self, user: UserId, month: &str, bounds: SplitBounds) -> Result<Wanted> {
         let period = self.period(month).await?;
-        let filter = RecordFilter { user: user.clone(), service: None, kind: None, days: Some(period.days) };
+        let filter = RecordFilter::of_days(&user, Some(period.days));
         let records = self.records.count_records(&filter).await?.records;
         let split = (records <= bounds.records).then_some(bounds.split);
         Ok(Wanted { user, period, split, is_large: split.is_some() && records > REPLY.records })

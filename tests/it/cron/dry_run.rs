@@ -166,12 +166,12 @@ async fn a_dry_run_counts_the_records_to_move_and_the_users_to_rebuild(#[values(
     let config = service.database.config(&[("billing.record_months", "9")]);
     let runner = runner(config, &service.clock, CancellationToken::new()).await;
     let before = tables(&service.database).await;
-    let line = async |job: Job| runner.dry_run(job, &Counted::all()).await.unwrap().lines.concat();
+    let line = async |job: Job| runner.dry_run(job, &Counted::all()).await.unwrap().lines.pop().unwrap();
     assert_eq!(line(Job::ArchiveRecords).await, "archive-records: 1 records from before 2026-02 would be moved");
     assert_eq!(line(Job::RebuildRollup).await, "rebuild-rollup: 1 users, 1 differing, would be rebuilt");
     assert_eq!(tables(&service.database).await, before);
     let done = runner.run_now(Job::RebuildRollup, false, &Counted::all()).await.unwrap().unwrap();
-    assert_eq!(done.lines, ["rebuild-rollup: 1 users, 1 differing, rebuilt"]);
+    assert_eq!(done.lines.last().unwrap(), "rebuild-rollup: 1 users, 1 differing, rebuilt");
     let done = runner.run_due(Job::ArchiveRecords, &Counted::all()).await.unwrap().unwrap();
     assert_eq!(done.lines, ["archive-records: 1 records from before 2026-02 moved"]);
     assert_eq!(runner.run_due(Job::ArchiveRecords, &Counted::all()).await.unwrap(), None);

@@ -21,7 +21,8 @@ impl Service {
     /// Units of `chat` on a day.
     async fn units_of(&self, day: &str) -> i32 {
         let (from, to) = (day.to_owned(), day.to_owned());
-        let request = GetUsageRequest { user_id: "u".into(), from, to, service_name: "chat".into() };
+        let request =
+            GetUsageRequest { user_id: "u".into(), from, to, service_name: "chat".into(), ..Default::default() };
         let usage = self.public.clone().get_usage(request).await.unwrap().into_inner();
         usage.series[0].days[0].total_count
     }

@@ -83,7 +83,7 @@ impl Stage for Arc<dyn Store> {
     }
 
     async fn records(&self, user: &UserId) -> Vec<Record> {
-        let filter = RecordFilter { user: user.clone(), service: None, kind: None, days: None };
+        let filter = RecordFilter::of_days(user, None);
         (**self).records(&filter, None, &PageStart::Offset(0), ALL).await.unwrap()
     }
 

@@ -223,6 +223,10 @@ async fn an_export_tells_the_usage_that_no_statement_counts(#[values(MySql, Sqli
     }
     service.database.execute("UPDATE billing_transaction SET charged_by = 1 WHERE trace_id = 'broken'").await;
     let csv = service.csv("/internal/v1/billing/records.csv?from=2026-10-01&to=2026-10-31").await;
+    let columns = csv.lines().next().unwrap();
+    assert!(columns.starts_with("user_id,id,created_at,"), "{columns}");
+    // A column is added behind the others.
+    assert!(columns.ends_with(",images,currency,time_zone,reported,served_model,service_tier"), "{columns}");
     let mut rows = cells(&csv, &["trace_id", "input_tokens", "reported"]);
     rows.sort();
     assert_eq!(rows, [["broken", "5", "true"], ["whole", "5", "false"]]);

@@ -253,6 +253,8 @@ impl Book<'_> {
             trace: Some(entry.trace.clone()),
             api_key: content.api_key.clone(),
             model: content.model.clone(),
+            served_model: None,
+            service_tier: None,
             usage: content.usage,
             late_of: entry.late_of,
         };

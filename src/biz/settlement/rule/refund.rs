@@ -91,6 +91,8 @@ impl Book<'_> {
             trace: Some(charge.trace.clone()),
             api_key: content.api_key.clone(),
             model: content.model.clone(),
+            served_model: None,
+            service_tier: None,
             usage: None,
             late_of: Some(month).filter(|month| self.batch.periods.is_closed(*month, self.batch.at)),
         };

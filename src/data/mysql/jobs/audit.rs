@@ -68,6 +68,7 @@ const USERS: &str = concat!(
     (SELECT DISTINCT user_id FROM billing_record_archive WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM billing_transaction WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM usage_by WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM charge_refund WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
@@ -77,7 +78,7 @@ const USERS: &str = concat!(
     AND user_id > ? ORDER BY user_id LIMIT ?) ORDER BY user_id LIMIT ?"
 );
 /// Number of tables in [`USERS`].
-const USER_TABLES: usize = 10;
+const USER_TABLES: usize = 11;
 
 async fn read(
     snapshot: &mut Transaction<'_, MySql>,

@@ -60,6 +60,7 @@ const USERS: &str = concat!(
     SELECT user_id FROM billing_record_archive WHERE user_id > ?1 UNION \
     SELECT user_id FROM billing_transaction WHERE user_id > ?1 UNION \
     SELECT user_id FROM usage_daily WHERE user_id > ?1 UNION \
+    SELECT user_id FROM usage_by WHERE user_id > ?1 UNION \
     SELECT user_id FROM balance_adjustment WHERE user_id > ?1 UNION \
     SELECT user_id FROM quota_opening WHERE user_id > ?1 UNION \
     SELECT user_id FROM charge_refund WHERE user_id > ?1 UNION \

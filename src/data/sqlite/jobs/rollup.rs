@@ -1,19 +1,26 @@
-//! Compares the daily rollup with the records, and rebuilds it.
+//! Compares the rollups with the records, and rebuilds the daily one.
 
 use async_trait::async_trait;
+use chrono::NaiveDate;
 use rusqlite::{Connection, TransactionBehavior};
 use sqlx::SqliteConnection;
 
 use crate::{
     biz::{
         account::users::UserSpan,
-        jobs::{audit::DifferingDay, rollup::RollupStore},
+        jobs::{
+            audit::DifferingDay,
+            rollup::{LackingUse, RollupStore},
+            use_audit::{DifferingUse, UseAudit, UseRange},
+        },
         values::{error::StoreError, ids::UserId},
     },
     data::{
         error::store_error,
+        row::Columns,
         rows::{account::user_of, jobs::differing_day_of},
         sqlite::{SqliteStore, writer::writer_error},
+        usage::{self, differing_use_of, lacking_use_of, size_at, times_of},
     },
 };
 
@@ -100,6 +107,55 @@ impl RollupStore for SqliteStore {
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
         let user = user.clone();
         self.writer.run_and_rest(move |connection| rebuild(connection, &user).map_err(writer_error)).await
+    }
+
+    async fn lacking_use(&self, users: &UserSpan) -> Result<Vec<LackingUse>, StoreError> {
+        let mut query = sqlx::query(&**usage::LACKING);
+        for _ in 0..2 {
+            query = query.bind(users.after()).bind(users.last.as_str());
+        }
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(lacking_use_of).collect()
+    }
+}
+
+#[async_trait]
+impl UseAudit for SqliteStore {
+    async fn use_sizes(&self, users: &UserSpan) -> Result<Vec<(UserId, u64)>, StoreError> {
+        let mut query = sqlx::query(&**usage::SIZES);
+        for _ in 0..2 {
+            query = query.bind(users.after()).bind(users.last.as_str());
+        }
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(|row| Ok((user_of(row)?, size_at(row)?))).collect()
+    }
+
+    async fn use_day_sizes(&self, user: &UserId) -> Result<Vec<(NaiveDate, u64)>, StoreError> {
+        let query = sqlx::query(&**usage::DAY_SIZES).bind(user.as_str()).bind(user.as_str());
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(|row| Ok((row.day(0)?, size_at(row)?))).collect()
+    }
+
+    async fn differing_use(&self, range: &UseRange, limit: u32) -> Result<Vec<(UserId, DifferingUse)>, StoreError> {
+        let mut query = match range {
+            UseRange::Users { .. } => sqlx::query(&**usage::DIFFERING_OF_USERS),
+            UseRange::Days { .. } => sqlx::query(&**usage::DIFFERING_OF_DAYS),
+        };
+        for has_times in usage::PLACES {
+            match range {
+                UseRange::Users { first, last } => query = query.bind(first.as_str()).bind(last.as_str()),
+                UseRange::Days { user, days } => {
+                    query = query.bind(user.as_str());
+                    query = query.bind(days.first.to_string()).bind(days.last.to_string());
+                    if has_times {
+                        let (from, before) = times_of(*days);
+                        query = query.bind(from.timestamp_micros()).bind(before.timestamp_micros());
+                    }
+                }
+            }
+        }
+        let rows = query.bind(limit).fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(differing_use_of).collect()
     }
 }
 

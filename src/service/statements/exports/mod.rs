@@ -29,7 +29,7 @@ use crate::{
         convert::{MAX_DAYS, span},
         exports::{PAGE, Pages, csv_of, stream_csv, stream_csv_at_once},
         proto::{ExportBooksRequest, ExportStatementsRequest},
-        reports::export::{COLUMNS as RECORD_COLUMNS, record_cells},
+        reports::export::{COLUMNS as RECORD_COLUMNS, LATER_COLUMNS, record_cells},
     },
 };
 
@@ -85,7 +85,8 @@ impl StatementService {
         let (books, terms) = (self.books.clone(), self.terms.clone());
         let between = terms.calendar.bounds(days);
         let users = UserPages::new(books.clone(), Users::All);
-        let columns = [&["user_id"][..], &RECORD_COLUMNS, &["currency", "time_zone", "reported"]].concat();
+        let (first, later) = RECORD_COLUMNS.split_at(RECORD_COLUMNS.len() - LATER_COLUMNS);
+        let columns = [&["user_id"][..], first, &["currency", "time_zone", "reported"], later].concat();
         stream_csv(RecordPages { books, terms, between, users, chunk: Vec::new(), after: None }, &columns, permit).await
     }
 
@@ -224,8 +225,10 @@ impl RecordPages {
         let day = self.terms.calendar.at(record.created_at).day;
         let mut cells = vec![user.to_string()];
         cells.extend(record_cells(record, day));
+        let later = cells.split_off(cells.len() - LATER_COLUMNS);
         cells.extend([self.terms.currency.to_string(), self.terms.calendar.zone_name().into()]);
         cells.push(is_reported.to_string());
+        cells.extend(later);
         cells
     }
 }

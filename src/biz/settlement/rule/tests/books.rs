@@ -229,8 +229,8 @@ impl Books {
         self.0.lock().unwrap().transactions.get(&(user.clone(), trace.clone())).cloned()
     }
 
-    /// The records of a user. Main records have the tokens of their transactions, as in the
-    /// databases.
+    /// The records of a user, with the parts of their transactions as in the databases: main records have
+    /// the tokens.
     pub fn records(&self, user: &UserId) -> Vec<Record> {
         let tables = self.0.lock().unwrap();
         let of_user = tables.records.iter().filter(|new| new.user == *user);
@@ -239,7 +239,15 @@ impl Books {
             let delivered = transaction.reservation.as_ref().and_then(|reservation| reservation.usage());
             let usage = transaction.content.usage.or(delivered);
             let is_main = transaction.record_id.to_string() == new.record.id;
-            Record { usage: usage.filter(|_| is_main), ..new.record.clone() }
+            let reservation = transaction.reservation.as_ref();
+            let delivered = reservation.and_then(|reservation| reservation.delivered.as_ref());
+            let tier = delivered.and_then(|delivered| delivered.service_tier.clone());
+            Record {
+                usage: usage.filter(|_| is_main),
+                served_model: delivered.and_then(|delivered| delivered.model.clone()),
+                service_tier: tier.or(transaction.content.service_tier.clone()),
+                ..new.record.clone()
+            }
         };
         of_user.map(read).collect()
     }
