@@ -14,7 +14,10 @@ use billing_service::{
             caps::{Caps, LimitStore},
             key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         },
-        recharge::order::{Created, OrderStore},
+        recharge::{
+            order::{Created, OrderStore},
+            unapplied::UnappliedReport,
+        },
         reports::{
             record::{Record, RecordFilter},
             statistics::DailyUse,
@@ -28,7 +31,7 @@ use billing_service::{
         },
         values::{
             calendar::{BillingTime, DaySpan},
-            ids::{ApiKeyId, OrderId, RefundId, TraceId, UserId},
+            ids::{ApiKeyId, OrderId, PaymentId, RefundId, TraceId, UserId},
             paging::PageStart,
         },
     },
@@ -76,6 +79,14 @@ impl Stage for Arc<dyn Store> {
 
     async fn order_refund(&self, id: &RefundId) -> Option<OrderRefund> {
         OrderStore::order_refund(&**self, id).await.unwrap()
+    }
+
+    async fn keep_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) {
+        self.report_unapplied(report, at).await.unwrap();
+    }
+
+    async fn credited_to(&self, payment: &PaymentId) -> Option<UserId> {
+        self.unapplied_payment(payment).await.unwrap().unwrap().user
     }
 
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {

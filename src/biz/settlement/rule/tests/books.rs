@@ -20,6 +20,7 @@ use crate::biz::{
         caps::{self, Caps, Requests},
         key_quota::{KeyQuota, KeyQuotas, NewKeyQuota, Taken},
     },
+    recharge::unapplied::UnappliedReport,
     reports::{
         record::{Record, RecordType},
         statistics::{DailyUse, Totals},
@@ -32,7 +33,7 @@ use crate::biz::{
         refund::Refunded,
         rule::{self, NewRecord, QuotaKey, RefundDelta, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
-        unapplied::UnappliedPayment,
+        unapplied::{UnappliedPayment, UnappliedStatus},
     },
     values::{
         calendar::{BillingTime, DaySpan, Month},
@@ -424,6 +425,32 @@ impl Stage for Books {
 
     async fn order_refund(&self, id: &RefundId) -> Option<OrderRefund> {
         Books::order_refund(self, id)
+    }
+
+    async fn keep_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) {
+        Books::keep_unapplied(
+            self,
+            UnappliedPayment {
+                payment: report.payment.clone(),
+                order: report.order.clone(),
+                amount: report.amount,
+                currency: report.currency.clone(),
+                cause: report.cause,
+                times_seen: 1,
+                first_seen_at: at,
+                last_seen_at: at,
+                status: UnappliedStatus::Open,
+                user: None,
+                reason: String::new(),
+                refunds: 0,
+                returned: Money::ZERO,
+                resolved_at: None,
+            },
+        );
+    }
+
+    async fn credited_to(&self, payment: &PaymentId) -> Option<UserId> {
+        self.unapplied(payment).and_then(|unapplied| unapplied.user)
     }
 
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {

@@ -81,10 +81,13 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
             order: order_state(order).0,
             changed: *changed,
         },
+        (Step::CreditPayment { .. }, Outcome::PaymentCredited { changed, .. }) => {
+            Answer::PaymentCredited { changed: *changed }
+        }
         (Step::SetStatus { .. }, Outcome::StatusSet { changed })
         | (Step::SetPlan { .. }, Outcome::PlanSet { changed }) => Answer::StatusSet { changed: *changed },
         (_, Outcome::Refused(Error::AccountNotActive(_))) => Answer::NotActive,
-        (_, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
+        (_, Outcome::Refused(Error::OrderNotFound(_) | Error::PaymentNotFound(_))) => Answer::NotFound,
         (_, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
         (_, Outcome::Refused(Error::DuplicateRecharge(_))) => Answer::Duplicate,
         (Step::OrderRefund { .. }, Outcome::Refused(Error::PaymentUnavailable(_))) => Answer::NotYet,

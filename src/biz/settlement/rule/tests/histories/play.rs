@@ -12,18 +12,22 @@ use super::{
     StoppedClock,
     answers::{Stored, answer, days, line, lines, order_refund_state, order_state},
     model::{
-        Answer, KEY_LIMITS, Model, Moment, ORDERS, OrderRefundState, OrderRefundStep, SERVICES, Shared, State, Step,
+        Answer, KEY_LIMITS, Model, Moment, ORDERS, OrderRefundState, OrderRefundStep, SERVICES, STRAYS, Shared, State,
+        Step,
     },
     postings::{
         Postings, account_status, api_key, catalog, moment, new_order, order_id, order_refund_id, plan, quoter,
-        service, trace, user,
+        service, stray, stray_id, trace, user,
     },
     stage::Stage,
     steps::{History, Round, USERS},
 };
 use crate::biz::{
     account::Account,
-    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS, SET_USER_LIMITS, SET_USER_PLAN},
+    audit_trail::{
+        ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT, SET_ACCOUNT_STATUS, SET_USER_LIMITS,
+        SET_USER_PLAN,
+    },
     jobs::audit,
     limits::{
         caps::Caps,
@@ -89,6 +93,9 @@ impl<'h, S: Stage> Play<'h, S> {
         }
         for (number, order) in (0..USERS).flat_map(|number| (0..ORDERS).map(move |order| (number, order))) {
             stage.keep_order(&new_order(case, number, order, start)).await;
+        }
+        for payment in 0..STRAYS {
+            stage.keep_unapplied(&stray(case, payment), start).await;
         }
         let catalog = Arc::new(catalog(&history.policies));
         Self {
@@ -240,6 +247,7 @@ impl<'h, S: Stage> Play<'h, S> {
                     REFUND_RECHARGE.to_owned(),
                     model.order_refunds.values().filter(|refund| refund.is_requested()).count(),
                 ),
+                (RESOLVE_PAYMENT.to_owned(), model.credits),
                 (SET_ACCOUNT_STATUS.to_owned(), model.status_changes.len()),
                 (SET_USER_PLAN.to_owned(), model.plan_changes.len()),
                 (SET_USER_LIMITS.to_owned(), model.caps_changes),
@@ -255,6 +263,10 @@ impl<'h, S: Stage> Play<'h, S> {
                 ((of.day.num_days_from_ce(), of.service), (charged.0, charged.1, charged.2, refunded.0, refunded.1))
             });
             prop_assert_eq!(stored.collect::<BTreeMap<_, _>>(), days(model));
+        }
+        for payment in 0..STRAYS {
+            let owner = self.shared.strays.get(&payment).map(|owner| user(self.postings.case, *owner));
+            prop_assert_eq!(self.stage.credited_to(&stray_id(self.postings.case, payment)).await, owner);
         }
         let Some(due) = self.stage.due(self.at.utc).await else { return Ok(()) };
         let now = self.at.utc.timestamp_micros();

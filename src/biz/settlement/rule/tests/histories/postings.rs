@@ -9,7 +9,7 @@ use super::{
     StoppedClock,
     model::{
         Call, MODELS, Moment, OrderRefundStep, OrderStep, Overrun, Policy, Priced, RefundRequest, Report, SERVICES,
-        Service, Status, Step, TTL_MINUTES, Tokens, order_amount,
+        Service, Status, Step, TTL_MINUTES, Tokens, order_amount, stray_amount,
     },
 };
 use crate::biz::{
@@ -19,22 +19,25 @@ use crate::biz::{
         quota_weights::QuotaWeights,
     },
     audit_trail::{
-        ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS, SET_USER_PLAN,
+        ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT, SET_ACCOUNT_STATUS,
+        SET_USER_PLAN,
     },
     charge::{
         prices::{CLASSES, Class, Draft, Given, PlanPrices, PriceBook, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
+    recharge::unapplied::UnappliedReport,
     settlement::{
         order::{Order, OrderStatus},
         order_refund::OrderRefundContent,
         posting::{
             self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderRefundRequest, OrderRefundUpdate,
-            OrderUpdate, PaymentUpdate, PlanChange, Posting, RecordIds, Refund, RefundEvent, Release, ReportedRefund,
-            Reserve, StatusChange,
+            OrderUpdate, PaymentCredit, PaymentUpdate, PlanChange, Posting, RecordIds, Refund, RefundEvent, Release,
+            ReportedRefund, Reserve, StatusChange,
         },
         refund::RefundContent,
         transaction::ChargeContent,
+        unapplied::UnappliedCause,
     },
     values::{
         account_status::AccountStatus,
@@ -79,6 +82,11 @@ pub fn order_id(case: &str, user: u8, order: u8) -> OrderId {
 
 fn payment_id(case: &str, payment: u8) -> PaymentId {
     PaymentId::from_stored(format!("pay-{case}-{payment}"))
+}
+
+/// The id of an unapplied payment.
+pub fn stray_id(case: &str, payment: u8) -> PaymentId {
+    PaymentId::from_stored(format!("stray-{case}-{payment}"))
 }
 
 pub fn order_refund_id(case: &str, refund: u8) -> RefundId {
@@ -260,6 +268,9 @@ impl Postings<'_> {
                 record_ids: RecordIds::fresh(),
                 call: call(REFUND_CHARGE),
             }),
+            Step::CreditPayment { payment } => {
+                Posting::CreditPayment(PaymentCredit::new(user, stray_id(self.case, *payment), call(RESOLVE_PAYMENT)))
+            }
             Step::SetStatus { id, status } => {
                 let case: u64 = self.case.parse().unwrap_or_default();
                 let event = Uuid::from_u64_pair(case, u64::from(number) << 8 | u64::from(*id));
@@ -374,6 +385,17 @@ pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order 
         credited_at: None,
         created_at: at,
         updated_at: at,
+    }
+}
+
+/// The report of an unapplied payment.
+pub fn stray(case: &str, payment: u8) -> UnappliedReport {
+    UnappliedReport {
+        payment: stray_id(case, payment),
+        order: OrderId::from_stored("unknown"),
+        amount: Money::from_micros(stray_amount(payment)),
+        currency: "CNY".into(),
+        cause: UnappliedCause::UnknownOrder,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::biz::{
         caps::Caps,
         key_quota::{KeyQuotas, NewKeyQuota},
     },
+    recharge::unapplied::UnappliedReport,
     reports::{record::Record, statistics::DailyUse},
     settlement::{
         order::Order,
@@ -21,7 +22,7 @@ use crate::biz::{
     },
     values::{
         calendar::{BillingTime, DaySpan},
-        ids::{ApiKeyId, OrderId, RefundId, TraceId, UserId},
+        ids::{ApiKeyId, OrderId, PaymentId, RefundId, TraceId, UserId},
     },
 };
 
@@ -35,6 +36,9 @@ pub trait Stage {
     async fn keep_order(&self, order: &Order);
     async fn order(&self, id: &OrderId) -> Option<Order>;
     async fn order_refund(&self, id: &RefundId) -> Option<OrderRefund>;
+    async fn keep_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>);
+    /// The user that an unapplied payment was credited to.
+    async fn credited_to(&self, payment: &PaymentId) -> Option<UserId>;
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction>;
     async fn records(&self, user: &UserId) -> Vec<Record>;
     async fn daily(&self, user: &UserId, span: DaySpan) -> Vec<DailyUse>;

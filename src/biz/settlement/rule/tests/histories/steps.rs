@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::model::{
     Call, Caps, Commit, MODELS, ORDERS, OrderRefundStep, OrderStep, Overrun, Policy, RefundRequest, Report, SERVICES,
-    Status, Step, Tokens,
+    STRAYS, Status, Step, Tokens,
 };
 
 pub const USERS: u8 = 2;
@@ -209,6 +209,8 @@ fn step() -> impl Strategy<Value = Step> {
         // Few refund ids, so that orders and users share them.
         3 => (0..=ORDERS, 0..ORDER_REFUNDS, order_refund_step(prop::option::weighted(0.2, 0..10u8).boxed()))
             .prop_map(|(order, refund, refund_step)| Step::OrderRefund { order, refund, refund_step }),
+        // The largest number has no payment.
+        1 => (0..=STRAYS).prop_map(|payment| Step::CreditPayment { payment }),
         1 => (any::<u8>(), status()).prop_map(|(id, status)| Step::SetStatus { id, status }),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(id, is_planned)| Step::SetPlan { id, is_planned }),
     ]

@@ -7,6 +7,7 @@ mod orders;
 mod prices;
 mod refunds;
 mod reservations;
+mod strays;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ pub use self::{
     prices::{MODELS, Priced, SERVICES, Service, Tokens},
     refunds::Refund,
     reservations::{Entry, State, TTL_MINUTES},
+    strays::{STRAYS, stray_amount},
     streams::Report,
 };
 use self::{
@@ -67,6 +69,11 @@ pub enum Step {
         /// Refunds are numbered over all users.
         refund: u8,
         refund_step: OrderRefundStep,
+    },
+    /// The credit of an unapplied payment to the user.
+    CreditPayment {
+        /// Unapplied payments are numbered over all users.
+        payment: u8,
     },
     SetStatus {
         /// Identifies the request.
@@ -148,12 +155,19 @@ pub struct Shared {
     pub payments: Payments,
     /// The user of each refund.
     pub order_refunds: BTreeMap<u8, u8>,
+    /// The user of each unapplied payment that was credited.
+    pub strays: BTreeMap<u8, u8>,
     pub key: Key,
 }
 
 impl Shared {
     pub fn new(daily_amount: bool) -> Self {
-        Self { payments: Payments::default(), order_refunds: BTreeMap::new(), key: Key::new(daily_amount) }
+        Self {
+            payments: Payments::default(),
+            order_refunds: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            key: Key::new(daily_amount),
+        }
     }
 }
 
@@ -212,6 +226,9 @@ pub enum Answer {
         order: OrderState,
         changed: bool,
     },
+    PaymentCredited {
+        changed: bool,
+    },
     /// The report must come again.
     NotYet,
     /// A step that the service never takes.
@@ -238,7 +255,9 @@ impl Answer {
             | Self::Released { replayed }
             | Self::Adjusted { replayed, .. }
             | Self::Refunded { replayed, .. } => *replayed = false,
-            Self::Order { changed, .. } | Self::OrderRefunded { changed, .. } => *changed = false,
+            Self::Order { changed, .. } | Self::OrderRefunded { changed, .. } | Self::PaymentCredited { changed } => {
+                *changed = false;
+            }
             _ => {}
         }
     }
@@ -287,6 +306,8 @@ pub struct Model {
     pub order_refunds: BTreeMap<u8, OrderRefund>,
     pub entries: BTreeMap<u8, Entry>,
     pub adjustments: BTreeMap<u8, (i64, i64)>,
+    /// The number of unapplied payments that were credited.
+    pub credits: usize,
     /// The refunds, each with its answer.
     pub refunds: BTreeMap<u8, (RefundRequest, Answer)>,
     /// Whether delivered work has taken the balance, less what is held, below zero.
@@ -312,6 +333,7 @@ impl Model {
             order_refunds: BTreeMap::new(),
             entries: BTreeMap::new(),
             adjustments: BTreeMap::new(),
+            credits: 0,
             refunds: BTreeMap::new(),
             overdrawn: false,
             seen: BTreeSet::new(),
@@ -404,6 +426,7 @@ impl Model {
             Step::OrderRefund { order, refund, refund_step } => {
                 self.order_refund(*order, *refund, *refund_step, &mut shared.order_refunds)
             }
+            Step::CreditPayment { payment } => self.credit_payment(*payment, &mut shared.strays),
             Step::SetStatus { id, status } => self.set_status(*id, *status),
             Step::SetPlan { id, is_planned } => self.set_plan(*id, *is_planned),
         }
