@@ -15,14 +15,14 @@ async fn aged(service: &Service) -> u32 {
 }
 
 /// Makes a check on any connection. If GOAWAY arrives while tonic's client is about to send a call, the client
-/// cancels the call, and the server does not see it.
+/// cancels the call or fails it with the GOAWAY, and the server does not see it.
 async fn check(service: &Service) {
     let request =
         CheckQuotaRequest { user_id: "u".into(), service_name: "asset".into(), count: 1, ..Default::default() };
     loop {
         match service.internal.clone().check_quota(request.clone()).await {
             Ok(reply) => return assert!(reply.into_inner().allowed),
-            Err(status) => assert_eq!(status.code(), Code::Cancelled, "{status}"),
+            Err(status) => assert!(matches!(status.code(), Code::Cancelled | Code::Unknown), "{status}"),
         }
     }
 }
