@@ -19,9 +19,6 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Deadline of a read, for example over a connection that went silent.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The part of the interval that two reads are apart at least.
 const LEAST_PAUSE: u32 = 4;
 
@@ -93,8 +90,7 @@ impl PriceReader {
     /// Reads the book again. Returns the unusable rows.
     async fn read(&self, prices: &Prices) -> Result<BTreeSet<String>, StoreError> {
         let (store, now): (&dyn PriceStore, _) = (&*self.store, self.calendar.now().utc);
-        let read = tokio::time::timeout(READ_TIMEOUT, prices.refresh(store, now)).await;
-        match read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()))) {
+        match prices.refresh(store, now).await {
             Ok(refused) => {
                 self.metrics.prices.set_read(now, refused.len());
                 Ok(refused.into_iter().collect())

@@ -7,7 +7,10 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request, response::Response};
-use futures_util::{TryFutureExt, future::Either, future::MapOk};
+use futures_util::{
+    TryFutureExt,
+    future::{Either, MapOk},
+};
 use tonic::{codegen::BoxFuture, server::NamedService};
 use tower::{Service, ServiceExt, util::Oneshot};
 
@@ -30,11 +33,14 @@ pub struct Rpcs {
     pub public: BillingServiceServer<Grpc>,
 }
 
+/// The rpcs with the checks and the bounds of each call.
+type BoundedRpcs = Identified<Gated<Bounded<Rpcs>>>;
+
 /// All requests of the internal port.
 #[derive(Clone)]
 pub struct InternalApp {
-    /// The rpcs of callers, with the checks and the bounds of each call.
-    pub rpcs: Identified<Gated<Bounded<Rpcs>>>,
+    /// The rpcs of callers.
+    pub rpcs: BoundedRpcs,
     /// Everything else. The callback is here, because it proves its sender itself.
     pub others: Router,
 }
@@ -61,7 +67,7 @@ impl Service<Request> for Rpcs {
 impl Service<Request> for InternalApp {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<Oneshot<Identified<Gated<Bounded<Rpcs>>>, Request>, Oneshot<Router, Request>>;
+    type Future = Either<Oneshot<BoundedRpcs, Request>, Oneshot<Router, Request>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Each request gets a service of its own.

@@ -16,7 +16,8 @@ use crate::biz::{
     },
     reports::usage::{
         UseStore,
-        refresh::{Budget, End, Refreshed, Walks, discard, refresh},
+        budget::Budget,
+        refresh::{End, Refreshed, Walks, discard, refresh},
     },
     values::{
         calendar::{Calendar, DaySpan},

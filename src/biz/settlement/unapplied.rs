@@ -299,26 +299,34 @@ impl UnappliedPayment {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn payment(status: UnappliedStatus) -> UnappliedPayment {
-        UnappliedPayment {
-            payment: PaymentId::from_stored("p"),
+impl UnappliedPayment {
+    /// A payment of an unknown order that was reported once, for tests.
+    pub fn reported(payment: &str, amount: Money) -> Self {
+        Self {
+            payment: PaymentId::from_stored(payment),
             order: OrderId::from_stored("o"),
-            amount: Money::from_micros(1),
+            amount,
             currency: "CNY".into(),
             cause: UnappliedCause::UnknownOrder,
             times_seen: 1,
             first_seen_at: DateTime::UNIX_EPOCH,
             last_seen_at: DateTime::UNIX_EPOCH,
-            status,
+            status: UnappliedStatus::Open,
             user: None,
             reason: String::new(),
             refunds: 0,
             returned: Money::ZERO,
             resolved_at: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payment(status: UnappliedStatus) -> UnappliedPayment {
+        UnappliedPayment { status, ..UnappliedPayment::reported("p", Money::from_micros(1)) }
     }
 
     /// A payment with two attempts to refund it.

@@ -103,16 +103,22 @@ async fn what_is_missing_on_either_side_is_named_and_nothing_is_written(#[values
     assert_eq!(matched.status.code(), Some(1));
 }
 
-#[rstest]
-#[tokio::test]
-async fn each_part_of_an_unapplied_payment_that_went_back_has_one_line(#[values(MySql, Sqlite)] on: Backend) {
+/// A paid top-up of 9 on 2026-11-20, and its order.
+async fn topped_up(on: Backend) -> (Paying, String) {
     let paying = Paying::start_with(on, &[("payment_service.callback_auth", "none")]).await;
     paying.service.clock.set("2026-11-20T04:00:00Z");
     let opened = paying.recharge("u", 9.0).await;
     press(&paying.service.http, &opened.payment_url, "SUCCESS").await;
     paying.until_order_is(&opened.order_id, "success").await;
     paying.until_reported().await;
-    let order = &opened.order_id;
+    (paying, opened.order_id)
+}
+
+#[rstest]
+#[tokio::test]
+async fn each_part_of_an_unapplied_payment_that_went_back_has_one_line(#[values(MySql, Sqlite)] on: Backend) {
+    let (paying, order) = topped_up(on).await;
+    let order = &order;
     paying.notify(success(order, "p-parts", 9.0)).await.unwrap_err();
     for (id, amount) in [("r-1", 2.0), ("r-2", 3.5), ("r-3", 3.5)] {
         let status = "REFUNDED".into();
@@ -142,13 +148,8 @@ async fn each_part_of_an_unapplied_payment_that_went_back_has_one_line(#[values(
 #[rstest]
 #[tokio::test]
 async fn a_credited_payment_whose_money_went_back_is_missing_in_the_file(#[values(MySql, Sqlite)] on: Backend) {
-    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "none")]).await;
-    paying.service.clock.set("2026-11-20T04:00:00Z");
-    let opened = paying.recharge("u", 9.0).await;
-    press(&paying.service.http, &opened.payment_url, "SUCCESS").await;
-    paying.until_order_is(&opened.order_id, "success").await;
-    paying.until_reported().await;
-    let order = &opened.order_id;
+    let (paying, order) = topped_up(on).await;
+    let order = &order;
     let own = paying.order(order).await.payment_order_id;
     paying.notify(success(order, "p-back", 9.0)).await.unwrap_err();
     let resolve = async |action: &str, user: &str| {

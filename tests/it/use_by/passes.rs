@@ -7,7 +7,8 @@ use billing_service::{
     biz::{
         reports::usage::{
             DayChange, GroupBy, Part, UseCount, UseFilter,
-            refresh::{Budget, Refreshed, Walks, discard, refresh},
+            budget::Budget,
+            refresh::{Refreshed, Walks, discard, refresh},
         },
         values::{
             calendar::{Calendar, DaySpan},

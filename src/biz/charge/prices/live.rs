@@ -3,11 +3,12 @@
 use std::{
     mem,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::{sync::Mutex, task};
+use tokio::{sync::Mutex, task, time::timeout};
 
 use super::{
     book::{PriceBook, PriceVersion},
@@ -21,6 +22,9 @@ use crate::biz::values::{
 
 /// Rows of `price_version` that are read at once.
 pub const PAGE: u32 = 10_000;
+
+/// Deadline of a read, for example over a connection that went silent.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A defect of a replaced version is shown for this long, because clocks may be set back.
 const LOOK_BACK: TimeDelta = TimeDelta::hours(1);
@@ -136,8 +140,13 @@ impl Prices {
     /// fails, the book stays as it was.
     ///
     /// # Errors
-    /// As [`PriceStore::price_versions`].
+    /// As [`PriceStore::price_versions`]; [`StoreError::Unavailable`] also after ten seconds.
     pub async fn refresh(&self, store: &dyn PriceStore, now: DateTime<Utc>) -> Result<Vec<String>, StoreError> {
+        let read = timeout(READ_TIMEOUT, self.read(store, now)).await;
+        read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
+    }
+
+    async fn read(&self, store: &dyn PriceStore, now: DateTime<Utc>) -> Result<Vec<String>, StoreError> {
         let mut reads = self.reads.lock().await;
         // The stamp comes first, so that a row that is written meanwhile is read the next time.
         let stamp = store.price_stamp().await?;

@@ -170,22 +170,8 @@ mod tests {
     }
 
     pub(super) fn unapplied(status: UnappliedStatus) -> UnappliedPayment {
-        UnappliedPayment {
-            payment: PaymentId::from_stored("q"),
-            order: OrderId::from_stored("o"),
-            amount: "7".parse().unwrap(),
-            currency: "CNY".into(),
-            cause: UnappliedCause::SecondPayment,
-            times_seen: 1,
-            first_seen_at: DateTime::UNIX_EPOCH,
-            last_seen_at: DateTime::UNIX_EPOCH,
-            status,
-            user: None,
-            reason: String::new(),
-            refunds: 0,
-            returned: Money::ZERO,
-            resolved_at: None,
-        }
+        let cause = UnappliedCause::SecondPayment;
+        UnappliedPayment { cause, status, ..UnappliedPayment::reported("q", "7".parse().unwrap()) }
     }
 
     #[test]

@@ -68,22 +68,7 @@ fn report(micros: i64) -> UnappliedReport {
 }
 
 fn row(report: UnappliedReport, times_seen: u64) -> UnappliedPayment {
-    UnappliedPayment {
-        payment: report.payment,
-        order: report.order,
-        amount: report.amount,
-        currency: report.currency,
-        cause: report.cause,
-        times_seen,
-        first_seen_at: DateTime::UNIX_EPOCH,
-        last_seen_at: DateTime::UNIX_EPOCH,
-        status: UnappliedStatus::Open,
-        user: None,
-        reason: String::new(),
-        refunds: 0,
-        returned: Money::ZERO,
-        resolved_at: None,
-    }
+    UnappliedPayment { times_seen, ..UnappliedPayment::reported(report.payment.as_str(), report.amount) }
 }
 
 impl Case {

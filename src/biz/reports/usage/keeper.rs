@@ -17,8 +17,11 @@ use tokio::{
 };
 
 use super::{
-    UseDay, UseStore, missing_in,
-    refresh::{Budget, End, Refreshed, Walks, is_mergeable, refresh},
+    UseDay, UseStore,
+    budget::Budget,
+    missing_in,
+    parts::is_mergeable,
+    refresh::{End, Refreshed, Walks, refresh},
 };
 use crate::biz::values::{
     calendar::{Calendar, DaySpan},
@@ -91,6 +94,13 @@ struct Waiting {
     is_read: bool,
     /// Attempts, one after the other, that did not find the missing records.
     lacks: u32,
+}
+
+impl Waiting {
+    /// The time of its next turn, with a rest until `rested` from those that nobody reads.
+    fn begins(&self, rested: Instant) -> Instant {
+        if self.is_read { self.ready } else { self.ready.max(rested) }
+    }
 }
 
 impl UseKeeper {
@@ -178,14 +188,15 @@ impl UseKeeper {
     /// Refreshes the waiting users, one at a time, until it is dropped. `on_failure` hears of each failure.
     pub async fn run(&self, on_failure: impl Fn(&StoreError)) {
         let mut looked = Instant::now();
+        let mut rested = looked;
         loop {
             if looked.elapsed() >= PAUSE {
                 looked = Instant::now();
                 self.queue_busy();
             }
-            let Some((user, waiting)) = self.next() else {
+            let Some((user, waiting)) = self.next(rested) else {
                 // A read that leaves work behind ends the pause.
-                let pause = PAUSE.saturating_sub(looked.elapsed()).min(self.until_ready());
+                let pause = PAUSE.saturating_sub(looked.elapsed()).min(self.until_next(rested));
                 drop(timeout(pause, self.has_waiting.notified()).await);
                 continue;
             };
@@ -217,8 +228,7 @@ impl UseKeeper {
                 }
             }
             if !waiting.is_read {
-                let rest = (begun.elapsed() * REST).min(LONGEST_REST);
-                drop(timeout(rest, self.has_waiting.notified()).await);
+                rested = Instant::now() + (begun.elapsed() * REST).min(LONGEST_REST);
             }
         }
     }
@@ -268,17 +278,17 @@ impl UseKeeper {
 
     /// The user without an attempt for the longest time, so that one that fails holds up nobody. Users that
     /// read come first.
-    fn next(&self) -> Option<(UserId, Waiting)> {
+    fn next(&self, rested: Instant) -> Option<(UserId, Waiting)> {
         let (waiting, now) = (lock(&self.waiting), Instant::now());
-        let ready = waiting.iter().filter(|(_, waiting)| waiting.ready <= now);
+        let ready = waiting.iter().filter(|(_, waiting)| waiting.begins(rested) <= now);
         let first = ready.min_by_key(|(_, waiting)| (!waiting.is_read, waiting.tried))?;
         Some((first.0.clone(), first.1.clone()))
     }
 
-    /// The time until a read that was aborted counts as such.
-    fn until_ready(&self) -> Duration {
-        let now = Instant::now();
-        lock(&self.waiting).values().map(|waiting| waiting.ready.duration_since(now)).min().unwrap_or(PAUSE)
+    /// The time until the next turn.
+    fn until_next(&self, rested: Instant) -> Duration {
+        let begins = lock(&self.waiting).values().map(|waiting| waiting.begins(rested)).min();
+        begins.map_or(PAUSE, |begins| begins.duration_since(Instant::now()))
     }
 
     fn tried(&self, user: &UserId) {
@@ -362,6 +372,16 @@ fn check_rows(days: &[UseDay]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_read_waits_for_no_rest() {
+        let now = Instant::now();
+        let rested = now + LONGEST_REST;
+        let waiting = |is_read| Waiting { spans: Vec::new(), since: now, tried: now, ready: now, is_read, lacks: 0 };
+        assert_eq!((waiting(true).begins(rested), waiting(false).begins(rested)), (now, rested));
+        let later = Waiting { ready: rested, ..waiting(false) };
+        assert_eq!(later.begins(now), rested);
+    }
 
     #[test]
     fn days_that_are_far_apart_wait_apart() {

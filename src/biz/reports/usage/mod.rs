@@ -1,7 +1,9 @@
 //! Use by service, model and API key: a rollup of its own, which no charge writes. It is summed from the
 //! records behind the charges, and a read brings it up to date first.
 
+pub mod budget;
 pub mod keeper;
+mod parts;
 pub mod refresh;
 #[cfg(test)]
 mod tests;

@@ -14,10 +14,14 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
-use tokio::time::Instant;
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
-use super::{DayChange, Part, UseDay, UseGroup, UseStore, UseSums, missing_in};
+use super::{
+    DayChange, Part, UseDay, UseGroup, UseStore, UseSums,
+    budget::{Budget, STATEMENT},
+    missing_in,
+    parts::{HOUR, Limits, MINUTE, MOST_ROWS, SUMMED_AT_ONCE, bounds_of, mergeable, millis},
+};
 use crate::biz::values::{
     calendar::{Calendar, DaySpan},
     error::StoreError,
@@ -26,75 +30,12 @@ use crate::biz::values::{
 
 /// Records of a part from which on later records go to another one.
 pub(super) const FULL: u64 = 1_000;
-/// Most records that one statement sums, unless they are of one millisecond.
-const SUMMED_AT_ONCE: u64 = 20_000;
-/// Most rows of a part, unless its records are of one millisecond; and most rows that a change removes,
-/// unless they are of one part.
-const MOST_ROWS: u64 = 2_000;
 /// The newest part ends with a whole slice, so that its time has room for the next records.
 const SLICE: u32 = 5 * MINUTE;
-/// Most time whose records one statement counts, unless they are of one part.
-const HOUR: u32 = 60 * MINUTE;
-const MINUTE: u32 = 60_000;
-/// Parts are merged when they have ended for so long, because most late records come sooner.
-const SETTLED: TimeDelta = TimeDelta::hours(1);
-/// Days before today whose parts stay small, because holds of these days may still be committed.
-const RECENT_DAYS: Days = Days::new(1);
-/// A record that is only counted costs so much less than one that is summed.
-const COUNTS_PER_SUM: u64 = 20;
-/// A statement costs as much as so many records that are summed.
-const STATEMENT: u64 = 50;
 /// Most parts of a damaged day that are read at once.
 const IDS_AT_ONCE: u32 = 100;
 /// Most days whose comparison goes on where it ended. Others begin anew.
 const MOST_WALKS: usize = 1_000;
-
-/// The records that a refresh may still read, and the time at which it ends between two parts; `None`
-/// without an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    records: Option<u64>,
-    until: Option<Instant>,
-}
-
-impl Budget {
-    /// For a request, which has a deadline.
-    pub const OF_REQUEST: Self = Self { records: Some(5_000), until: None };
-    /// For work in the background.
-    pub const WITHOUT_END: Self = Self { records: None, until: None };
-
-    /// For a turn in the background.
-    pub fn until(end: Instant) -> Self {
-        Self { until: Some(end), ..Self::WITHOUT_END }
-    }
-
-    fn is_of_request(self) -> bool {
-        self.records.is_some()
-    }
-
-    fn is_over(self) -> bool {
-        self.until.is_some_and(|end| Instant::now() >= end)
-    }
-
-    /// Takes a statement that reads so many records, unless it is too much.
-    fn take(&mut self, records: u64) -> bool {
-        let Some(left) = &mut self.records else { return true };
-        match left.checked_sub(records.max(STATEMENT)) {
-            Some(rest) => {
-                *left = rest;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Takes the records that a statement has counted, beyond the cost of a statement.
-    fn counted(&mut self, records: u64) {
-        if let Some(left) = &mut self.records {
-            *left = left.saturating_sub((records / COUNTS_PER_SUM).saturating_sub(STATEMENT));
-        }
-    }
-}
 
 /// The days whose parts are compared over several turns, and the place up to which they are still to be
 /// compared.
@@ -198,57 +139,6 @@ pub async fn discard(store: &(impl UseStore + ?Sized), user: &UserId, day: Naive
     let version = known.first().map_or(0, |known| known.version);
     let (removed, added) = (Vec::new(), Vec::new());
     store.change(user, DayChange { day, version, parts: None, removed, added }).await
-}
-
-/// Whether some parts of a day can become one.
-pub(super) fn is_mergeable(day: &UseDay, calendar: &Calendar) -> bool {
-    mergeable(day.parts(), &Limits::of(calendar, day.day)).is_some()
-}
-
-fn bounds_of(calendar: &Calendar, day: NaiveDate) -> (DateTime<Utc>, DateTime<Utc>) {
-    calendar.bounds(DaySpan { first: day, last: day })
-}
-
-fn millis(from: DateTime<Utc>, to: DateTime<Utc>) -> u32 {
-    u32::try_from((to - from).num_milliseconds().max(0)).unwrap_or(u32::MAX)
-}
-
-/// The parts of a day that may be merged.
-struct Limits {
-    /// The place up to which parts have ended long ago.
-    settled: u32,
-    is_recent: bool,
-}
-
-impl Limits {
-    fn of(calendar: &Calendar, day: NaiveDate) -> Self {
-        let now = calendar.now();
-        let first = now.day.checked_sub_days(RECENT_DAYS);
-        let settled = millis(bounds_of(calendar, day).0, now.utc - SETTLED);
-        Self { settled, is_recent: first.is_none_or(|first| first <= day) }
-    }
-
-    /// Whether neighbours may become one part. On recent days, a late record must not make much work: its part
-    /// is summed anew.
-    fn allow(&self, parts: &[Part]) -> bool {
-        let [first, .., last] = parts else { return false };
-        let records: u64 = parts.iter().map(|part| part.records).sum();
-        let is_small = records <= SUMMED_AT_ONCE || first.from / HOUR == (last.until - 1) / HOUR;
-        let rows: u64 = parts.iter().map(|part| part.rows).sum();
-        let are_adjacent = parts.windows(2).all(|pair| pair[0].until == pair[1].from);
-        are_adjacent && last.until <= self.settled && rows <= MOST_ROWS && (is_small || !self.is_recent)
-    }
-}
-
-/// The first run of parts that can become one, as long as possible.
-fn mergeable<'p>(parts: &'p [Part], limits: &Limits) -> Option<&'p [Part]> {
-    for first in 0..parts.len() {
-        let runs = (first + 2..=parts.len()).map(|end| &parts[first..end]);
-        if let Some(run) = runs.take_while(|run| limits.allow(run)).last() {
-            return Some(run);
-        }
-    }
-    None
 }
 
 /// A step ends the work on a day, or lets it go on.
@@ -542,49 +432,5 @@ impl<S: UseStore + ?Sized> DayRollup<'_, S> {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_statement_of_a_request_costs_something() {
-        let mut budget = Budget::OF_REQUEST;
-        assert_eq!((0..1_800).filter(|_| budget.take(3)).count(), 100);
-        let mut budget = Budget::OF_REQUEST;
-        budget.counted(200_000);
-        assert!(!budget.take(0), "counting is not free");
-        let mut budget = Budget::WITHOUT_END;
-        budget.counted(u64::MAX);
-        assert!(budget.take(u64::MAX) && budget.take(u64::MAX));
-    }
-
-    fn parts(sizes: &[(u32, u32, u64, u64)]) -> Vec<Part> {
-        let part = |(id, (from, until, records, rows)): (usize, &(u32, u32, u64, u64))| {
-            let (from, until) = (from * MINUTE, until * MINUTE);
-            Part { id: id as u64, from, until, records: *records, rows: *rows }
-        };
-        sizes.iter().enumerate().map(part).collect()
-    }
-
-    #[test]
-    fn neighbours_that_ended_long_ago_are_merged_within_the_rows_of_a_change() {
-        let of = |parts: &[Part], is_recent| {
-            let run = mergeable(parts, &Limits { settled: 600 * MINUTE, is_recent });
-            run.map(|run| (run[0].id, run.len()))
-        };
-        let three = [(0, 60, 5, 10), (60, 120, 5, 10), (120, 180, 5, 10)];
-        assert_eq!(of(&parts(&three), true), Some((0, 3)));
-        assert_eq!(of(&parts(&three[..1]), false), None);
-        assert_eq!(of(&parts(&[(0, 60, 5, 10), (61, 120, 5, 10)]), false), None, "a gap");
-        assert_eq!(of(&parts(&[(500, 590, 5, 10), (590, 605, 5, 10)]), false), None, "not settled");
-        let wide = [(0, 60, 5, 1_001), (60, 120, 5, 1_000), (120, 180, 5, 1_000), (180, 240, 5, 1)];
-        assert_eq!(of(&parts(&wide), false), Some((1, 2)), "rows of a change");
-        let large = [(0, 50, 15_000, 1), (50, 60, 15_000, 1), (60, 120, 15_000, 1)];
-        assert_eq!(of(&parts(&large), false), Some((0, 3)));
-        assert_eq!(of(&parts(&large), true), Some((0, 2)), "the large parts of an hour");
-        assert_eq!(of(&parts(&large[1..]), true), None);
     }
 }

@@ -12,8 +12,9 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{
     DayChange, GroupBy, Part, UseCount, UseDay, UseFilter, UseGroup, UseStore, UseSums,
+    budget::Budget,
     keeper::UseKeeper,
-    refresh::{Budget, End, FULL, Refreshed, Walks, discard, refresh},
+    refresh::{End, FULL, Refreshed, Walks, discard, refresh},
 };
 use crate::biz::{
     reports::statistics::DailyUse,

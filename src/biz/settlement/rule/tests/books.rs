@@ -33,7 +33,7 @@ use crate::biz::{
         refund::Refunded,
         rule::{self, NewRecord, QuotaKey, RefundDelta, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
-        unapplied::{UnappliedPayment, UnappliedStatus},
+        unapplied::UnappliedPayment,
     },
     values::{
         calendar::{BillingTime, DaySpan, Month},
@@ -431,20 +431,12 @@ impl Stage for Books {
         Books::keep_unapplied(
             self,
             UnappliedPayment {
-                payment: report.payment.clone(),
                 order: report.order.clone(),
-                amount: report.amount,
                 currency: report.currency.clone(),
                 cause: report.cause,
-                times_seen: 1,
                 first_seen_at: at,
                 last_seen_at: at,
-                status: UnappliedStatus::Open,
-                user: None,
-                reason: String::new(),
-                refunds: 0,
-                returned: Money::ZERO,
-                resolved_at: None,
+                ..UnappliedPayment::reported(report.payment.as_str(), report.amount)
             },
         );
     }

@@ -1,7 +1,5 @@
 //! The credit of an unapplied payment, and its order.
 
-use chrono::DateTime;
-
 use super::account::{TestAccount, update_order, user, yuan};
 use crate::biz::{
     audit_trail::RESOLVE_PAYMENT,
@@ -10,26 +8,13 @@ use crate::biz::{
         posting::{PaymentCredit, PaymentUpdate, Posting},
         unapplied::{UnappliedCause, UnappliedPayment, UnappliedStatus},
     },
-    values::ids::{OrderId, PaymentId, UserId},
+    values::ids::{PaymentId, UserId},
 };
 
 fn keep(account: &TestAccount, payment: &str, status: UnappliedStatus) {
-    account.books.keep_unapplied(UnappliedPayment {
-        payment: PaymentId::from_stored(payment),
-        order: OrderId::from_stored("o"),
-        amount: yuan("7"),
-        currency: "CNY".into(),
-        cause: UnappliedCause::OtherAmount,
-        times_seen: 1,
-        first_seen_at: DateTime::UNIX_EPOCH,
-        last_seen_at: DateTime::UNIX_EPOCH,
-        status,
-        user: None,
-        reason: String::new(),
-        refunds: 0,
-        returned: yuan("0"),
-        resolved_at: None,
-    });
+    let cause = UnappliedCause::OtherAmount;
+    let reported = UnappliedPayment::reported(payment, yuan("7"));
+    account.books.keep_unapplied(UnappliedPayment { cause, status, ..reported });
 }
 
 fn credit(payment: &str, user: &str) -> Posting {
