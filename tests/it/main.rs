@@ -28,6 +28,7 @@ mod hosts;
 mod idempotency;
 mod identity;
 mod key_quotas;
+mod known_accounts;
 mod layers;
 mod limits;
 mod listener;

@@ -75,6 +75,8 @@ pub(super) struct Opened {
     pub connection: MySqlConnection,
     /// Whether the server took no writes when the connection was opened.
     pub is_read_only: bool,
+    /// Whether the server is a node of a Galera cluster.
+    pub is_galera: bool,
 }
 
 /// As [`connect`], with the further settings of `session`.
@@ -86,12 +88,13 @@ pub(super) async fn connect_with(options: &MySqlConnectOptions, session: Session
     let mut settings = Statement::new(SESSION);
     settings.push(session.settings).push(VARIABLES);
     let variables = Variables::of(&settings.fetch(&mut connection).await?)?;
-    if variables.is("wsrep_on", "ON") {
+    let is_galera = variables.is("wsrep_on", "ON");
+    if is_galera {
         let reads = match session.reads {
             Reads::Current => GALERA_CURRENT,
             Reads::OfNode => GALERA_OF_NODE,
         };
         Statement::new(reads).execute(&mut connection).await?;
     }
-    Ok(Opened { is_read_only: variables.are_read_only(), connection })
+    Ok(Opened { is_read_only: variables.are_read_only(), is_galera, connection })
 }

@@ -6,7 +6,10 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -47,6 +50,8 @@ struct Shared {
     session: Session,
     /// Known from the first connection on.
     server: OnceCell<Server>,
+    /// The number of connections that were opened so far.
+    opened: AtomicU64,
     permits: Arc<Semaphore>,
     /// Idle connections. The last used one is used next.
     idle: Mutex<Vec<Idle>>,
@@ -65,8 +70,8 @@ impl Connections {
     /// one for `acquire_timeout` at most.
     pub(super) fn new(nodes: Nodes, session: Session, size: usize, acquire_timeout: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
-        let server = OnceCell::new();
-        Self(Arc::new(Shared { nodes, session, server, permits, idle: Mutex::default(), acquire_timeout }))
+        let (server, opened, idle) = (OnceCell::new(), AtomicU64::new(0), Mutex::default());
+        Self(Arc::new(Shared { nodes, session, server, opened, permits, idle, acquire_timeout }))
     }
 
     /// A connection that is in no transaction.
@@ -140,7 +145,8 @@ impl Connections {
                 });
             }
         }
-        let (Opened { connection, is_read_only }, in_use) = self.connect().await?;
+        let (Opened { connection, is_read_only, .. }, in_use) = self.connect().await?;
+        self.0.opened.fetch_add(1, Relaxed);
         let (generation, made, shared) = (in_use.generation(), Instant::now(), self.0.clone());
         Ok(Lease { connection, generation, made, was_idle: false, is_read_only, shared, _permit: permit })
     }
@@ -152,7 +158,10 @@ impl Connections {
             let in_use = nodes.in_use();
             let connecting = async {
                 let mut opened = connect_with(nodes.options(in_use), *session).await?;
-                server.get_or_try_init(|| Server::of(&mut opened.connection)).await?;
+                let is_galera = opened.is_galera;
+                let kind =
+                    async { Ok::<_, StoreError>(Server::of(&mut opened.connection).await?.in_cluster(is_galera)) };
+                server.get_or_try_init(|| kind).await?;
                 Ok((opened, in_use))
             };
             tokio::select! {
@@ -284,6 +293,11 @@ impl Lease {
     /// The kind of the server.
     pub(super) fn server(&self) -> Server {
         self.shared.server.get().copied().unwrap_or_default()
+    }
+
+    /// The number of connections that its pool has opened so far.
+    pub(super) fn epoch(&self) -> u64 {
+        self.shared.opened.load(Relaxed)
     }
 
     /// Returns the connection to the pool. Its statements must have ended, without an open

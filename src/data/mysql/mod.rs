@@ -42,6 +42,7 @@ use self::{
     connect::Session,
     connections::Connections,
     nodes::{check, ledger::OnNodeInUse, watch},
+    settlement::recent::RecentAccounts,
     transaction::{SESSION, SHARED_SESSION},
 };
 pub use self::{
@@ -77,6 +78,7 @@ pub struct MySqlStore {
     /// id.
     lookup_all: AtomicU32,
     lookup_all_batches: u32,
+    recent: RecentAccounts,
 }
 
 /// Most transactions that write the rollup by service, model and API key at once.
@@ -124,6 +126,7 @@ impl MySqlStore {
             nodes,
             lookup_all: AtomicU32::new(0),
             lookup_all_batches: limits.lookup_all_batches,
+            recent: RecentAccounts::default(),
         }
     }
 }

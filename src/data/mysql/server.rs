@@ -11,9 +11,11 @@ use crate::{
 /// The kind of a server, from the version it gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::data) enum Server {
-    /// MySQL, MariaDB, and clusters of them.
     #[default]
     MySql,
+    MariaDb,
+    /// A node of a cluster of MariaDB or MySQL.
+    Galera,
     TiDb,
 }
 
@@ -28,15 +30,30 @@ impl Server {
     }
 
     fn of_version(version: &str) -> Self {
-        if version.contains("TiDB") { Self::TiDb } else { Self::MySql }
+        match version {
+            _ if version.contains("TiDB") => Self::TiDb,
+            _ if version.contains("MariaDB") => Self::MariaDb,
+            _ => Self::MySql,
+        }
+    }
+
+    /// The kind of a server that is a node of a Galera cluster.
+    pub(super) fn in_cluster(self, is_node: bool) -> Self {
+        if is_node { Self::Galera } else { self }
     }
 
     /// How a settlement locks that need not wait. TiDB accepts SKIP LOCKED and then locks nothing.
     pub(super) fn skip_locked(self) -> LockMode {
         match self {
-            Self::MySql => LockMode::Skip,
+            Self::MySql | Self::MariaDb | Self::Galera => LockMode::Skip,
             Self::TiDb => LockMode::Wait,
         }
+    }
+
+    /// Whether a settlement may write behind a guard in place of a read. The guard is a compound statement,
+    /// which MariaDB alone has. On a node of a cluster it could miss a limit that another node has just set.
+    pub(super) fn takes_guards(self) -> bool {
+        self == Self::MariaDb
     }
 }
 

@@ -22,6 +22,10 @@ use crate::{
     data::error::store_error,
 };
 
+/// The end of an IF in a compound statement that ends with an error: the state that the packet was made for has
+/// changed.
+pub(super) const STALE: &str = " THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'the state has changed'; END IF; ";
+
 /// SQL text under construction.
 #[derive(Clone)]
 pub(super) struct Statement {
@@ -146,9 +150,34 @@ impl Statement {
         }
     }
 
+    /// As [`Self::execute`], for a packet with guards.
+    pub(super) async fn execute_guarded(self, connection: &mut MySqlConnection) -> Result<Guarded, StoreError> {
+        match self.run(connection).await {
+            Ok(()) => Ok(Guarded::Done),
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Guarded::Taken),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("45000") => Ok(Guarded::Stale),
+            Err(error) => match store_error(error) {
+                StoreError::Conflict(_) => Ok(Guarded::Locked),
+                error => Err(error),
+            },
+        }
+    }
+
     async fn run(self, connection: &mut MySqlConnection) -> sqlx::Result<()> {
         sqlx::raw_sql(AssertSqlSafe(self.sql)).execute(connection).await.map(|_| ())
     }
+}
+
+/// The end of a packet with guards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guarded {
+    Done,
+    /// A row was not inserted because its key is in use.
+    Taken,
+    /// The state that it was made for has changed, see [`STALE`].
+    Stale,
+    /// Another transaction has a lock.
+    Locked,
 }
 
 /// Whether a statement waits for the locks that other transactions hold.

@@ -52,6 +52,12 @@ impl Statement {
         Self::compound(BEGIN, LockMode::Wait, write)
     }
 
+    /// As [`Self::transaction`], but it waits for no lock. `write` may push statements that only a compound
+    /// statement can have.
+    pub(super) fn guarded(write: impl FnOnce(&mut Self)) -> Self {
+        Self::compound(BEGIN, LockMode::Skip, write)
+    }
+
     /// Ends a transaction without a trace.
     pub(super) fn rolling_back() -> Self {
         let mut statement = Self::new(WAIT_AGAIN);

@@ -33,7 +33,7 @@ use crate::{
         mysql::{
             MySqlStore, audit_trail,
             connections::Connections,
-            statement::{LockMode, Row, Statement},
+            statement::{LockMode, Row, STALE, Statement},
         },
         row::Columns,
         rows::account::{account_of, balance_of, change_of, quota_of, requests_of, user_of},
@@ -312,6 +312,25 @@ pub fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
             row.text(user.as_str()).money(balance.amount).money(balance.held).number(balance.version);
         })
         .push(" ON DUPLICATE KEY UPDATE balance = VALUES(balance), held = VALUES(held), version = VALUES(version); ");
+}
+
+/// As [`set_balances`], where no row is locked yet: part of a compound statement, which it ends with an error
+/// of [`STALE`] unless each row exists and has the version before the new one.
+pub fn set_unchanged_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
+    let updated_rows = 2 * balances.len() as u64;
+    statement
+        .push("INSERT INTO user_balance (user_id, balance, held, version) VALUES ")
+        .rows(balances, |row, (user, balance)| {
+            row.text(user.as_str()).money(balance.amount).money(balance.held).number(balance.version);
+        })
+        .push(
+            " ON DUPLICATE KEY UPDATE balance = IF(version = VALUES(version) - 1, VALUES(balance), balance), \
+             held = IF(version = VALUES(version) - 1, VALUES(held), held), \
+             version = IF(version = VALUES(version) - 1, VALUES(version), version); IF ROW_COUNT() <> ",
+        )
+        // An inserted row counts once, and a row that stays as it was once, too.
+        .number(updated_rows)
+        .push(STALE);
 }
 
 /// As [`set_balances`].

@@ -80,6 +80,14 @@ pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
         .push("); ");
 }
 
+/// A condition that finds users with caps by a plain read.
+pub fn push_are_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement
+        .push("EXISTS (SELECT 1 FROM tenant_quota WHERE user_id IN (")
+        .texts(keys.users.iter().map(|user| user.as_str()))
+        .push("))");
+}
+
 /// Updates the counted calls. The rows exist, and are locked with their accounts.
 pub fn set_used(statement: &mut Statement, requests: &[(UserId, Requests)], at: BillingTime) {
     statement

@@ -117,6 +117,14 @@ pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
     statement.push("; ");
 }
 
+/// A condition that finds quotas of the named keys by a plain read.
+pub fn push_are_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement
+        .push("EXISTS (SELECT 1 FROM api_key_quota WHERE api_key_id IN (")
+        .texts(keys.api_keys.iter().map(|key| key.as_str()))
+        .push("))");
+}
+
 /// Waits until the quotas of one key are free. The transaction that begins after the statement
 /// gives its locks back.
 pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {

@@ -1,6 +1,10 @@
 //! One settlement transaction: load under lock, decide, write, commit.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering::Relaxed};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering::Relaxed,
+};
 
 use async_trait::async_trait;
 
@@ -39,12 +43,18 @@ use crate::{
 
 #[async_trait]
 impl Ledger for MySqlStore {
-    /// Two round trips: begin, lock and load; write and commit. A third one follows only if an
+    /// One round trip for calls on accounts whose state is known, see [`Self::settle_optimistically`].
+    /// Otherwise two: begin, lock and load; write and commit. A third one follows only if an
     /// account or an order was not found, to tell a locked row from an absent one. After an error
     /// the connection is closed, and the server rolls back.
     async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
-        let connection = self.writer.take().await?;
-        self.settle_on(connection, batch, None).await
+        let mut connection = self.writer.take().await?;
+        let keys = Keys::of(batch);
+        if let Some(settled) = self.settle_optimistically(&mut connection, batch, &keys).await? {
+            connection.give_back();
+            return Ok(settled);
+        }
+        self.settle_on(connection, batch, &keys, None).await
     }
 
     /// One round trip more than [`Self::settle`]: the wait for the lock.
@@ -57,7 +67,9 @@ impl Ledger for MySqlStore {
             connection.give_back();
             return Ok(SettledBatch::default());
         }
-        self.settle_on(connection, &batch, Some(lock)).await
+        let keys = Keys::of(&batch);
+        self.recent.forget(&keys);
+        self.settle_on(connection, &batch, &keys, Some(lock)).await
     }
 }
 
@@ -87,9 +99,10 @@ impl MySqlStore {
         &self,
         mut connection: Lease,
         batch: &Batch,
+        keys: &Keys<'_>,
         granted: Option<&Lock>,
     ) -> Result<SettledBatch, StoreError> {
-        let keys = Keys::of(batch);
+        let epoch = connection.epoch();
         let mut locking = match granted {
             None | Some(Lock::ApiKey(_)) => Locking::Skip,
             Some(Lock::Account(_)) => Locking::Begun,
@@ -99,7 +112,7 @@ impl MySqlStore {
         let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
         let (mut created, mut locked) = (BTreeSet::new(), BTreeSet::new());
         for _ in 0..MAX_ATTEMPTS {
-            let Loaded { mut state, mut left_out } = load(&mut connection, batch, &keys, lookup, locking).await?;
+            let Loaded { mut state, mut left_out } = load(&mut connection, batch, keys, lookup, locking).await?;
             // Another attempt begins another transaction.
             if locking == Locking::Begun {
                 locking = Locking::Wait;
@@ -107,8 +120,8 @@ impl MySqlStore {
             for user in &locked {
                 left_out.insert(user, Obstacle::Locked(Lock::Account(user.clone())));
             }
-            let mut unopened = state.unopened(&keys, batch.at.month);
-            unopened.extend(state.unopened_further(batch, &keys));
+            let mut unopened = state.unopened(keys, batch.at.month);
+            unopened.extend(state.unopened_further(batch, keys));
             unopened.retain(|user| !left_out.contains(user));
             if !unopened.is_empty() {
                 // A missing row can't be locked, and an insert out of order could deadlock with
@@ -133,19 +146,29 @@ impl MySqlStore {
             }
             state.created = created.clone();
             let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
+            let quotas = if granted.is_none() { state.quotas.clone() } else { BTreeMap::new() };
             let (outcomes, writes) = rule::settle(&batch, state);
             let sure = lookup == Lookup::All || !refused_as_new(&batch, &outcomes);
             let settled = match sure {
                 true if writes.is_empty() => Statement::rolling_back().execute_unless_taken(&mut connection).await?,
                 true => {
-                    let packet = Statement::committing(mode, |packet| write(packet, &writes, batch.at));
+                    let packet = Statement::committing(mode, |packet| {
+                        write(packet, &writes, batch.at);
+                        if !writes.balances.is_empty() {
+                            accounts::set_balances(packet, &writes.balances);
+                        }
+                    });
                     packet.execute_unless_taken(&mut connection).await?
                 }
                 false => false,
             };
             if settled {
                 connection.give_back();
-                return Ok(writes.into_settlement(outcomes, left_out));
+                let settled = writes.into_settlement(outcomes, left_out);
+                if granted.is_none() {
+                    self.recent.keep(keys, &settled, &quotas, (batch.at.month, epoch));
+                }
+                return Ok(settled);
             }
             Statement::rolling_back().execute(&mut connection).await?;
             self.lookup_all.store(self.lookup_all_batches, Relaxed);
@@ -163,8 +186,8 @@ fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
     settled.any(|(posting, outcome)| is_unsought(posting) && matches!(outcome, Outcome::Refused(_)))
 }
 
-/// Writes the decisions of the rule, one statement a table.
-fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
+/// Writes the decisions of the rule, one statement a table, but for the balances.
+pub(super) fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     if !writes.charges.is_empty() {
         insert_charges(statement, &writes.charges);
     }
@@ -199,9 +222,6 @@ fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     }
     recharge::update_refunds(statement, &writes.order_refunds);
     unapplied::update(statement, &writes.unapplied);
-    if !writes.balances.is_empty() {
-        accounts::set_balances(statement, &writes.balances);
-    }
     if !writes.statuses.is_empty() {
         accounts::set_statuses(statement, &writes.statuses);
     }

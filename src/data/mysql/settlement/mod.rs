@@ -3,5 +3,7 @@
 
 pub mod ledger;
 mod load;
+mod optimistic;
+pub mod recent;
 mod refunds;
 pub mod transactions;

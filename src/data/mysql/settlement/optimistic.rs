@@ -1,0 +1,81 @@
+//! A settlement in one round trip: decide on the state that the last settlement left, and write it
+//! unless it has changed.
+//!
+//! The write of the balances is the lock and the guard. It changes only rows with the version that the
+//! decision started from, and every change of an account moves its version. Limits have no part in that version, so
+//! the packet looks that there are none. If a guard fails, nothing is written.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+
+use super::ledger::write;
+use crate::{
+    biz::{
+        settlement::{
+            keys::Keys,
+            ledger::SettledBatch,
+            lock::LeftOut,
+            posting::{Batch, Outcome, Posting},
+            rule,
+        },
+        values::error::StoreError,
+    },
+    data::mysql::{
+        MySqlStore,
+        account::accounts,
+        connections::Lease,
+        limits::{caps, key_quotas},
+        statement::{Guarded, STALE, Statement},
+    },
+};
+
+impl MySqlStore {
+    /// Settles a batch of calls on accounts whose state is known, without a read. `None` if that is not possible. Nothing
+    /// is written then, and `connection` is in no transaction.
+    ///
+    /// No refusal is decided here, because the known state may be old.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: the outcome is unknown.
+    /// [`StoreError::Failed`]: nothing was written.
+    pub(super) async fn settle_optimistically(
+        &self,
+        connection: &mut Lease,
+        batch: &Batch,
+        keys: &Keys<'_>,
+    ) -> Result<Option<SettledBatch>, StoreError> {
+        let is_call = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
+        let looks_up = self.lookup_all.load(Relaxed) > 0;
+        if !connection.server().takes_guards() || looks_up || !batch.postings.iter().all(is_call) {
+            return Ok(None);
+        }
+        let at = (batch.at.month, connection.epoch());
+        let Some(state) = self.recent.recall(keys, at) else { return Ok(None) };
+        let (outcomes, writes) = rule::settle(batch, state);
+        if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Refused(_))) {
+            return Ok(None);
+        }
+        let packet = Statement::guarded(|packet| {
+            accounts::set_unchanged_balances(packet, &writes.balances);
+            packet.push("IF ");
+            caps::push_are_present(packet, keys);
+            if !keys.api_keys.is_empty() {
+                packet.push(" OR ");
+                key_quotas::push_are_present(packet, keys);
+            }
+            packet.push(STALE);
+            write(packet, &writes, batch.at);
+        });
+        match packet.execute_guarded(connection).await.inspect_err(|_| self.recent.forget(keys))? {
+            Guarded::Done => {
+                let settled = writes.into_settlement(outcomes, LeftOut::default());
+                self.recent.keep(keys, &settled, &BTreeMap::new(), at);
+                return Ok(Some(settled));
+            }
+            Guarded::Taken => self.lookup_all.store(self.lookup_all_batches, Relaxed),
+            Guarded::Stale => self.recent.forget_stale(keys),
+            Guarded::Locked => self.recent.forget(keys),
+        }
+        Statement::rolling_back().execute(connection).await?;
+        Ok(None)
+    }
+}
