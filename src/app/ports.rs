@@ -220,7 +220,7 @@ async fn listen(key: &str, addr: &str, queue: usize) -> anyhow::Result<TcpListen
 /// As [`TcpListener::bind`], whose queue is too short for many callers that connect at once.
 fn bind(addr: SocketAddr, queue: usize) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A server that starts again takes the address while connections of the former one end.
+    // A server that starts again takes the address while connections of its predecessor end.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(u32::try_from(queue).unwrap_or(u32::MAX))

@@ -5,14 +5,16 @@ use std::future::Future;
 use billing_service::{
     app::App,
     service::proto::{
-        AdjustBalanceRequest, DeductQuotaRequest, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest,
-        billing_internal_service_client::BillingInternalServiceClient,
+        AdjustBalanceRequest, BatchDeductQuotaRequest, DeductQuotaRequest, SetAccountStatusRequest,
+        SetApiKeyQuotaRequest, SetUserLimitsRequest, billing_internal_service_client::BillingInternalServiceClient,
     },
 };
 use rstest::rstest;
 use tonic::Code;
 
-use crate::harness::{Backend, MySql, Service, Sqlite, caller::Client, charge, code_of, traced};
+use crate::harness::{
+    Backend, Database, MySql, Service, Sqlite, caller::Client, charge, code_of, mariadb::OwnServer, traced,
+};
 
 /// A server that knows user `u` with a balance of 20 and no free quota, and a client of another one.
 async fn known(on: Backend) -> (Service, App, Client) {
@@ -107,6 +109,75 @@ async fn a_call_that_another_server_settled_is_replayed(#[values(MySql, Sqlite)]
     assert_eq!((again.replayed, again.record_id, again.amount), (true, first.record_id, first.amount));
     service.assert_audit_is_clean().await;
     other.stop().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_call_that_its_own_server_settled_is_replayed(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, other, _) = known(on).await;
+    let first = service.deduct(traced("t", keyed())).await;
+    let again = service.deduct(traced("t", keyed())).await;
+    assert_eq!((again.replayed, again.record_id, again.amount), (true, first.record_id, first.amount));
+    // The rows of the repeat were rolled back, and the account is known again.
+    service.deduct(keyed()).await;
+    assert_eq!(service.account("u").await.balance, 19.5);
+    service.assert_audit_is_clean().await;
+    other.stop().await;
+}
+
+/// The client's statements that a server of its own counts. The statements inside of a compound one do not count.
+async fn statements(service: &Service) -> u64 {
+    let rows = service
+        .database
+        .rows(&["variable_value"], "FROM information_schema.global_status WHERE variable_name = 'QUESTIONS'")
+        .await;
+    rows[0][0].parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_call_on_a_known_account_is_one_statement() {
+    const CALLS: u64 = 40;
+    let mariadb = OwnServer::start().await;
+    let service = Service::start_on(Database::on(mariadb.create_database().await), &[]).await;
+    service.adjust("u", 20.0).await;
+    service.use_up_free_quota("u", "payment").await;
+    service.deduct(keyed()).await;
+    let before = statements(&service).await;
+    for _ in 0..CALLS {
+        service.deduct(keyed()).await;
+    }
+    // The account is read under locks at times, and the counts of operators are read beside the calls.
+    let made = statements(&service).await - before;
+    assert!(made < 2 * CALLS, "{made} statements for {CALLS} calls");
+    service.assert_audit_is_clean().await;
+}
+
+#[tokio::test]
+async fn a_locked_cap_of_another_user_does_not_end_the_guards() {
+    let mariadb = OwnServer::start().await;
+    let service = Service::start_on(Database::on(mariadb.create_database().await), &[]).await;
+    let request = SetUserLimitsRequest { user_id: "capped".into(), daily_limit: Some(9), monthly_limit: None };
+    service.internal.clone().set_user_limits(request).await.unwrap();
+    let calls = |round: usize| {
+        let items = (0..40).map(move |user| traced(&format!("r{round}"), charge(&format!("u{user}"), "payment", 1)));
+        BatchDeductQuotaRequest { items: items.collect() }
+    };
+    for round in 0..2 {
+        service.internal.clone().batch_deduct_quota(calls(round)).await.unwrap();
+    }
+    let mut holder = service.database.mysql().await;
+    let lock = "START TRANSACTION; SELECT 1 FROM tenant_quota WHERE user_id = 'capped' FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
+    let before = statements(&service).await;
+    for round in 2..12 {
+        let results = service.internal.clone().batch_deduct_quota(calls(round)).await.unwrap().into_inner().results;
+        assert!(results.iter().all(|result| result.error.is_none()));
+    }
+    let made = statements(&service).await - before;
+    // Two lanes settle each batch.
+    assert!(made < 2 * 20, "{made} statements for 10 batches");
+    drop(holder);
+    service.assert_audit_is_clean().await;
 }
 
 #[rstest]

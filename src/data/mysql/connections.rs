@@ -60,6 +60,7 @@ struct Shared {
 
 struct Idle {
     connection: MySqlConnection,
+    is_galera: bool,
     generation: u64,
     made: Instant,
     since: Instant,
@@ -127,7 +128,7 @@ impl Connections {
         loop {
             // A lock in the head of the loop would be held through its body.
             let rested = self.0.next_idle(in_use.generation());
-            let Some(Idle { mut connection, generation, made, since }) = rested else { break };
+            let Some(Idle { mut connection, is_galera, generation, made, since }) = rested else { break };
             if made.elapsed() > LIFETIME {
                 continue;
             }
@@ -140,15 +141,16 @@ impl Connections {
                     made,
                     was_idle: true,
                     is_read_only: false,
+                    is_galera,
                     shared: self.0.clone(),
                     _permit: permit,
                 });
             }
         }
-        let (Opened { connection, is_read_only, .. }, in_use) = self.connect().await?;
+        let (Opened { connection, is_read_only, is_galera }, in_use) = self.connect().await?;
         self.0.opened.fetch_add(1, Relaxed);
         let (generation, made, shared) = (in_use.generation(), Instant::now(), self.0.clone());
-        Ok(Lease { connection, generation, made, was_idle: false, is_read_only, shared, _permit: permit })
+        Ok(Lease { connection, generation, made, was_idle: false, is_read_only, is_galera, shared, _permit: permit })
     }
 
     /// Connects to the node in use. Begins again if that node is lost meanwhile.
@@ -158,10 +160,7 @@ impl Connections {
             let in_use = nodes.in_use();
             let connecting = async {
                 let mut opened = connect_with(nodes.options(in_use), *session).await?;
-                let is_galera = opened.is_galera;
-                let kind =
-                    async { Ok::<_, StoreError>(Server::of(&mut opened.connection).await?.in_cluster(is_galera)) };
-                server.get_or_try_init(|| kind).await?;
+                server.get_or_try_init(|| Server::of(&mut opened.connection)).await?;
                 Ok((opened, in_use))
             };
             tokio::select! {
@@ -285,6 +284,8 @@ pub(super) struct Lease {
     /// The server took no writes when the connection was opened. It may be a old primary that its
     /// name will soon not lead to, so the connection is used once.
     is_read_only: bool,
+    /// The server is a node of a Galera cluster.
+    is_galera: bool,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
 }
@@ -295,6 +296,12 @@ impl Lease {
         self.shared.server.get().copied().unwrap_or_default()
     }
 
+    /// Whether a settlement may write behind guards in place of a read. On a node of a cluster they could miss a
+    /// limit that another node has just set.
+    pub(super) fn takes_guards(&self) -> bool {
+        self.server().takes_compounds() && !self.is_galera
+    }
+
     /// The number of connections that its pool has opened so far.
     pub(super) fn epoch(&self) -> u64 {
         self.shared.opened.load(Relaxed)
@@ -303,12 +310,12 @@ impl Lease {
     /// Returns the connection to the pool. Its statements must have ended, without an open
     /// transaction.
     pub(super) fn give_back(self) {
-        let Lease { connection, generation, made, is_read_only, shared, .. } = self;
+        let Lease { connection, generation, made, is_read_only, is_galera, shared, .. } = self;
         let mut idle = shared.idle();
         // Under the lock, so that `close` and `close_idle` find the connection, or this sees the closed
         // pool or the new node.
         if !is_read_only && !shared.permits.is_closed() && shared.nodes.is_current(generation) {
-            idle.push(Idle { connection, generation, made, since: Instant::now() });
+            idle.push(Idle { connection, is_galera, generation, made, since: Instant::now() });
         }
     }
 

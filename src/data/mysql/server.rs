@@ -14,8 +14,6 @@ pub(in crate::data) enum Server {
     #[default]
     MySql,
     MariaDb,
-    /// A node of a cluster of MariaDB or MySQL.
-    Galera,
     TiDb,
 }
 
@@ -37,22 +35,16 @@ impl Server {
         }
     }
 
-    /// The kind of a server that is a node of a Galera cluster.
-    pub(super) fn in_cluster(self, is_node: bool) -> Self {
-        if is_node { Self::Galera } else { self }
-    }
-
     /// How a settlement locks that need not wait. TiDB accepts SKIP LOCKED and then locks nothing.
     pub(super) fn skip_locked(self) -> LockMode {
         match self {
-            Self::MySql | Self::MariaDb | Self::Galera => LockMode::Skip,
+            Self::MySql | Self::MariaDb => LockMode::Skip,
             Self::TiDb => LockMode::Wait,
         }
     }
 
-    /// Whether a settlement may write behind a guard in place of a read. The guard is a compound statement,
-    /// which MariaDB alone has. On a node of a cluster it could miss a limit that another node has just set.
-    pub(super) fn takes_guards(self) -> bool {
+    /// Whether a packet may be a compound statement. MySQL has them only in stored programs.
+    pub(super) fn takes_compounds(self) -> bool {
         self == Self::MariaDb
     }
 }

@@ -22,9 +22,11 @@ use crate::{
     data::error::store_error,
 };
 
-/// The end of an IF in a compound statement that ends with an error: the state that the packet was made for has
-/// changed.
-pub(super) const STALE: &str = " THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'the state has changed'; END IF; ";
+/// The end of an IF in a compound statement, which ends with an error: the packet was made for another version of an
+/// account.
+pub(super) const STALE: &str = " THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'an account has changed'; END IF; ";
+/// As [`STALE`]: a user or an API key has a limit.
+pub(super) const LIMITED: &str = " THEN SIGNAL SQLSTATE '45001' SET MESSAGE_TEXT = 'a limit was set'; END IF; ";
 
 /// SQL text under construction.
 #[derive(Clone)]
@@ -156,6 +158,7 @@ impl Statement {
             Ok(()) => Ok(Guarded::Done),
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Guarded::Taken),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("45000") => Ok(Guarded::Stale),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("45001") => Ok(Guarded::Limited),
             Err(error) => match store_error(error) {
                 StoreError::Conflict(_) => Ok(Guarded::Locked),
                 error => Err(error),
@@ -174,8 +177,10 @@ pub(super) enum Guarded {
     Done,
     /// A row was not inserted because its key is in use.
     Taken,
-    /// The state that it was made for has changed, see [`STALE`].
+    /// See [`STALE`].
     Stale,
+    /// See [`LIMITED`].
+    Limited,
     /// Another transaction has a lock.
     Locked,
 }

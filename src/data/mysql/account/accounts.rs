@@ -328,7 +328,7 @@ pub fn set_unchanged_balances(statement: &mut Statement, balances: &[(UserId, Ba
              held = IF(version = VALUES(version) - 1, VALUES(held), held), \
              version = IF(version = VALUES(version) - 1, VALUES(version), version); IF ROW_COUNT() <> ",
         )
-        // An inserted row counts once, and a row that stays as it was once, too.
+        // The driver counts matched rows: one for an inserted row and one for a row that stays as it was.
         .number(updated_rows)
         .push(STALE);
 }

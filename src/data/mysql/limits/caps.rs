@@ -80,8 +80,8 @@ pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
         .push("); ");
 }
 
-/// A condition that finds users with caps by a plain read.
-pub fn push_are_present(statement: &mut Statement, keys: &Keys<'_>) {
+/// A part of a SELECT that is 1 if one of the users has caps.
+pub fn push_exists(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push("EXISTS (SELECT 1 FROM tenant_quota WHERE user_id IN (")
         .texts(keys.users.iter().map(|user| user.as_str()))

@@ -117,8 +117,8 @@ pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
     statement.push("; ");
 }
 
-/// A condition that finds quotas of the named keys by a plain read.
-pub fn push_are_present(statement: &mut Statement, keys: &Keys<'_>) {
+/// A part of a SELECT that is 1 if one of the named API keys has a quota.
+pub fn push_exists(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push("EXISTS (SELECT 1 FROM api_key_quota WHERE api_key_id IN (")
         .texts(keys.api_keys.iter().map(|key| key.as_str()))

@@ -1,15 +1,12 @@
 //! One settlement transaction: load under lock, decide, write, commit.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering::Relaxed,
-};
+use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 
 use async_trait::async_trait;
 
 use super::{
     load::{Loaded, Locking, Lookup, load},
+    recent::Read,
     refunds,
     transactions::{insert_charges, write_reservations},
 };
@@ -146,7 +143,7 @@ impl MySqlStore {
             }
             state.created = created.clone();
             let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
-            let quotas = if granted.is_none() { state.quotas.clone() } else { BTreeMap::new() };
+            let loaded = granted.is_none().then(|| Read::of(&state));
             let (outcomes, writes) = rule::settle(&batch, state);
             let sure = lookup == Lookup::All || !refused_as_new(&batch, &outcomes);
             let settled = match sure {
@@ -165,8 +162,8 @@ impl MySqlStore {
             if settled {
                 connection.give_back();
                 let settled = writes.into_settlement(outcomes, left_out);
-                if granted.is_none() {
-                    self.recent.keep(keys, &settled, &quotas, (batch.at.month, epoch));
+                if let Some(loaded) = loaded {
+                    self.recent.keep(keys, &settled, &loaded, (batch.at.month, epoch));
                 }
                 return Ok(settled);
             }

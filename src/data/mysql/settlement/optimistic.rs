@@ -3,9 +3,9 @@
 //!
 //! The write of the balances is the lock and the guard. It changes only rows with the version that the
 //! decision started from, and every change of an account moves its version. Limits have no part in that version, so
-//! the packet looks that there are none. If a guard fails, nothing is written.
+//! the packet checks that there are none. If a guard fails, nothing is written.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::ledger::write;
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         account::accounts,
         connections::Lease,
         limits::{caps, key_quotas},
-        statement::{Guarded, STALE, Statement},
+        statement::{Guarded, LIMITED, Statement},
     },
 };
 
@@ -45,7 +45,8 @@ impl MySqlStore {
     ) -> Result<Option<SettledBatch>, StoreError> {
         let is_call = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
         let looks_up = self.lookup_all.load(Relaxed) > 0;
-        if !connection.server().takes_guards() || looks_up || !batch.postings.iter().all(is_call) {
+        let are_calls = !batch.postings.is_empty() && batch.postings.iter().all(is_call);
+        if !are_calls || looks_up || !connection.takes_guards() {
             return Ok(None);
         }
         let at = (batch.at.month, connection.epoch());
@@ -56,24 +57,25 @@ impl MySqlStore {
         }
         let packet = Statement::guarded(|packet| {
             accounts::set_unchanged_balances(packet, &writes.balances);
-            packet.push("IF ");
-            caps::push_are_present(packet, keys);
+            // In the condition of an IF, these reads would lock rows of other users.
+            packet.push("SELECT ");
+            caps::push_exists(packet, keys);
             if !keys.api_keys.is_empty() {
                 packet.push(" OR ");
-                key_quotas::push_are_present(packet, keys);
+                key_quotas::push_exists(packet, keys);
             }
-            packet.push(STALE);
+            packet.push(" INTO @limited; IF @limited").push(LIMITED);
             write(packet, &writes, batch.at);
         });
         match packet.execute_guarded(connection).await.inspect_err(|_| self.recent.forget(keys))? {
             Guarded::Done => {
                 let settled = writes.into_settlement(outcomes, LeftOut::default());
-                self.recent.keep(keys, &settled, &BTreeMap::new(), at);
+                self.recent.keep_on(&settled, at);
                 return Ok(Some(settled));
             }
             Guarded::Taken => self.lookup_all.store(self.lookup_all_batches, Relaxed),
             Guarded::Stale => self.recent.forget_stale(keys),
-            Guarded::Locked => self.recent.forget(keys),
+            Guarded::Limited | Guarded::Locked => self.recent.forget(keys),
         }
         Statement::rolling_back().execute(connection).await?;
         Ok(None)
