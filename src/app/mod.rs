@@ -15,6 +15,7 @@ mod prices;
 mod rates;
 mod services;
 mod use_rollup;
+mod welcome;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -49,6 +50,7 @@ pub struct App {
     settled: CancellationToken,
     caches: JoinHandle<()>,
     drain_timeout: Duration,
+    welcome: Option<String>,
 }
 
 impl App {
@@ -78,7 +80,13 @@ impl App {
         jobs::spawn_regular(&config, &core);
         let served = ports.serve(&config, &core, api, &payments).await?;
         let drain_timeout = config.server.limits.drain_timeout;
-        Ok(Self { http_addr, grpc_addr, core, payments, served, settled, caches, drain_timeout })
+        let welcome = welcome::lines(&config, http_addr, grpc_addr);
+        Ok(Self { http_addr, grpc_addr, core, payments, served, settled, caches, drain_timeout, welcome })
+    }
+
+    /// The lines for a developer who started this server; `None` in other environments.
+    pub fn welcome(&self) -> Option<&str> {
+        self.welcome.as_deref()
     }
 
     /// Stops without the loss of an accepted request: refuses new connections, finishes open

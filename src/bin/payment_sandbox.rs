@@ -13,7 +13,7 @@ use clap::{Parser, value_parser};
 
 /// Simulates payment-service for development and tests. No money moves.
 #[derive(Parser)]
-#[command(name = "payment-sandbox")]
+#[command(name = "payment-sandbox", version)]
 struct Arguments {
     /// Configuration file. The sandbox uses payment_service.grpc_addr, callback_secrets and notify_url: it
     /// signs callbacks to the host and port of notify_url alone.

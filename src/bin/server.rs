@@ -1,6 +1,6 @@
 //! The billing service.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use billing_service::{
     app::{self, App},
@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Serves balances, free quotas and charges over gRPC and REST.
 #[derive(Parser)]
-#[command(name = "server")]
+#[command(name = "server", version)]
 struct Arguments {
     #[command(flatten)]
     config: ConfigArguments,
@@ -59,6 +59,10 @@ async fn run() -> anyhow::Result<ExitCode> {
         app = App::start(config) => app?,
         () = &mut stop => return Ok(ExitCode::SUCCESS),
     };
+    if let Some(lines) = app.welcome() {
+        // A reader that has gone away does not stop the server.
+        let _ = std::io::stdout().write_all(lines.as_bytes());
+    }
     stop.await;
     app.stop().await;
     Ok(ExitCode::SUCCESS)

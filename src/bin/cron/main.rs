@@ -22,7 +22,7 @@ use self::screen::{Begins, Screen};
 
 /// Runs the jobs of the billing service on their schedules, or one job now.
 #[derive(Parser)]
-#[command(name = "cron")]
+#[command(name = "cron", version)]
 struct Arguments {
     #[command(flatten)]
     config: ConfigArguments,
