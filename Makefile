@@ -19,7 +19,8 @@ MUTATE ?= src/biz/**/*.rs
 SHARD ?= 0/1
 # Where `make tidb` builds the TiDB server.
 TIDB ?= target/tidb
-DEBIAN_PACKAGES := mariadb-server galera-4 rsync iproute2 redis-server chromium chromium-driver fonts-dejavu-core prometheus python3
+DEBIAN_PACKAGES := mariadb-server mariadb-backup galera-4 rsync iproute2 redis-server sqlite3 curl binutils chromium chromium-driver \
+  fonts-dejavu-core prometheus python3
 
 .PHONY: help
 help: ## List the targets
@@ -32,7 +33,7 @@ init: deps ## Install what the tests need and fetch the crates
 # Tests start private servers. policy-rc.d keeps the packages from starting services.
 .PHONY: deps
 deps: ## Install MariaDB with Galera, Redis, Chromium and promtool (Debian packages), if missing
-	@if ! { command -v mariadbd && command -v mariadb-install-db && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool && command -v python3; } > /dev/null; then \
+	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v mariabackup && command -v sqlite3 && command -v curl && command -v strip && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool && command -v python3; } > /dev/null; then \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq; \
 	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
@@ -55,8 +56,15 @@ build-cron: ## Build only bin/cron
 	@mkdir -p bin
 	@install target/release/cron bin/
 
+# Cron and the sandbox of run-sandbox are not needed to begin.
+.PHONY: build-server
+build-server: ## Build only bin/server
+	cargo build --release --locked --bin server
+	@mkdir -p bin
+	@install target/release/server bin/
+
 .PHONY: run
-run: build ## Run the server on ports 8107 (HTTP) and 9107 (gRPC) (CONF=configs/local.yaml)
+run: build-server ## Run the server on ports 8107 (HTTP) and 9107 (gRPC) (CONF=configs/local.yaml)
 	bin/server -conf $(CONF)
 
 .PHONY: run-cron
@@ -139,6 +147,16 @@ malformed: ## Send malformed requests over each protocol (REQUESTS=100000 SEED=7
 harm: ## Repeat the loads that must do no harm, from outside (HARM='--only bodies --seconds 10 --mysql')
 	cargo build --release --locked --bin server --bin payment-sandbox
 	python3 scripts/harm.py $(HARM)
+
+.PHONY: check-dashboards
+check-dashboards: deps ## Ask a Prometheus for each panel of deploy/grafana, under load
+	cargo build --release --locked --bin server --bin cron
+	python3 scripts/dashboards.py
+
+# The replies of the documents that differ from those of today are written into the documents.
+.PHONY: examples
+examples: deps ## Replay the sessions of README.md and docs/, and write new replies into them
+	BILLING_WRITE_EXAMPLES=1 cargo test --locked --test it -- replay::every_console
 
 # A few random cases, so that a mutant takes seconds. `.cargo/mutants.toml` has the other settings.
 .PHONY: mutants

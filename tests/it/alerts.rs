@@ -43,6 +43,7 @@ struct Labels {
 struct Annotations {
     summary: String,
     description: String,
+    runbook_url: String,
 }
 
 fn rules() -> Vec<Rule> {
@@ -54,7 +55,7 @@ fn rules() -> Vec<Rule> {
 
 /// The metrics in an expression: names with an underscore that are no functions and are outside
 /// of label selectors.
-fn metrics_in(expr: &str) -> BTreeSet<String> {
+pub fn metrics_in(expr: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     // Every second part is inside braces.
     for outside in expr.split(['{', '}']).step_by(2) {
@@ -94,6 +95,27 @@ fn every_alert_has_a_test_a_severity_and_an_action() {
         let fires = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\", ");
         assert!(tests.contains(&fires), "no test of {alert}");
     }
+}
+
+#[test]
+fn every_alert_has_a_section_of_the_operations_document_and_leads_to_it() {
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let rules = rules();
+    for Rule { alert, labels, annotations, .. } in &rules {
+        let anchor = alert.to_lowercase();
+        assert!(annotations.runbook_url.ends_with(&format!("/operations.md#{anchor}")), "{}", annotations.runbook_url);
+        let row = document.lines().find(|line| line.starts_with(&format!("| [`{alert}`](#{anchor}) |")));
+        let row = row.unwrap_or_else(|| panic!("{alert} is not in the table of docs/operations.md"));
+        assert!(row.ends_with(&format!("| {} |", labels.severity)), "{row}");
+        let section = document.split(&format!("\n### {alert}\n")).nth(1);
+        let section = section.unwrap_or_else(|| panic!("docs/operations.md has no section {alert}"));
+        let section = section.split("\n#").next().unwrap();
+        for part in ["\n- Meaning: ", "\n- Look at: ", "\n- Do: "] {
+            assert!(section.contains(part), "{alert} has no{part}");
+        }
+    }
+    let sections = document.lines().filter(|line| line.starts_with("### Billing")).count();
+    assert_eq!(sections, rules.len(), "docs/operations.md has a section without an alert");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod alerts;
 mod archive;
 mod audit;
 mod audit_trail;
+mod backup;
 mod bad_input;
 mod bounds;
 mod cache;

@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         OnceLock,
@@ -52,6 +52,37 @@ impl OwnServer {
     #[allow(dead_code, reason = "only the benchmark, which shares this file, uses it")]
     pub fn pid(&self) -> u32 {
         self.server.process.pid()
+    }
+
+    /// A server with the files of a backup by mariabackup.
+    #[allow(dead_code, reason = "the benchmark shares this file and restores nothing")]
+    pub async fn restore(backup: PathBuf) -> Self {
+        let restored = move || {
+            let (port, folder) = (free_port(), PrivateServer::folder_for("mariadb"));
+            let command = command(&folder, port, &[]);
+            let copied = Command::new("mariabackup")
+                .args(["--no-defaults", "--copy-back"])
+                .arg(format!("--target-dir={}", backup.display()))
+                .arg(format!("--datadir={}", folder.join("data").display()))
+                .output()
+                .expect("mariabackup runs; `make deps` installs it");
+            assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+            let server = Server { port, process: PrivateServer::start(folder, &command) };
+            assert!(answers(&server), "{}", server.process.log());
+            server
+        };
+        Self { server: tokio::task::spawn_blocking(restored).await.unwrap() }
+    }
+
+    #[allow(dead_code, reason = "the benchmark shares this file and makes no backup")]
+    pub fn port(&self) -> u16 {
+        self.server.port
+    }
+
+    /// The folder with the data of the server.
+    #[allow(dead_code, reason = "the benchmark shares this file and makes no backup")]
+    pub fn data(&self) -> PathBuf {
+        self.server.process.folder().join("data")
     }
 
     /// Sends a signal to the server, such as STOP, CONT or KILL.
@@ -132,8 +163,8 @@ fn tidb(program: OsString, folder: &Path, port: u16) -> Vec<OsString> {
 
 fn mariadb(folder: &Path, port: u16, options: &[&str]) -> Vec<OsString> {
     needs_installed("mariadb-install-db");
+    let command = command(folder, port, options);
     let (data, tmp) = (folder.join("data"), folder.join("tmp"));
-    std::fs::create_dir(&tmp).unwrap();
     let installed = Command::new("mariadb-install-db")
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
         .arg(format!("--datadir={}", data.display()))
@@ -142,6 +173,13 @@ fn mariadb(folder: &Path, port: u16, options: &[&str]) -> Vec<OsString> {
         .output()
         .expect("mariadb-install-db runs; `make deps` installs it");
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    command
+}
+
+/// Runs MariaDB in a folder, and makes its folder for temporary files.
+fn command(folder: &Path, port: u16, options: &[&str]) -> Vec<OsString> {
+    let (data, tmp) = (folder.join("data"), folder.join("tmp"));
+    std::fs::create_dir(&tmp).unwrap();
     let mut command = vec![
         "mariadbd".to_owned(),
         "--no-defaults".to_owned(),
