@@ -20,6 +20,7 @@ mod configuration;
 mod connections;
 mod crash;
 mod cron;
+mod deploy;
 mod documents;
 mod export;
 mod fuzz_targets;
