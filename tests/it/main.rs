@@ -51,6 +51,7 @@ mod records;
 mod redis_servers;
 mod refunds;
 mod refused_calls;
+mod replay;
 mod request_ids;
 mod reservations;
 mod rest;
