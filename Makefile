@@ -56,16 +56,11 @@ build-cron: ## Build only bin/cron
 	@mkdir -p bin
 	@install target/release/cron bin/
 
-# Cron and the sandbox of run-sandbox are not needed to begin.
-.PHONY: build-server
-build-server: ## Build only bin/server
-	cargo build --release --locked --bin server
-	@mkdir -p bin
-	@install target/release/server bin/
-
+# A short first build: the server alone, without optimisation. `make build` makes the programs of production.
 .PHONY: run
-run: build-server ## Run the server on ports 8107 (HTTP) and 9107 (gRPC) (CONF=configs/local.yaml)
-	bin/server -conf $(CONF)
+run: ## Run the server on ports 8107 (HTTP) and 9107 (gRPC) (CONF=configs/local.yaml)
+	cargo build --locked --profile quick --bin server
+	target/quick/server -conf $(CONF)
 
 .PHONY: run-cron
 run-cron: build-cron ## Run cron with all schedules (CONF=configs/local.yaml)
