@@ -39,6 +39,11 @@ use crate::{
     metrics::ChargeObserver,
 };
 
+/// Most characters of the reason of an operator.
+pub(super) const MAX_REASON: usize = 255;
+/// Most characters of the name of an operator.
+pub(super) const MAX_OPERATOR: usize = 64;
+
 /// Shows, opens and adjusts accounts, and sets their status.
 pub struct AccountService {
     accounts: Arc<Accounts>,
@@ -106,7 +111,7 @@ impl AccountService {
     ) -> Result<SetAccountStatusReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let status: AccountStatus = request.status.parse()?;
-        let reason = free_text("reason", request.reason, 1, 255)?;
+        let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
         let call = AuditedCall::new(SET_ACCOUNT_STATUS, actor, reason);
         let changed = self.engine.set_status(StatusChange { user, status, call }).await?;
         Ok(SetAccountStatusReply { success: true, status: status.to_string(), changed })
@@ -121,7 +126,7 @@ impl AccountService {
             let why = format!("{plan:?} is not configured; these are: default {}", known.join(" "));
             return Err(Invalid::new("plan", why.trim_end()).into());
         }
-        let call = AuditedCall::new(SET_USER_PLAN, actor, free_text("reason", request.reason, 0, 255)?);
+        let call = AuditedCall::new(SET_USER_PLAN, actor, free_text("reason", request.reason, 0, MAX_REASON)?);
         let changed = self.engine.set_plan(PlanChange { user, plan, call }).await?;
         Ok(SetUserPlanReply { success: true, plan: plan_name(plan), changed })
     }
@@ -176,8 +181,8 @@ fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment>
     if amount.is_zero() {
         return Err(Invalid::new("amount", "must be above zero for a credit or below zero for a debit").into());
     }
-    let reason = free_text("reason", request.reason, 1, 255)?;
-    let operator = free_text("operator", request.operator, 0, 64)?;
+    let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
+    let operator = free_text("operator", request.operator, 0, MAX_OPERATOR)?;
     let id = AdjustmentId::parse("adjustment_id", &request.adjustment_id)?;
     if id.as_str().starts_with(UNAPPLIED_PREFIX) {
         let why = format!("must not begin with {UNAPPLIED_PREFIX:?}: ResolvePayment credits a payment");

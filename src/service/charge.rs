@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Most items of one batch.
-const MAX_ITEMS: usize = 1_000;
+pub(super) const MAX_ITEMS: usize = 1_000;
 
 /// Makes charges.
 pub struct ChargeService {

@@ -25,32 +25,63 @@ pub struct Kind {
     pub http: StatusCode,
 }
 
-/// The table.
+/// The table. Every error has one of these forms.
+pub mod kinds {
+    use http::StatusCode;
+    use tonic::Code;
+
+    use super::Kind;
+
+    const fn kind(error_code: &'static str, reason: &'static str, grpc: Code, http: StatusCode) -> Kind {
+        Kind { error_code, reason, grpc, http }
+    }
+
+    pub const INSUFFICIENT_BALANCE: Kind =
+        kind("10001", "INSUFFICIENT_BALANCE", Code::FailedPrecondition, StatusCode::BAD_REQUEST);
+    pub const INSUFFICIENT_QUOTA: Kind =
+        kind("10002", "INSUFFICIENT_QUOTA", Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS);
+    pub const ORDER_NOT_FOUND: Kind = kind("10003", "ORDER_NOT_FOUND", Code::NotFound, StatusCode::NOT_FOUND);
+    pub const DUPLICATE_RECHARGE: Kind = kind("10004", "DUPLICATE_RECHARGE", Code::AlreadyExists, StatusCode::CONFLICT);
+    pub const AMOUNT_MISMATCH: Kind = kind("10005", "AMOUNT_MISMATCH", Code::InvalidArgument, StatusCode::BAD_REQUEST);
+    pub const PAYMENT_UNAVAILABLE: Kind =
+        kind("10006", "PAYMENT_UNAVAILABLE", Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE);
+    pub const IDEMPOTENCY_CONFLICT: Kind =
+        kind("10007", "IDEMPOTENCY_CONFLICT", Code::AlreadyExists, StatusCode::CONFLICT);
+    pub const UNKNOWN_SERVICE: Kind = kind("10008", "UNKNOWN_SERVICE", Code::InvalidArgument, StatusCode::BAD_REQUEST);
+    pub const INVALID_ARGUMENT: Kind =
+        kind("10009", "INVALID_ARGUMENT", Code::InvalidArgument, StatusCode::BAD_REQUEST);
+    pub const TRANSACTION_NOT_FOUND: Kind =
+        kind("10010", "TRANSACTION_NOT_FOUND", Code::NotFound, StatusCode::NOT_FOUND);
+    pub const TRANSACTION_STATE: Kind =
+        kind("10011", "TRANSACTION_STATE", Code::FailedPrecondition, StatusCode::CONFLICT);
+    pub const UNAUTHENTICATED: Kind = kind("10012", "UNAUTHENTICATED", Code::Unauthenticated, StatusCode::UNAUTHORIZED);
+    pub const PERMISSION_DENIED: Kind =
+        kind("10013", "PERMISSION_DENIED", Code::PermissionDenied, StatusCode::FORBIDDEN);
+    pub const OVERLOADED: Kind = kind("10014", "OVERLOADED", Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE);
+    pub const ACCOUNT_NOT_ACTIVE: Kind =
+        kind("10015", "ACCOUNT_NOT_ACTIVE", Code::FailedPrecondition, StatusCode::FORBIDDEN);
+    pub const INTERNAL: Kind = kind("10099", "INTERNAL", Code::Internal, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+/// The form of an error.
 pub fn kind(error: &Error) -> Kind {
-    let (error_code, reason, grpc, http) = match error {
-        Error::InsufficientBalance { .. } => ("10001", "INSUFFICIENT_BALANCE", Code::FailedPrecondition, 400),
-        Error::InsufficientQuota(_) => ("10002", "INSUFFICIENT_QUOTA", Code::ResourceExhausted, 429),
-        Error::OrderNotFound(_) | Error::PaymentNotFound(_) => ("10003", "ORDER_NOT_FOUND", Code::NotFound, 404),
-        Error::DuplicateRecharge(_) => ("10004", "DUPLICATE_RECHARGE", Code::AlreadyExists, 409),
-        Error::AmountMismatch(_) => ("10005", "AMOUNT_MISMATCH", Code::InvalidArgument, 400),
-        Error::PaymentUnavailable(_) => ("10006", "PAYMENT_UNAVAILABLE", Code::Unavailable, 503),
-        Error::IdempotencyConflict { .. } => ("10007", "IDEMPOTENCY_CONFLICT", Code::AlreadyExists, 409),
-        Error::UnknownService(_) => ("10008", "UNKNOWN_SERVICE", Code::InvalidArgument, 400),
-        Error::Invalid(_) => ("10009", "INVALID_ARGUMENT", Code::InvalidArgument, 400),
-        Error::TransactionNotFound(_) => ("10010", "TRANSACTION_NOT_FOUND", Code::NotFound, 404),
-        Error::TransactionState(_) => ("10011", "TRANSACTION_STATE", Code::FailedPrecondition, 409),
-        Error::Unauthenticated(_) => ("10012", "UNAUTHENTICATED", Code::Unauthenticated, 401),
-        Error::PermissionDenied(_) => ("10013", "PERMISSION_DENIED", Code::PermissionDenied, 403),
-        Error::Overloaded(_) => ("10014", "OVERLOADED", Code::Unavailable, 503),
-        Error::AccountNotActive(_) => ("10015", "ACCOUNT_NOT_ACTIVE", Code::FailedPrecondition, 403),
-        Error::Internal(_) => ("10099", "INTERNAL", Code::Internal, 500),
-    };
-    Kind {
-        error_code,
-        reason,
-        grpc,
-        // Every number in the table is a valid status.
-        http: StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+    match error {
+        Error::InsufficientBalance { .. } => kinds::INSUFFICIENT_BALANCE,
+        Error::InsufficientQuota(_) => kinds::INSUFFICIENT_QUOTA,
+        Error::OrderNotFound(_) | Error::PaymentNotFound(_) => kinds::ORDER_NOT_FOUND,
+        Error::DuplicateRecharge(_) => kinds::DUPLICATE_RECHARGE,
+        Error::AmountMismatch(_) => kinds::AMOUNT_MISMATCH,
+        Error::PaymentUnavailable(_) => kinds::PAYMENT_UNAVAILABLE,
+        Error::IdempotencyConflict { .. } => kinds::IDEMPOTENCY_CONFLICT,
+        Error::UnknownService(_) => kinds::UNKNOWN_SERVICE,
+        Error::Invalid(_) => kinds::INVALID_ARGUMENT,
+        Error::TransactionNotFound(_) => kinds::TRANSACTION_NOT_FOUND,
+        Error::TransactionState(_) => kinds::TRANSACTION_STATE,
+        Error::Unauthenticated(_) => kinds::UNAUTHENTICATED,
+        Error::PermissionDenied(_) => kinds::PERMISSION_DENIED,
+        Error::Overloaded(_) => kinds::OVERLOADED,
+        Error::AccountNotActive(_) => kinds::ACCOUNT_NOT_ACTIVE,
+        Error::Internal(_) => kinds::INTERNAL,
     }
 }
 

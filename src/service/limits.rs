@@ -26,7 +26,7 @@ use crate::biz::{
 };
 
 /// Largest quota of requests or tokens. It is exact in a wire double.
-const MAX_COUNT: f64 = 1e12;
+pub(super) const MAX_COUNT: f64 = 1e12;
 
 /// Sets and shows caps of users and quotas of API keys.
 pub struct LimitService {

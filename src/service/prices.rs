@@ -34,6 +34,9 @@ use crate::biz::{
     },
 };
 
+/// Longest page token: that of the longest model.
+pub(super) const MAX_TOKEN: usize = 256;
+
 /// Quotes calls, and writes and lists price versions.
 pub struct PriceService {
     catalog: Arc<Catalog>,
@@ -163,6 +166,9 @@ fn encode(model: &ModelName, from: DateTime<Utc>) -> String {
 }
 
 fn decode(token: &str) -> Option<(ModelName, DateTime<Utc>)> {
+    if token.len() > MAX_TOKEN {
+        return None;
+    }
     let decoded = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
     let (micros, model) = decoded.split_once('.')?;
     Some((ModelName::from_stored(model), DateTime::from_timestamp_micros(micros.parse().ok()?)?))

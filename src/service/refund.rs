@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    account::free_text,
+    account::{MAX_REASON, free_text},
     convert::{count, int32},
     proto::{RefundChargeReply, RefundChargeRequest},
 };
@@ -58,7 +58,7 @@ fn refund(request: RefundChargeRequest, actor: Actor) -> Result<Refund> {
     let trace = TraceId::parse("trace_id", &request.trace_id)?;
     let id = RefundId::parse("refund_id", &request.refund_id)?;
     let count = request.count.map(count).transpose()?;
-    let reason = free_text("reason", request.reason, 1, 255)?;
+    let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
     let call = AuditedCall::new(REFUND_CHARGE, actor, reason.clone());
     Ok(Refund { user, id, content: RefundContent { trace, count, reason }, record_ids: RecordIds::fresh(), call })
 }

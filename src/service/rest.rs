@@ -290,7 +290,7 @@ fn camel_case_names(value: Value) -> Value {
     }
 }
 
-fn lower_camel_case(name: &str) -> String {
+pub fn lower_camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let mut camel = words.next().unwrap_or_default().to_owned();
     for word in words {

@@ -7,6 +7,8 @@ use prost_reflect::DescriptorPool;
 
 use super::proto::DESCRIPTORS;
 
+/// The begin of the paths of BillingInternalService and of the exports of all users.
+pub const INTERNAL_PREFIX: &str = "/internal/";
 /// The route on which payment-service sends its callbacks.
 pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
 /// The route on which top-ups start.

@@ -63,7 +63,7 @@ pub enum OrderStatus {
 }
 
 impl OrderStatus {
-    const ALL: [Self; 5] = [Self::Pending, Self::Success, Self::Failed, Self::Expired, Self::Refunded];
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Success, Self::Failed, Self::Expired, Self::Refunded];
 
     /// Whether the order was credited to the balance.
     pub fn is_credited(self) -> bool {

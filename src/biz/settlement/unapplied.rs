@@ -106,7 +106,7 @@ pub enum UnappliedStatus {
 }
 
 impl UnappliedStatus {
-    const ALL: [Self; 7] =
+    pub const ALL: [Self; 7] =
         [Self::Open, Self::Applied, Self::Credited, Self::Refunding, Self::Refunded, Self::Dismissed, Self::Conflict];
     /// The states that wait for an operator.
     pub const UNRESOLVED: [Self; 2] = [Self::Open, Self::Conflict];

@@ -4,9 +4,26 @@ use std::{fmt, sync::Arc};
 
 use crate::biz::values::invalid::Invalid;
 
+/// A set of ASCII characters.
+#[derive(Debug)]
+pub struct Charset {
+    accepts: fn(u8) -> bool,
+    /// Its name in errors.
+    name: &'static str,
+    /// The same set as a class of a regular expression, which schemas show.
+    pub class: &'static str,
+}
+
+const USER_ID: Charset =
+    Charset { accepts: is_user_id_byte, name: "letters, digits and -_.:@", class: "[A-Za-z0-9_.:@-]" };
+const NAME: Charset = Charset { accepts: is_name_byte, name: "letters, digits and -_.", class: "[A-Za-z0-9_.-]" };
+const GRAPHIC: Charset =
+    Charset { accepts: is_graphic, name: "printable ASCII characters without spaces", class: "[!-~]" };
+const PRINTABLE: Charset = Charset { accepts: is_printable, name: "printable ASCII characters", class: "[ -~]" };
+
 /// Defines an identifier: a shared string with checked content.
 macro_rules! identifier {
-    ($(#[$doc:meta])* $name:ident, $max:expr, $check:expr, $charset:expr) => {
+    ($(#[$doc:meta])* $name:ident, $max:expr, $charset:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -14,10 +31,12 @@ macro_rules! identifier {
         impl $name {
             /// Longest accepted value, in bytes.
             pub const MAX_LEN: usize = $max;
+            /// The accepted characters.
+            pub const CHARSET: &'static Charset = &$charset;
 
             /// Checks `value`. The error names `field`.
             pub fn parse(field: &str, value: &str) -> Result<Self, Invalid> {
-                check(field, value, Self::MAX_LEN, $check, $charset)?;
+                check(field, value, Self::MAX_LEN, Self::CHARSET)?;
                 Ok(Self(value.into()))
             }
 
@@ -58,45 +77,45 @@ macro_rules! identifier {
 
 identifier!(
     /// A user of the platform; the owner of one account.
-    UserId, 36, is_user_id_byte, "letters, digits and -_.:@"
+    UserId, 36, USER_ID
 );
 identifier!(
     /// A billed service, such as `passport`. Only configured services reach the rules.
-    ServiceName, 32, is_service_name_byte, "letters, digits and -_."
+    ServiceName, 32, NAME
 );
 identifier!(
     /// The id that makes a charge idempotent, scoped to its user.
-    TraceId, 128, is_printable, "printable ASCII characters"
+    TraceId, 128, PRINTABLE
 );
 identifier!(
     /// The id that makes an adjustment idempotent, scoped to its user.
-    AdjustmentId, 128, is_printable, "printable ASCII characters"
+    AdjustmentId, 128, PRINTABLE
 );
 identifier!(
     /// The id that makes a refund idempotent: of a charge, scoped to its user; of a top-up, among all
     /// orders.
-    RefundId, 128, is_printable, "printable ASCII characters"
+    RefundId, 128, PRINTABLE
 );
 identifier!(
     /// The id that makes a top-up idempotent, scoped to its user.
-    IdempotencyKey, 128, is_printable, "printable ASCII characters"
+    IdempotencyKey, 128, PRINTABLE
 );
 identifier!(
     /// The API key a call was made with.
-    ApiKeyId, 128, is_printable, "printable ASCII characters"
+    ApiKeyId, 128, PRINTABLE
 );
 identifier!(
     /// A language model behind the LLM gateway.
-    ModelName, 128, is_printable, "printable ASCII characters"
+    ModelName, 128, PRINTABLE
 );
 identifier!(
     /// A version of a model's prices.
-    PriceVersionId, 128, is_printable, "printable ASCII characters"
+    PriceVersionId, 128, PRINTABLE
 );
 
 identifier!(
     /// A vendor's tier of service, such as `batch`.
-    ServiceTier, 32, is_service_name_byte, "letters, digits and -_."
+    ServiceTier, 32, NAME
 );
 
 /// A price plan of users. It is part of the state of an account, so it is copied with it.
@@ -109,6 +128,8 @@ pub struct PlanName {
 impl PlanName {
     /// Longest accepted name, in bytes.
     pub const MAX_LEN: usize = 32;
+    /// The accepted characters.
+    pub const CHARSET: &'static Charset = &NAME;
     /// The name of the plan of a user without another one.
     pub const DEFAULT: &str = "default";
 
@@ -117,7 +138,7 @@ impl PlanName {
     /// # Errors
     /// [`Invalid`] for an empty or too long text, and for other characters.
     pub fn parse(field: &str, value: &str) -> Result<Self, Invalid> {
-        check(field, value, Self::MAX_LEN, is_service_name_byte, "letters, digits and -_.")?;
+        check(field, value, Self::MAX_LEN, Self::CHARSET)?;
         Ok(Self::from_stored(value))
     }
 
@@ -148,11 +169,11 @@ impl fmt::Debug for PlanName {
 
 identifier!(
     /// A top-up order.
-    OrderId, 64, is_graphic, "printable ASCII characters without spaces"
+    OrderId, 64, GRAPHIC
 );
 identifier!(
     /// payment-service's id of a payment.
-    PaymentId, 64, is_graphic, "printable ASCII characters without spaces"
+    PaymentId, 64, GRAPHIC
 );
 
 impl TraceId {
@@ -162,11 +183,11 @@ impl TraceId {
     }
 }
 
-fn check(field: &str, value: &str, max: usize, accepts: fn(u8) -> bool, charset: &str) -> Result<(), Invalid> {
+fn check(field: &str, value: &str, max: usize, charset: &Charset) -> Result<(), Invalid> {
     if value.is_empty() {
         Err(Invalid::new(field, "is required"))
-    } else if value.len() > max || !value.bytes().all(accepts) {
-        Err(Invalid::new(field, format!("must be 1 to {max} {charset}")))
+    } else if value.len() > max || !value.bytes().all(charset.accepts) {
+        Err(Invalid::new(field, format!("must be 1 to {max} {}", charset.name)))
     } else {
         Ok(())
     }
@@ -176,7 +197,7 @@ fn is_user_id_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.:@".contains(&byte)
 }
 
-fn is_service_name_byte(byte: u8) -> bool {
+fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
@@ -210,6 +231,34 @@ mod tests {
         }
         for bad in ["", "a b", "é", &"x".repeat(33)] {
             assert_eq!(PlanName::parse("plan", bad).unwrap_err().field, "plan", "{bad:?}");
+        }
+    }
+
+    /// The bytes of a class without escapes.
+    fn bytes_of(class: &str) -> Vec<u8> {
+        let mut left = class.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap().as_bytes();
+        let mut bytes = Vec::new();
+        while let [first, rest @ ..] = left {
+            match rest {
+                [b'-', last, rest @ ..] => {
+                    bytes.extend(*first..=*last);
+                    left = rest;
+                }
+                _ => {
+                    bytes.push(*first);
+                    left = rest;
+                }
+            }
+        }
+        bytes.sort_unstable();
+        bytes
+    }
+
+    #[test]
+    fn the_class_of_a_charset_has_the_characters_that_are_accepted() {
+        for charset in [USER_ID, NAME, GRAPHIC, PRINTABLE] {
+            let accepted: Vec<u8> = (0..=u8::MAX).filter(|byte| (charset.accepts)(*byte)).collect();
+            assert_eq!(bytes_of(charset.class), accepted, "{}", charset.class);
         }
     }
 

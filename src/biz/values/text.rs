@@ -1,14 +1,24 @@
 //! Texts for people, which must show as what they are in lists, logs and exports.
 
+/// The first and the last character of each range of deceptive characters.
+pub const DECEPTIVE: [(char, char); 8] = [
+    // Controls.
+    ('\0', '\u{1F}'),
+    ('\u{7F}', '\u{9F}'),
+    // Marks, embeddings, overrides and isolates of the bidirectional algorithm (UAX 9).
+    ('\u{061C}', '\u{061C}'),
+    ('\u{200E}', '\u{200F}'),
+    ('\u{202A}', '\u{202E}'),
+    ('\u{2066}', '\u{2069}'),
+    // The separators of lines and paragraphs.
+    ('\u{2028}', '\u{2028}'),
+    ('\u{2029}', '\u{2029}'),
+];
+
 /// Whether a character is a control, breaks a line, or changes the direction of the text. Such a
 /// character can show a text in another order, or one line as two.
 pub fn is_deceptive(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter,
-            // Marks, embeddings, overrides and isolates of the bidirectional algorithm (UAX 9).
-            '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}'
-            // The separators of lines and paragraphs.
-            | '\u{2028}' | '\u{2029}')
+    DECEPTIVE.iter().any(|(first, last)| (*first..=*last).contains(&letter))
 }
 
 #[cfg(test)]

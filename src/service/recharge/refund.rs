@@ -21,7 +21,7 @@ use crate::{
         },
     },
     service::{
-        account::free_text,
+        account::{MAX_REASON, free_text},
         origin::Origin,
         proto::{RechargeCallbackReply, RefundRechargeReply, RefundRechargeRequest},
     },
@@ -101,7 +101,7 @@ fn parse_refund(request: RefundRechargeRequest, actor: Actor) -> Result<RefundRe
         return Err(Invalid::new("amount", "must be above 0, or absent for all that is left").into());
     }
     let amount = Some(amount).filter(|amount| !amount.is_zero());
-    let reason = free_text("reason", request.reason, 1, 255)?;
+    let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
     let call = AuditedCall::new(REFUND_RECHARGE, actor, reason.clone());
     Ok(RefundRequest { id, content: OrderRefundContent { order, amount, reason, is_forced: request.force }, call })
 }

@@ -16,7 +16,7 @@ use crate::{
         },
     },
     service::{
-        account::free_text,
+        account::{MAX_REASON, free_text},
         convert::int64,
         origin::Origin,
         proto::{
@@ -57,7 +57,7 @@ impl RechargeService {
     ) -> Result<ResolvePaymentReply> {
         let payment = PaymentId::parse("payment_order_id", &request.payment_order_id)?;
         let action = parse_action(&request.action, &request.user_id)?;
-        let reason = free_text("reason", request.reason, 1, 255)?;
+        let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
         let call = AuditedCall::new(RESOLVE_PAYMENT, actor, reason);
         let (recharges, metrics) = (self.recharges.clone(), self.metrics.clone());
         let resolving = async move {

@@ -28,9 +28,9 @@ use crate::{
 /// Days of a usage series if the request names none.
 const DEFAULT_DAYS: u64 = 30;
 /// Most groups of a reply.
-const MAX_GROUPS: u32 = 1_000;
+pub const MAX_GROUPS: u32 = 1_000;
 /// Longest page token: that of the longest API key.
-const MAX_TOKEN: usize = 256;
+pub const MAX_TOKEN: usize = 256;
 
 impl ReportService {
     pub async fn get_usage(&self, request: GetUsageRequest) -> Result<GetUsageReply> {

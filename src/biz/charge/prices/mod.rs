@@ -12,7 +12,7 @@ mod versions;
 pub use self::{
     alias::Alias,
     book::{Found, Listed, PlanPrices, PriceBook, PriceVersion},
-    list::{Draft, Given, PriceLine, PriceList, Rates, Work, rounding},
+    list::{Draft, Given, MAX_ALIASES, MAX_SERVICE_TIERS, MAX_TIERS, PriceLine, PriceList, Rates, Work, rounding},
     live::{PAGE, PriceStore, Prices, Stamp, StoredVersion, blocking},
     versions::{Change, NewVersion, VersionKey, VersionStore},
 };
