@@ -20,7 +20,7 @@ SHARD ?= 0/1
 # Where `make tidb` builds the TiDB server.
 TIDB ?= target/tidb
 DEBIAN_PACKAGES := mariadb-server mariadb-backup galera-4 rsync iproute2 redis-server sqlite3 curl binutils chromium chromium-driver \
-  fonts-dejavu-core prometheus python3
+  fonts-dejavu-core prometheus python3 python3-venv
 
 .PHONY: help
 help: ## List the targets
@@ -33,7 +33,7 @@ init: deps ## Install what the tests need and fetch the crates
 # Tests start private servers. policy-rc.d keeps the packages from starting services.
 .PHONY: deps
 deps: ## Install MariaDB with Galera, Redis, Chromium and promtool (Debian packages), if missing
-	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v mariabackup && command -v sqlite3 && command -v curl && command -v strip && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool && command -v python3; } > /dev/null; then \
+	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v mariabackup && command -v sqlite3 && command -v curl && command -v strip && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool && python3 -c "import ensurepip"; } > /dev/null; then \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq; \
 	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
@@ -117,6 +117,15 @@ test-tidb: export PROPTEST_RNG_SEED = $(SEED)
 test-tidb: deps tidb ## Run the MySQL tests on TiDB
 	cargo test --locked --test it -- MySql crash:: concurrency:: ports:: ready:: schema:: stalls:: \
 	  $(patsubst %,--skip %,Sqlite $(shell grep -v '^\#' tests/it/not-on-tidb))
+
+.PHONY: test-schema
+test-schema: export SEED := $(SEED)
+test-schema: ## Hold a server against its OpenAPI documents (BILLING_SCHEMA_SECONDS=600 SEED=7)
+	python3 scripts/schema.py
+
+.PHONY: test-clients
+test-clients: ## Generate clients in Python, TypeScript and Go, and run a session with each (CLIENTS='go')
+	python3 tests/clients/run.py $(CLIENTS)
 
 .PHONY: fuzz
 fuzz: deps ## Test new random histories (CASES=20000); fuzz-targets is for malformed input

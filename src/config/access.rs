@@ -31,7 +31,7 @@ const MAX_LEEWAY: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GrpcAuth {
-    /// Whether `/metrics` needs the role metrics, and reflection a caller.
+    /// Whether `/metrics` needs the role metrics, and reflection and the documents of the port a caller.
     pub protect_operations: bool,
     #[serde(deserialize_with = "callers")]
     pub callers: Vec<CallerConfig>,

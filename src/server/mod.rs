@@ -7,9 +7,11 @@ mod bounds;
 mod callback;
 mod content;
 mod counted;
+mod docs;
 mod http_error;
 mod inflate;
 mod listener;
+pub mod openapi;
 mod ops;
 mod overflow;
 mod panics;
@@ -82,7 +84,7 @@ pub struct Access {
     pub forwarding: Forwarding,
 }
 
-/// The public port: REST for front ends, and liveness.
+/// The public port: REST for front ends, its document, and liveness.
 pub fn public_app(parts: Parts<'_>) -> Router {
     let Parts { config, ref rest, ref callbacks, ref access, .. } = parts;
     let (style, limit) = (config.http.style, config.limits.body_bytes);
@@ -98,7 +100,8 @@ pub fn public_app(parts: Parts<'_>) -> Router {
         let callback = access.callback(bound(callback, bounds.of_open_routes()), callbacks, style);
         routes = routes.merge(access.cross_site.protect(internal.merge(callback)));
     }
-    let app = complete(routes.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style);
+    let documents = bound(docs::routes(port(&parts, true)), bounds.of_open_routes());
+    let app = complete(routes.merge(documents).merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style);
     match access::cors(&config.http) {
         // A preflight request has a method that no route has, so this layer comes first.
         Some(cors) => app.layer(cors),
@@ -106,7 +109,12 @@ pub fn public_app(parts: Parts<'_>) -> Router {
     }
 }
 
-/// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
+/// The port that a document describes.
+fn port(parts: &Parts<'_>, is_public: bool) -> openapi::Port {
+    openapi::Port { config: Arc::new(parts.config.clone()), callback_auth: parts.callbacks.auth, is_public }
+}
+
+/// The internal port: gRPC, its health and reflection, internal REST, its document, liveness and metrics.
 ///
 /// # Errors
 /// Reflection can't read the descriptors, which is a defect.
@@ -148,14 +156,17 @@ pub fn internal_app(
     let watches = Watches::new(&config.limits, access.forwarding.clone());
     let open = |routes: Router| bound(watches.protect(routes), Bounds { is_grpc: true, ..bounds.of_open_routes() });
     let (mut reflection, mut metrics) = (open(reflection()?), ops::metrics(parts.ops.clone()));
+    let mut documents = bound(docs::routes(port(&parts, false)), bounds.of_open_routes());
     if config.grpc.auth.protect_operations {
         reflection = access.only(reflection, access::table::REFLECTION, style);
+        documents = access.only(documents, access::table::REFLECTION, style);
         metrics = access.only(metrics, access::table::METRICS, style);
     }
     let routes = over_grpc
         .merge(access.cross_site.internal().protect(over_rest))
         .merge(open(health))
         .merge(reflection)
+        .merge(documents)
         .merge(metrics)
         .merge(ops::health(parts.ops.clone()));
     Ok(InternalApp { rpcs, others: complete(routes, &parts.ops.metrics, style) })

@@ -38,6 +38,7 @@ mod low_balance;
 mod malformed;
 mod metering;
 mod notices;
+mod openapi;
 mod ops_stats;
 mod outgoing_tls;
 mod overload;

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The header with the token of a gateway that names the user itself.
-const GATEWAY_TOKEN: HeaderName = HeaderName::from_static("x-gateway-token");
+pub const GATEWAY_TOKEN: HeaderName = HeaderName::from_static("x-gateway-token");
 
 /// The check of the public routes.
 #[derive(Clone)]

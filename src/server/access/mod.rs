@@ -14,7 +14,7 @@ pub mod table;
 pub use self::{
     callers::Callers,
     cross_site::{CrossSite, cors},
-    front_end::FrontEnd,
+    front_end::{FrontEnd, GATEWAY_TOKEN},
     gate::{Gate, Gated, protect},
     jwks::KeySource,
     refusals::{Reason, Refusals, UNKNOWN},

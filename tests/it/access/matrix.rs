@@ -53,6 +53,11 @@ fn table() -> Vec<Row> {
         .collect()
 }
 
+/// Every route with its method.
+pub fn routes_of_the_access_table() -> Vec<(Method, String)> {
+    table().into_iter().flat_map(|row| row.routes).collect()
+}
+
 /// The full names of the rpcs of the contract.
 fn rpcs() -> Vec<(String, String)> {
     let pool = DescriptorPool::decode(billing_service::service::proto::DESCRIPTORS).unwrap();
