@@ -14,6 +14,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::{
     config::{Config, Loaded},
     logs,
+    telemetry::Traces,
 };
 
 /// The arguments of the process. `-conf`, the form of the legacy service, becomes `--conf`.
@@ -72,21 +73,41 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
     prepare_with(conf, std::io::stderr)
 }
 
+/// As [`prepare`], and starts the configured traces, which the caller stops at the end.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_server(conf: &Path) -> anyhow::Result<(Config, Option<Traces>)> {
+    let config = load(conf)?;
+    let traces = Traces::start(&config.config.telemetry, config.config.environment)?;
+    start_logs(&config, std::io::stderr, traces.as_ref())?;
+    Ok((config.config, traces))
+}
+
 /// As [`prepare`], with `stderr` as the writer of the logs.
 ///
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
+    let loaded = load(conf)?;
+    start_logs(&loaded, stderr, None)?;
+    Ok(loaded.config)
+}
+
+fn load(conf: &Path) -> anyhow::Result<Loaded> {
     // Libraries that open TLS connections use the provider of the process. It is there already if two
     // configurations are read.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     // From here on, a terminal that closes does not kill the process: a signal with a listener
     // loses its default action.
     drop(signal(SignalKind::hangup()).context("SIGHUP")?);
-    let Loaded { config, warnings, .. } = Loaded::load(conf)?;
-    logs::init(&config.log, stderr)?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(config)
+    Loaded::load(conf)
+}
+
+fn start_logs(loaded: &Loaded, stderr: impl Stderr, traces: Option<&Traces>) -> anyhow::Result<()> {
+    logs::init(&loaded.config.log, stderr, traces)?;
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(())
 }
 
 /// A writer to standard error.

@@ -7,6 +7,7 @@
 mod arguments;
 mod baseline;
 mod closed;
+mod collector;
 mod context;
 mod durability;
 mod fleet;

@@ -21,6 +21,8 @@ pub enum System {
     Mysql,
     /// As [`Self::Mysql`], with TLS and with tokens of the callers.
     Secured,
+    /// As [`Self::Mysql`], with traces of 1% of the calls.
+    Telemetry,
     Sqlite,
 }
 
@@ -30,20 +32,21 @@ impl System {
             System::Baseline => "baseline",
             System::Mysql => "mysql",
             System::Secured => "secured",
+            System::Telemetry => "telemetry",
             System::Sqlite => "sqlite",
         }
     }
 }
 
-/// An operation with its numbers of callers and users. `baseline`: also measured on the baseline; `secured`:
-/// also with TLS and tokens.
+/// An operation with its numbers of callers and users. `baseline`: also measured on the baseline; `varied`:
+/// also with TLS and tokens, and with traces.
 struct Shape {
     name: &'static str,
     operation: Operation,
     callers: usize,
     users: u32,
     baseline: bool,
-    secured: bool,
+    varied: bool,
     fleet: Option<Fleet>,
 }
 
@@ -51,7 +54,7 @@ struct Shape {
 const SHAPES: &[Shape] = &[
     shape(EMPTY, Operation::Empty, 100, 1, false),
     shape("deduct-lone", Operation::Deduct, 1, 1_000, true),
-    also_secured(shape("deduct-100-spread", Operation::Deduct, 100, 1_000, true)),
+    also_varied(shape("deduct-100-spread", Operation::Deduct, 100, 1_000, true)),
     shape("deduct-100-hot", Operation::Deduct, 100, 1, true),
     shape("deduct-1000-spread", Operation::Deduct, 1_000, 10_000, true),
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
@@ -62,7 +65,7 @@ const SHAPES: &[Shape] = &[
     shape("deduct-model-tiered", Operation::Model { is_tiered: true }, 100, 1_000, false),
     shape("batch-500", Operation::Batch { items: 500 }, 8, 1_000, false),
     shape(BUSIEST, Operation::Batch { items: 50 }, 64, 10_000, false),
-    also_secured(shape("check", Operation::Check { count: 1 }, 100, 1_000, false)),
+    also_varied(shape("check", Operation::Check { count: 1 }, 100, 1_000, false)),
     // The users have less than a thousand times these units, so each check reads Redis.
     shape("check-near-limit", Operation::Check { count: 20 }, 100, 1_000, false),
     shape("reserve-commit", Operation::Pair, 100, 1_000, false),
@@ -83,11 +86,11 @@ const SHAPES: &[Shape] = &[
 ];
 
 const fn shape(name: &'static str, operation: Operation, callers: usize, users: u32, baseline: bool) -> Shape {
-    Shape { name, operation, callers, users, baseline, secured: false, fleet: None }
+    Shape { name, operation, callers, users, baseline, varied: false, fleet: None }
 }
 
-const fn also_secured(shape: Shape) -> Shape {
-    Shape { secured: true, ..shape }
+const fn also_varied(shape: Shape) -> Shape {
+    Shape { varied: true, ..shape }
 }
 
 /// Charges by 100 callers through several servers on one database.
@@ -158,10 +161,11 @@ impl Plan {
     /// # Errors
     /// No scenario matches.
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
-        let systems: Vec<System> = [System::Baseline, System::Mysql, System::Secured, System::Sqlite]
-            .into_iter()
-            .filter(|system| if *system == System::Sqlite { !arguments.skip_sqlite } else { !arguments.skip_mysql })
-            .collect();
+        let systems: Vec<System> =
+            [System::Baseline, System::Mysql, System::Secured, System::Telemetry, System::Sqlite]
+                .into_iter()
+                .filter(|system| if *system == System::Sqlite { !arguments.skip_sqlite } else { !arguments.skip_mysql })
+                .collect();
         let is_selected = |system: System, shape: &str| {
             let name = format!("{}.{shape}", system.name());
             arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part.as_str()))
@@ -180,7 +184,7 @@ impl Plan {
                     _ if shape.fleet.is_some() => system == System::Mysql && arguments.open.is_none(),
                     System::Baseline => shape.baseline,
                     System::Mysql => true,
-                    System::Secured => shape.secured,
+                    System::Secured | System::Telemetry => shape.varied,
                     // SQLite has one writer at a time, and no row locks.
                     System::Sqlite => shape.name != LOCKED,
                 };

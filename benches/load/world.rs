@@ -22,6 +22,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use crate::{
+    collector,
     durability::{MariaDbSettings, connect, mariadb_settings},
     fleet::Servers,
     mariadb::OwnServer,
@@ -95,7 +96,8 @@ impl World {
     /// A process does not start, or MariaDB does not sync its commits.
     pub async fn start(plan: &Plan, scratch: &Scratch) -> anyhow::Result<Self> {
         let mut world = Self { targets: BTreeMap::new(), servers: None, mariadb: None, _redis: None, _mariadb: None };
-        if [System::Baseline, System::Mysql, System::Secured].into_iter().any(|system| plan.needs(system)) {
+        let on_mariadb = [System::Baseline, System::Mysql, System::Secured, System::Telemetry];
+        if on_mariadb.into_iter().any(|system| plan.needs(system)) {
             eprintln!("starting MariaDB");
             let mariadb = OwnServer::start().await;
             let source = mariadb.create_database().await;
@@ -107,10 +109,10 @@ impl World {
                 world.servers = Some(Servers::of(&target)?);
                 world.targets.insert(System::Mysql, Arc::new(target));
             }
-            if plan.needs(System::Secured) {
+            for system in [System::Secured, System::Telemetry].into_iter().filter(|system| plan.needs(*system)) {
                 let source = mariadb.create_database().await;
-                let target = start_server(System::Secured, (source, Some((mariadb.pid(), &redis))), scratch).await?;
-                world.targets.insert(System::Secured, Arc::new(target));
+                let target = start_server(system, (source, Some((mariadb.pid(), &redis))), scratch).await?;
+                world.targets.insert(system, Arc::new(target));
             }
             if plan.needs(System::Baseline) {
                 let source = mariadb.create_database().await;
@@ -145,7 +147,11 @@ async fn start_server(
         _ => ("  grpc: {addr: '127.0.0.1:0', timeout: 30s}\n".into(), None),
     };
     let driver = if servers.is_some() { "mysql" } else { "sqlite" };
-    std::fs::write(&conf, configuration(&server, driver, &source, servers.map(|(_, redis)| redis)))?;
+    let mut text = configuration(&server, driver, &source, servers.map(|(_, redis)| redis));
+    if system == System::Telemetry {
+        text.push_str(&format!("telemetry: {{otlp_endpoint: '{}', sample_ratio: 0.01}}\n", collector::start().await?));
+    }
+    std::fs::write(&conf, text)?;
     let command: Vec<&OsStr> = vec![OsStr::new(env!("CARGO_BIN_EXE_server")), OsStr::new("-conf"), conf.as_os_str()];
     let (server, channels) = start_process(&command, false, tls).await?;
     eprintln!("crediting {USERS} users");

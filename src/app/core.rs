@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     data::{Store, redis::RedisCache, vocabulary::EmbeddedVocabularies},
     metrics::{ChargeObserver, Metrics},
+    server::Sight,
 };
 
 pub(super) struct Core {
@@ -32,6 +33,7 @@ pub(super) struct Core {
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
+    pub sight: Sight,
     pub observer: ChargeObserver,
     pub caches: Arc<Caches>,
     pub use_keeper: Arc<UseKeeper>,
@@ -83,6 +85,7 @@ impl Core {
             store,
             catalog,
             calendar,
+            sight: Sight::new(metrics.clone(), &config.log, &config.telemetry),
             metrics,
             caches,
             use_keeper,

@@ -140,6 +140,7 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
             rendered: Arc::default(),
             metrics_interval: config.limits.metrics_interval,
         },
+        sight: core.sight.clone(),
         callbacks: CallbackGuard {
             auth: payments.callback_auth,
             secrets: payments.callback_secrets.clone().into(),

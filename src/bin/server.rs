@@ -41,7 +41,7 @@ async fn run() -> anyhow::Result<ExitCode> {
     if let Some(code) = arguments.config.inspect()? {
         return Ok(code);
     }
-    let mut config = command::prepare(&arguments.config.conf)?;
+    let (mut config, traces) = command::prepare_server(&arguments.config.conf)?;
     config.data.database.legacy_zone = arguments.legacy_zone.or(config.data.database.legacy_zone);
     if arguments.dry_run {
         print!("{}", app::plan(&config).await?);
@@ -65,5 +65,8 @@ async fn run() -> anyhow::Result<ExitCode> {
     }
     stop.await;
     app.stop().await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,16 @@ pub enum Environment {
     Production,
 }
 
+impl Environment {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Staging => "staging",
+            Self::Production => "production",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     Mysql,
@@ -37,6 +47,17 @@ pub enum ShowReads {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// The requests that get a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestLines {
+    All,
+    /// Those that were not answered with success.
+    Errors,
+    /// Those that took longer than `log.slow_request`.
+    Slow,
+    None,
 }
 
 /// The topology of Redis.
@@ -145,6 +166,7 @@ words!(Environment: "development" = Self::Development, "staging" = Self::Staging
 words!(Driver: "mysql" = Self::Mysql, "sqlite" = Self::Sqlite);
 words!(ShowReads: "current" = Self::Current, "node" = Self::Node);
 words!(LogFormat: "text" = Self::Text, "json" = Self::Json);
+words!(RequestLines: "all" = Self::All, "errors" = Self::Errors, "slow" = Self::Slow, "none" = Self::None);
 words!(RedisMode: "single" = Self::Single, "sentinel" = Self::Sentinel, "cluster" = Self::Cluster);
 words!(Style: "plain" = Self::Plain, "devshare" = Self::Devshare);
 words!(UnknownFields: "ignore" = Self::Ignore, "warn" = Self::Warn, "reject" = Self::Reject);

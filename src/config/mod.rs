@@ -10,6 +10,7 @@ mod choices;
 mod cron;
 mod database;
 mod loaded;
+mod log;
 mod metering;
 mod models;
 mod outgoing_tls;
@@ -22,6 +23,7 @@ mod secret_files;
 mod server;
 mod settlement;
 mod shown;
+mod telemetry;
 mod values;
 
 use serde::{Deserialize, Serialize};
@@ -31,11 +33,12 @@ pub use self::{
     access::{CallerConfig, JwtConfig},
     billing::Billing,
     choices::{
-        CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, Role, ShowReads, Style,
-        UnknownFields,
+        CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, RequestLines, Role,
+        ShowReads, Style, UnknownFields,
     },
     database::Database,
     loaded::Loaded,
+    log::Log,
     metering::Streams,
     payment::PaymentServiceConfig,
     rates::RateLimitsConfig,
@@ -43,6 +46,7 @@ pub use self::{
     secret::Secret,
     server::{HttpPort, Server, ServerLimits, ServerTls},
     settlement::SettlementConfig,
+    telemetry::{SampleRatio, TelemetryConfig},
 };
 use crate::biz::{
     account::catalog::Catalog,
@@ -66,6 +70,8 @@ pub struct Config {
     pub cron: cron::CronConfig,
     #[serde(default)]
     pub log: Log,
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -73,15 +79,6 @@ pub struct Config {
 pub struct Data {
     pub database: Database,
     pub redis: Option<Redis>,
-}
-
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
-    pub level: tracing::Level,
-    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
-    pub format: LogFormat,
 }
 
 impl Config {
@@ -103,12 +100,6 @@ impl Config {
     /// The configured token prices.
     pub fn price_book(&self) -> PriceBook {
         self.billing.price_book()
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: tracing::Level::INFO, format: LogFormat::Text }
     }
 }
 

@@ -135,6 +135,11 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D, min: usize, max: usize) -> 
         .ok_or_else(|| de::Error::custom(format!("{text:?} is not a whole number from {min} to {max}")))
 }
 
+/// Log lines in a second.
+pub(super) fn lines_per_second<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    whole(deserializer, 1, 100_000).map(|lines| lines as u32)
+}
+
 /// Input tokens of one call.
 pub(super) fn input_tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     whole(deserializer, 1, i32::MAX as usize).map(|tokens| tokens as u32)

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod redis;
 mod row;
 mod rows;
+mod spans;
 pub mod sqlite;
 pub mod tls;
 mod usage;

@@ -1,10 +1,11 @@
-//! Counts every request by its rpc, its protocol and its status code. The code of a gRPC call is in
-//! its trailers, after the body.
+//! The end of every request: counts it by its rpc, its protocol and its status code, and gives the code to its log line
+//! and its span. The code of a gRPC call is in its trailers, after the body.
 
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use axum::{
@@ -14,7 +15,13 @@ use axum::{
 use http::{HeaderMap, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
-use crate::metrics::Metrics;
+use tracing::Span;
+
+use super::{request_log::Answered, sight::Sight};
+use crate::{
+    biz::values::spans,
+    context::{self, RequestFacts},
+};
 
 /// The label of a request that is no rpc of the contract: health, reflection, unknown paths.
 const OTHER: &str = "other";
@@ -40,10 +47,16 @@ const GRPC_CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// The codes of gRPC that are a fault of the server, by the conventions of OpenTelemetry.
+const FAULTS: [&str; 6] = ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
+
 /// One request. It counts when it is dropped. If the caller goes away before the answer, it counts
 /// as CANCELLED.
 pub struct Counted {
-    metrics: Arc<Metrics>,
+    sight: Sight,
+    facts: Arc<RequestFacts>,
+    span: Span,
+    began: Instant,
     rpc: &'static str,
     is_grpc: bool,
     code: RequestCode,
@@ -57,8 +70,14 @@ enum RequestCode {
 
 impl Counted {
     /// `rpc` is an rpc of the contract; `None` counts as any other request.
-    pub fn begin(metrics: Arc<Metrics>, rpc: Option<&'static str>, is_grpc: bool) -> Self {
-        Self { metrics, rpc: rpc.unwrap_or(OTHER), is_grpc, code: RequestCode::Grpc("CANCELLED") }
+    pub fn begin(
+        sight: Sight,
+        rpc: Option<&'static str>,
+        is_grpc: bool,
+        (facts, span): (Arc<RequestFacts>, Span),
+    ) -> Self {
+        let (rpc, began, code) = (rpc.unwrap_or(OTHER), Instant::now(), RequestCode::Grpc("CANCELLED"));
+        Self { sight, facts, span, began, rpc, is_grpc, code }
     }
 
     /// Takes the status code of the answer. It may follow the body.
@@ -86,11 +105,36 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let protocol = if self.is_grpc { "grpc" } else { "http" };
-        let code = match &self.code {
-            RequestCode::Grpc(name) => name,
-            RequestCode::Http(status) => status.as_str(),
+        let (code, is_failure, is_fault) = match &self.code {
+            RequestCode::Grpc(name) => (*name, *name != "OK", FAULTS.contains(name)),
+            RequestCode::Http(status) => (status.as_str(), status.as_u16() >= 400, status.is_server_error()),
         };
-        self.metrics.requests.count(self.rpc, protocol, code);
+        self.sight.metrics.requests.count(self.rpc, protocol, code);
+        let is_rpc = self.rpc != OTHER;
+        let answered = Answered { protocol, code, is_rpc, is_failure, took: self.began.elapsed() };
+        context::within(&self.facts, || self.sight.log.note(&self.facts, answered));
+        if !self.span.is_disabled() {
+            self.end_span(code, is_failure, is_fault);
+        }
+    }
+}
+
+impl Counted {
+    fn end_span(&self, code: &str, is_failure: bool, is_fault: bool) {
+        match &self.code {
+            RequestCode::Http(status) => self.span.record("http.response.status_code", status.as_u16()),
+            RequestCode::Grpc(name) => self.span.record("rpc.response.status_code", name),
+        };
+        if self.facts.is_replayed() {
+            self.span.record("billing.replayed", true);
+        }
+        let reason = self.facts.reason().unwrap_or(code);
+        if is_fault {
+            spans::fail(&self.span, reason);
+        } else if is_failure {
+            // A refusal is the caller's doing: the conventions want no error on the side of the server.
+            self.span.record("error.type", reason);
+        }
     }
 }
 

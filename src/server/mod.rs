@@ -18,8 +18,11 @@ mod panics;
 mod permits;
 mod refusal;
 mod request;
+mod request_log;
 mod rpcs;
+mod sight;
 mod span;
+mod traces;
 mod watches;
 
 use std::{sync::Arc, time::Duration};
@@ -45,10 +48,10 @@ pub use self::{
     callback::CallbackGuard,
     listener::{BEYOND_LIMIT, Connection, Listener, ListenerLimits, METERING_WINDOW, Tls, TlsFiles, reachable, serve},
     ops::{Ops, metrics_alone},
+    sight::Sight,
 };
 use crate::{
     config::{Role, Server, Style},
-    metrics::Metrics,
     service::{
         grpc::Grpc,
         origin::{ForwardedNames, Forwarding},
@@ -67,6 +70,7 @@ pub struct Parts<'c> {
     pub config: &'c Server,
     pub rest: Rest,
     pub ops: Ops,
+    pub sight: Sight,
     pub callbacks: CallbackGuard,
     pub access: Access,
     /// Deadline of a call to payment-service.
@@ -101,7 +105,7 @@ pub fn public_app(parts: Parts<'_>) -> Router {
         routes = routes.merge(access.cross_site.protect(internal.merge(callback)));
     }
     let documents = bound(docs::routes(port(&parts, true)), bounds.of_open_routes());
-    let app = complete(routes.merge(documents).merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style);
+    let app = complete(routes.merge(documents).merge(ops::health(parts.ops.clone())), parts.sight.clone(), style);
     match access::cors(&config.http) {
         // A preflight request has a method that no route has, so this layer comes first.
         Some(cors) => app.layer(cors),
@@ -142,7 +146,7 @@ pub fn internal_app(
     let callback = internal.clone().max_decoding_message_size(MAX_OPEN_MESSAGE);
     let callback = callback::protect(Router::new().route_service(GRPC_CALLBACK_PATH, callback), callbacks, style);
     let rpcs = Bounded { routes: Rpcs { internal, public }, bounds: Bounds { is_grpc: true, ..bounds.clone() }.into() };
-    let identify = Identify { metrics: parts.ops.metrics.clone(), style };
+    let identify = Identify { sight: parts.sight.clone(), style };
     let rpcs = identify.layer(access.gate(style).layer(rpcs));
     // Anyone may send a callback, so callbacks of both protocols have bounds of their own.
     let of_callbacks = bounds.of_open_routes();
@@ -169,7 +173,7 @@ pub fn internal_app(
         .merge(documents)
         .merge(metrics)
         .merge(ops::health(parts.ops.clone()));
-    Ok(InternalApp { rpcs, others: complete(routes, &parts.ops.metrics, style) })
+    Ok(InternalApp { rpcs, others: complete(routes, parts.sight.clone(), style) })
 }
 
 fn reflection() -> anyhow::Result<Router> {
@@ -233,13 +237,13 @@ fn bound(routes: Router, bounds: Bounds) -> Router {
     routes.layer(layer_fn(move |routes| Bounded { routes, bounds: bounds.clone() }))
 }
 
-/// Adds the answers for paths and methods that do not exist, and around every request the span, the count,
-/// and the answer in place of a panic.
-pub fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router {
+/// Adds the answers for paths and methods that do not exist, and around every request the span, the count, the log
+/// line, and the answer in place of a panic.
+pub fn complete(routes: Router, sight: Sight, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
-        .layer(Identify { metrics: metrics.clone(), style })
+        .layer(Identify { sight, style })
 }
 
 fn not_found(style: Style, request: &Request) -> Response {

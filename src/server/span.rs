@@ -1,10 +1,9 @@
-//! The span, the id and the count around every request of a port, and the answer in place of a panic: one
-//! layer, because each layer costs every request some allocations.
+//! The span, the id, the count and the log line around every request of a port, and the answer in place of a panic:
+//! one layer, because each layer costs every request some allocations.
 
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -16,13 +15,13 @@ use http::HeaderValue;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{counted::Counted, panics, refusal::Refusal, request::is_grpc};
+use super::{counted::Counted, panics, refusal::Refusal, request::is_grpc, sight::Sight, traces::Arrived};
 use crate::{
     config::Style,
-    metrics::Metrics,
+    context,
     service::{
-        request::{REQUEST_ID, RequestId, span},
-        routes::{grpc_rpc, known_grpc_rpc, rest_rpc},
+        request::{REQUEST_ID, RequestId},
+        routes::{known_grpc_rpc, rest_rpc},
     },
 };
 
@@ -30,7 +29,7 @@ use crate::{
 /// its own type, because one from a function would clone and box the routes for every request.
 #[derive(Clone)]
 pub struct Identify {
-    pub metrics: Arc<Metrics>,
+    pub sight: Sight,
     pub style: Style,
 }
 
@@ -63,16 +62,16 @@ where
     fn call(&mut self, mut request: Request) -> Self::Future {
         let (id, is_grpc) = (RequestId::of(request.headers()), is_grpc(&request));
         let rpc = known_rpc(&request, is_grpc);
-        // A log may name any path of a gRPC call. A label of a metric may not.
-        let named = || rpc.or_else(|| grpc_rpc(request.uri().path()).filter(|_| is_grpc));
-        let span = span(named, request.headers(), &id);
-        let Identify { metrics, style } = self.identify.clone();
-        let counted = Counted::begin(metrics.clone(), rpc, is_grpc);
+        let Identify { sight, style } = self.identify.clone();
+        let (facts, span) = Arrived { request: &request, rpc, is_grpc, id: &id }.begin(sight.sampling);
+        let metrics = sight.metrics.clone();
+        let counted = Counted::begin(sight, rpc, is_grpc, (facts.clone(), span.clone()));
         request.extensions_mut().insert(id.clone());
         let refusal = Refusal { is_grpc, style, id: id.clone() };
-        let answer = span.in_scope(|| self.routes.call(request));
+        let answer = context::within(&facts, || span.in_scope(|| self.routes.call(request)));
         Box::pin(async move {
-            let mut response = counted.answer(panics::contain(answer, refusal, &metrics).instrument(span).await);
+            let answer = context::scope(facts, panics::contain(answer, refusal, &metrics).instrument(span));
+            let mut response = counted.answer(answer.await);
             let mut id = HeaderValue::from(id);
             // Otherwise HTTP/2 keeps it in its table of headers, where it takes the place of one that comes again.
             id.set_sensitive(true);

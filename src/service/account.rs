@@ -36,6 +36,7 @@ use crate::{
             text,
         },
     },
+    context,
     metrics::ChargeObserver,
 };
 
@@ -143,7 +144,7 @@ impl AccountService {
             success: true,
             adjustment_id: adjusted.id.to_string(),
             balance: adjusted.balance_after.to_wire(),
-            replayed,
+            replayed: context::note_replayed(replayed),
         })
     }
 

@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 
 use super::{
     convert::{cost, count, estimate, service_tier, usage},
+    gen_ai,
     proto::{DeductQuotaRequest, ReserveQuotaRequest},
 };
 use crate::biz::{
@@ -89,6 +90,7 @@ impl CallParser {
             Tokens::Estimated(estimate) => (None, estimate, ESTIMATE),
         };
         let service_tier = service_tier(call.service_tier)?;
+        gen_ai::note_call(model.as_ref(), usage);
         let ask = Ask {
             plan: None,
             count,

@@ -26,6 +26,7 @@ use crate::{
             invalid::Invalid,
         },
     },
+    context,
     metrics::{ChargeObserver, Operation, Outcome},
 };
 
@@ -128,7 +129,7 @@ fn deduct_reply(transaction: Transaction, replayed: bool) -> DeductQuotaReply {
         amount: transaction.amount.to_wire(),
         balance: transaction.balance_after.to_wire(),
         free_remaining: int32(transaction.free_remaining_after),
-        replayed,
+        replayed: context::note_replayed(replayed),
         shortfall: transaction.shortfall.to_wire(),
         free_remaining_units: int64(transaction.free_remaining_after),
     }

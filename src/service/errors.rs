@@ -10,6 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::request::RequestId;
 use crate::{
     biz::values::{error::Error, limit::Limit},
+    context,
     metrics::Failure,
 };
 
@@ -101,6 +102,7 @@ pub fn failure(error: &Error) -> Failure<'_> {
 /// Logs an error that its reply does not explain. The code that turns an outcome into a reply calls
 /// this once.
 pub fn log(error: &Error, request: &RequestId) {
+    context::read(|facts| facts.note_reason(kind(error).reason));
     match error {
         Error::Internal(why) => tracing::error!(%why, request_id = request.as_str(), "internal error"),
         other => {

@@ -8,14 +8,16 @@ use axum::body::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tracing::Instrument;
 
-use crate::biz::{
-    limits::shares::{Share, Shares},
-    values::{
-        error::{Error, Result},
-        ids::UserId,
+use crate::{
+    biz::{
+        limits::shares::{Share, Shares},
+        values::{
+            error::{Error, Result},
+            ids::UserId,
+        },
     },
+    context,
 };
 
 /// Rows that are read at once.
@@ -129,7 +131,7 @@ fn stream_parts<P: Pages>(
         }
         drop(permit);
     };
-    tokio::spawn(sending.in_current_span());
+    tokio::spawn(context::carry(sending));
     stream::unfold(Some(taken), async |taken| {
         let mut taken = taken?;
         match taken.recv().await {

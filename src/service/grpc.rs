@@ -138,7 +138,7 @@ impl BillingInternalService for Grpc {
 
     async fn get_transaction(&self, request: Request<GetTransactionRequest>) -> Reply<GetTransactionReply> {
         let (call, message) = Call::of(request);
-        note_trace_id(&call.headers, &message.trace_id);
+        note_trace_id(&message.trace_id);
         call.reply(self.0.reservations.get_transaction(message).await)
     }
 
@@ -227,7 +227,7 @@ impl BillingInternalService for Grpc {
 
     async fn refund_charge(&self, request: Request<RefundChargeRequest>) -> Reply<RefundChargeReply> {
         let (call, message) = Call::with_id(request, IdSource::RefundId, |message| &mut message.refund_id)?;
-        note_trace_id(&call.headers, &message.trace_id);
+        note_trace_id(&message.trace_id);
         call.reply(self.0.refunds.refund_charge(message, call.actor()).await)
     }
 
@@ -301,7 +301,7 @@ impl Call {
             self.id.note_retry_id(field, id);
         }
         if source.field() == Some("trace_id") {
-            note_trace_id(&self.headers, id);
+            note_trace_id(id);
         }
         Ok(())
     }

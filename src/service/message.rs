@@ -78,7 +78,7 @@ where
         id.read(&headers)?;
     }
     if let Some(trace_id) = read.fills.value("trace_id") {
-        note_trace_id(&headers, trace_id);
+        note_trace_id(trace_id);
     }
     policy.apply(route.as_ref().map_or("", MatchedPath::as_str), &unknown)?;
     Ok(read.message)

@@ -9,13 +9,13 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 use tonic::{Response, Streaming};
-use tracing::{Instrument, Span};
 
 use super::{
     call::CallParser,
     charge::outcome,
     convert::{cost, count, int32, service_tier, tokens, usage},
     errors::{self, Paced},
+    gen_ai,
     proto::{
         self, MeterStreamReply, MeterStreamRequest, ReserveQuotaRequest, StreamFinish, StreamState,
         meter_stream_reply::Event as Reply, meter_stream_request::Event as Message,
@@ -40,6 +40,7 @@ use crate::{
             usage::Usage,
         },
     },
+    context,
     metrics::{ChargeObserver, Operation},
 };
 
@@ -102,13 +103,17 @@ impl StreamService {
                 Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         };
-        self.tasks.spawn(metering.in_current_span());
+        self.tasks.spawn(context::carry(metering));
         let replies =
             stream::unfold(replies, async |mut replies: mpsc::Receiver<Update>| Some((replies.recv().await?, replies)));
-        // Replies are built while the body is written, outside the span of the request.
-        let span = Span::current();
+        // Replies are built while the body is written, outside the task of the request.
+        let request = context::current();
         let failed = move |error| {
-            span.in_scope(|| errors::log(&error, &request_id));
+            let log = || errors::log(&error, &request_id);
+            match &request {
+                Some(request) => context::within(request, log),
+                None => log(),
+            }
             errors::status(&error, &request_id)
         };
         Response::new(replies.map(move |update| reply(update).map_err(&failed)).boxed())
@@ -195,6 +200,11 @@ impl StreamService {
 
     fn count_stream(&self, ended: Ended) {
         if let Some(finished) = &ended.finished {
+            if let Ok((transaction, effect)) = finished {
+                let usage = transaction.reservation.as_ref().and_then(|reservation| reservation.usage());
+                gen_ai::note_served(transaction.served_model(), usage);
+                context::note_replayed(effect.is_repeat());
+            }
             self.observer.count_commit(outcome(finished));
         }
         if let Some((settled, effect)) = &ended.settled {

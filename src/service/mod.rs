@@ -13,6 +13,7 @@ mod codec;
 mod convert;
 pub mod errors;
 pub mod exports;
+mod gen_ai;
 pub mod grpc;
 pub mod idempotency;
 pub mod json;

@@ -10,10 +10,13 @@ use http::{Extensions, HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use super::request::RequestId;
-use crate::biz::{
-    audit_trail::Actor,
-    recharge::gateway::CallerContext,
-    values::error::{Error, Result},
+use crate::{
+    biz::{
+        audit_trail::Actor,
+        recharge::gateway::CallerContext,
+        values::error::{Error, Result},
+    },
+    context::{TRACEPARENT, TRACESTATE},
 };
 
 /// The remote address of the connection. The transport adds it to each request.
@@ -152,7 +155,7 @@ pub struct Origin {
 
 impl Origin {
     pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let client_ip = extensions.get::<Forwarding>().cloned().unwrap_or_default().client_ip(headers, extensions);
         let acts_for_many = extensions.get::<Caller>().is_some()
             || extensions.get::<Account>().is_some_and(|account| account.is_named_by_gateway);
@@ -161,8 +164,8 @@ impl Origin {
             client_ip,
             counted_ip: client_ip.filter(|address| !acts_for_many || Some(*address) != peer),
             trace: CallerContext {
-                parent: text("traceparent").map(str::to_owned),
-                state: text("tracestate").map(str::to_owned),
+                parent: text(&TRACEPARENT).map(str::to_owned),
+                state: text(&TRACESTATE).map(str::to_owned),
                 forwarded: extensions.get::<ForwardedNames>().map(|names| names.values(headers)).unwrap_or_default(),
             },
             is_trusted: extensions.get::<TrustedCallback>().is_some_and(|TrustedCallback(is_trusted)| *is_trusted),

@@ -10,9 +10,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::biz::{
-    charge::{prices::PriceStore, quote::Quoter},
-    values::error::{Error, Result, StoreError},
+use crate::{
+    biz::{
+        charge::{prices::PriceStore, quote::Quoter},
+        values::error::{Error, Result, StoreError},
+    },
+    context,
 };
 
 /// Most reads of calls at once: one that runs, and one that waits for it.
@@ -61,12 +64,12 @@ impl PriceReads {
         now: DateTime<Utc>,
     ) -> JoinHandle<std::result::Result<(), StoreError>> {
         let (quoter, rows) = (self.quoter.clone(), self.rows.clone());
-        tokio::spawn(async move {
+        tokio::spawn(context::carry(async move {
             let _permit = permit;
             let read = quoter.prices().refresh(&*rows, now).await;
             // Its call may have ended.
             read.map(drop).inspect_err(|error| tracing::warn!(%error, "price versions not read beside a call"))
-        })
+        }))
     }
 }
 

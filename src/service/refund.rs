@@ -20,6 +20,7 @@ use crate::{
             ids::{RefundId, TraceId, UserId},
         },
     },
+    context,
     metrics::ChargeObserver,
 };
 
@@ -48,7 +49,7 @@ impl RefundService {
             balance: refunded.balance_after.to_wire(),
             refunded_count: int32(refunded.sum.units()),
             refunded_amount: refunded.sum.amount.to_wire(),
-            replayed,
+            replayed: context::note_replayed(replayed),
         })
     }
 }

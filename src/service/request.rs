@@ -1,5 +1,4 @@
-//! The id of a request, and the fields of its span: every log line below a request names its
-//! rpc, its trace id and its request id.
+//! The id of a request, and the trace id of its charge, which its log lines name.
 
 use std::sync::{
     Arc, LazyLock, OnceLock,
@@ -7,10 +6,9 @@ use std::sync::{
 };
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
-use tracing::Span;
 use uuid::Uuid;
 
-use crate::biz::values::ids::TraceId;
+use crate::{biz::values::ids::TraceId, context};
 
 /// The header, or gRPC metadata, of the request id, in requests and in replies.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -72,10 +70,10 @@ impl RequestId {
     }
 
     /// Sets the trace id of a charge or a reservation. If the caller sent none, the server made the
-    /// id, and this adds it to the span of the request.
+    /// id, and the log lines of the request name it from now on.
     pub fn note_trace_id(&self, trace: &TraceId) {
         if self.note_retry_id("trace_id", trace.as_str()) {
-            Span::current().record("trace_id", trace.as_str());
+            context::read(|request| request.note_charge_id(trace.as_str()));
         }
     }
 
@@ -96,23 +94,15 @@ impl From<RequestId> for HeaderValue {
     }
 }
 
-fn is_id(value: &HeaderValue) -> bool {
+/// Whether a header is an id: 1 to 128 printable ASCII characters.
+pub fn is_id(value: &HeaderValue) -> bool {
     (1..=MAX_ID).contains(&value.len()) && value.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte))
 }
 
-/// The span of a request. At a level that leaves it out, nothing is formatted.
-pub fn span<'r>(rpc: impl FnOnce() -> Option<&'r str>, headers: &HeaderMap, id: &RequestId) -> Span {
-    tracing::info_span!("request", rpc = rpc(), trace_id = trace_id(headers), request_id = id.as_str())
-}
-
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    headers.get(TRACE_ID).filter(|id| is_id(id)).and_then(|id| id.to_str().ok())
-}
-
-/// Adds the trace id of a message to the span of its request, unless `headers` name the same one.
-pub fn note_trace_id(headers: &HeaderMap, id: &str) {
-    if (1..=MAX_ID).contains(&id.len()) && trace_id(headers) != Some(id) {
-        Span::current().record("trace_id", id);
+/// Adds the trace id of a message to the log lines of its request.
+pub fn note_trace_id(id: &str) {
+    if (1..=MAX_ID).contains(&id.len()) {
+        context::read(|request| request.note_charge_id(id));
     }
 }
 

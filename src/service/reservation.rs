@@ -7,14 +7,13 @@ use std::{
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
     call::CallParser,
     charge::outcome,
     convert::{cost, count, int32, int64, price_line, service_tier, tokens, usage, wire_usage},
-    errors,
+    errors, gen_ai,
     prices::plan_name,
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
@@ -41,6 +40,7 @@ use crate::{
             usage,
         },
     },
+    context,
     metrics::{ChargeObserver, Operation},
 };
 
@@ -120,7 +120,7 @@ impl ReservationService {
                     compared.into_iter().for_each(|compared| service.observer.count_comparison(compared));
                 }
             };
-            self.tasks.spawn(comparing.in_current_span());
+            self.tasks.spawn(context::carry(comparing));
         }
         settled
     }
@@ -136,7 +136,7 @@ impl ReservationService {
             service.observer.count_commit(outcome(&settled));
             settled
         };
-        let counting = self.tasks.spawn(counting.in_current_span());
+        let counting = self.tasks.spawn(context::carry(counting));
         counting.await.map_err(|error| Error::Internal(format!("a commit ended abnormally: {error}")))?
     }
 
@@ -165,7 +165,7 @@ impl ReservationService {
         let settled = self.engine.release(release).await;
         self.observer.count_release(is_repeat(&settled), started.elapsed());
         let (_, effect) = settled?;
-        Ok(ReleaseReservationReply { success: true, replayed: effect.is_repeat() })
+        Ok(ReleaseReservationReply { success: true, replayed: context::note_replayed(effect.is_repeat()) })
     }
 
     pub async fn get_transaction(&self, request: GetTransactionRequest) -> Result<GetTransactionReply> {
@@ -191,7 +191,7 @@ pub(super) fn reserve_reply(transaction: &Transaction, replayed: bool) -> Reserv
         amount: held.map_or(Money::ZERO, |held| held.amount).to_wire(),
         expires_at: held.map(|held| held.expires_at.into()),
         status: transaction.status.to_string(),
-        replayed,
+        replayed: context::note_replayed(replayed),
     }
 }
 
@@ -204,7 +204,7 @@ pub(super) fn commit_reply(transaction: &Transaction, replayed: bool) -> CommitR
         amount: transaction.amount.to_wire(),
         balance: transaction.balance_after.to_wire(),
         free_remaining: int32(transaction.free_remaining_after),
-        replayed,
+        replayed: context::note_replayed(replayed),
         shortfall: transaction.shortfall.to_wire(),
         free_remaining_units: int64(transaction.free_remaining_after),
     }
@@ -233,6 +233,7 @@ impl ReservationService {
             stream: None,
             record_ids: RecordIds::fresh(),
         };
+        gen_ai::note_served(commit.served.as_ref().map(|served| &served.model), commit.usage);
         Ok((commit, output.map(|output| OutputText { output, hidden_tokens })))
     }
 }

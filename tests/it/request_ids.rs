@@ -1,4 +1,4 @@
-//! The id and the span of a request: each of its log lines names its rpc, its trace id and its
+//! The id of a request: each of its log lines names its rpc, the trace id of its charge and its
 //! request id. An internal error names the same request id in its reply.
 
 use billing_service::service::proto::{
@@ -42,15 +42,14 @@ impl Broken {
         Self { _database: database, _server: server, log, http, grpc, internal }
     }
 
-    /// The log line of an internal error, and its span.
-    fn internal_error(&mut self, request_id: &str) -> (Value, Value) {
+    /// The facts of the request in the log line of an internal error.
+    fn internal_error(&mut self, request_id: &str) -> Value {
         let line = self
             .log
             .line(|line| line["fields"]["message"] == "internal error" && line["fields"]["request_id"] == request_id);
         assert_eq!(line["level"], "ERROR");
         assert!(line["fields"]["why"].as_str().unwrap().contains("billing_transaction"), "{line}");
-        assert_eq!(line["spans"].as_array().unwrap().len(), 1, "one span a request: {line}");
-        (line["fields"].clone(), line["span"].clone())
+        facts(&line)
     }
 }
 
@@ -80,8 +79,15 @@ fn request_id_of(status: &Status) -> String {
     id
 }
 
-fn span(rpc: &str, trace_id: &str, request_id: &str) -> Value {
-    json!({"name": "request", "rpc": rpc, "trace_id": trace_id, "request_id": request_id})
+/// The members of a line that name its request, without the id of its W3C trace, which each line has.
+fn facts(line: &Value) -> Value {
+    assert_eq!(line["trace_id"].as_str().unwrap().len(), 32, "{line}");
+    let names = ["rpc", "charge_id", "request_id"];
+    names.into_iter().filter_map(|name| Some((name.to_owned(), line.get(name)?.clone()))).collect()
+}
+
+fn named(rpc: &str, charge_id: &str, request_id: &str) -> Value {
+    json!({"rpc": rpc, "charge_id": charge_id, "request_id": request_id})
 }
 
 #[rstest]
@@ -93,24 +99,24 @@ async fn an_internal_error_over_grpc_and_its_log_line_name_the_same_request(#[va
 
     let failed = broken.internal.deduct_quota(with_id("r-1", deduct("t-1"))).await.unwrap_err();
     assert_eq!(request_id_of(&failed), "r-1");
-    assert_eq!(broken.internal_error("r-1").1, span("DeductQuota", "t-1", "r-1"));
+    assert_eq!(broken.internal_error("r-1"), named("DeductQuota", "t-1", "r-1"));
 
     let mut by_header = with_id("r-2", charge("u-2", "asset", 1));
     by_header.metadata_mut().insert("x-trace-id", "t-2".parse().unwrap());
     let failed = broken.internal.deduct_quota(by_header).await.unwrap_err();
     assert_eq!(request_id_of(&failed), "r-2");
-    assert_eq!(broken.internal_error("r-2").1, span("DeductQuota", "t-2", "r-2"));
+    assert_eq!(broken.internal_error("r-2"), named("DeductQuota", "t-2", "r-2"));
 
     let get = GetTransactionRequest { user_id: "u".into(), trace_id: "t-3".into() };
     let failed = broken.internal.get_transaction(with_id("r-3", get)).await.unwrap_err();
     assert_eq!(request_id_of(&failed), "r-3");
-    assert_eq!(broken.internal_error("r-3").1, span("GetTransaction", "t-3", "r-3"));
+    assert_eq!(broken.internal_error("r-3"), named("GetTransaction", "t-3", "r-3"));
 
     // Without an id of the caller, the server makes one.
     let failed = broken.internal.deduct_quota(deduct("t-4")).await.unwrap_err();
     let made = request_id_of(&failed);
     assert_eq!(made.len(), 32, "{made}");
-    assert_eq!(broken.internal_error(&made).1, span("DeductQuota", "t-4", &made));
+    assert_eq!(broken.internal_error(&made), named("DeductQuota", "t-4", &made));
 }
 
 #[rstest]
@@ -130,14 +136,13 @@ async fn internal_errors_of_streams_and_of_items_name_their_request(#[values(MyS
     let failed = replies.into_inner().message().await.unwrap_err();
     let details = failed.get_error_details();
     assert_eq!(details.error_info().unwrap().metadata["request_id"], "r-1");
-    assert_eq!(broken.internal_error("r-1").1, span("MeterStream", "t-1", "r-1"));
+    assert_eq!(broken.internal_error("r-1"), named("MeterStream", "t-1", "r-1"));
 
     let items = vec![traced("t-2", charge("u-2", "asset", 1))];
     let reply = broken.internal.batch_deduct_quota(with_id("r-2", BatchDeductQuotaRequest { items })).await.unwrap();
     assert_eq!(reply.metadata().get("x-request-id").unwrap(), "r-2");
     assert_eq!(reply.into_inner().results[0].error.as_ref().unwrap().error_code, "10099");
-    let (_, span) = broken.internal_error("r-2");
-    assert_eq!(span, json!({"name": "request", "rpc": "BatchDeductQuota", "request_id": "r-2"}));
+    assert_eq!(broken.internal_error("r-2"), json!({"rpc": "BatchDeductQuota", "request_id": "r-2"}));
 }
 
 #[rstest]
@@ -168,8 +173,8 @@ async fn an_internal_error_over_rest_and_its_log_line_name_the_same_request(#[va
                 reply["metadata"],
                 json!({"error_code": "10099", "request_id": request_id, "trace_id": trace_id})
             );
-            let (_, logged) = broken.internal_error(&request_id);
-            assert_eq!(logged, span("DeductQuota", &trace_id, &request_id));
+            let logged = broken.internal_error(&request_id);
+            assert_eq!(logged, named("DeductQuota", &trace_id, &request_id));
         }
     }
     let get = format!("{}/internal/v1/billing/transactions/u/t-9", broken.http);
@@ -177,28 +182,28 @@ async fn an_internal_error_over_rest_and_its_log_line_name_the_same_request(#[va
     let made = id_of(&response);
     let reply: Value = response.json().await.unwrap();
     assert_eq!(reply["metadata"]["request_id"], made);
-    assert_eq!(broken.internal_error(&made).1, span("GetTransaction", "t-9", &made));
+    assert_eq!(broken.internal_error(&made), named("GetTransaction", "t-9", &made));
 }
 
 /// The log line of a refused callback is an example of the other log lines of a request.
 #[tokio::test]
-async fn other_log_lines_of_a_request_have_the_span_too() {
+async fn other_log_lines_of_a_request_name_it_too() {
     let mut broken = Broken::start(Sqlite).await;
     let mut refused = |id: &str| {
-        let of_request = |line: &Value| line["span"]["request_id"] == id;
-        broken.log.line(|line| line["fields"]["message"] == "callback refused" && of_request(line))["span"].clone()
+        let of_request = |line: &Value| line["request_id"] == id;
+        facts(&broken.log.line(|line| line["fields"]["message"] == "callback refused" && of_request(line)))
     };
     let mut request = with_id("r-1", RechargeCallbackRequest::default());
     request.metadata_mut().insert("x-trace-id", "t-1".parse().unwrap());
     broken.internal.recharge_callback(request).await.unwrap_err();
-    assert_eq!(refused("r-1"), span("RechargeCallback", "t-1", "r-1"));
+    assert_eq!(refused("r-1"), named("RechargeCallback", "t-1", "r-1"));
 
     let headers = [("x-request-id", "r-2"), ("x-trace-id", "t-2")];
     for port in [&broken.grpc, &broken.http] {
         let response = post(port, "/internal/v1/billing/callback", &headers, json!({})).await;
         assert_eq!(response.status(), 400);
     }
-    assert_eq!(refused("r-2"), span("RechargeCallback", "t-2", "r-2"));
+    assert_eq!(refused("r-2"), named("RechargeCallback", "t-2", "r-2"));
 }
 
 #[rstest]

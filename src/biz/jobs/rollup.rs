@@ -159,7 +159,8 @@ async fn sum_up(
         match repeat(|| refresh(store, calendar, user, span, Budget::WITHOUT_END, walks)).await? {
             Refreshed { end: End::Early, .. } => sleep(AFTER_CONFLICT).await,
             Refreshed { end: End::Lacking, missing, .. } => {
-                tracing::warn!(%user, missing, "daily rollup counts records that are not found");
+                tracing::warn!(missing, "daily rollup counts records that are not found");
+                tracing::debug!(%user, "records missing");
                 return Ok(());
             }
             Refreshed { end: End::Done, .. } => return Ok(()),

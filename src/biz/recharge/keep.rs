@@ -54,7 +54,8 @@ impl Recharges {
             && (known.amount, known.currency.as_str()) != (amount, report.currency.as_str())
         {
             let (status, stored) = (known.status, known.amount);
-            tracing::error!(%payment, %status, %stored, reported = %amount, "resolved payment reported with another amount");
+            tracing::error!(%payment, %status, "resolved payment reported with another amount");
+            tracing::debug!(%payment, %stored, reported = %amount, "amounts differ");
         }
         Ok(())
     }

@@ -156,7 +156,7 @@ impl Recharges {
             Err(error) => Err(error),
             Ok(kept) => {
                 if kept.changed {
-                    tracing::warn!(%payment, order = %returned.order, %amount, "money of an unknown payment went back; kept as an unapplied payment");
+                    tracing::warn!(%payment, order = %returned.order, "money of an unknown payment went back; kept as an unapplied payment");
                 }
                 Ok(kept.changed)
             }
@@ -291,9 +291,9 @@ impl Recharges {
         let after = self.change_unapplied(&unapplied.payment, change, Some(returned.id.clone()), None).await?;
         let (payment, status, refund) = (&after.payment.payment, after.payment.status, &returned.id);
         if after.changed && status == UnappliedStatus::Conflict {
-            tracing::error!(%payment, %refund, %amount, "money of an unapplied payment went back in part, or after its credit");
+            tracing::error!(%payment, %refund, "money of an unapplied payment went back in part, or after its credit");
         } else if after.changed {
-            tracing::info!(%payment, %refund, %amount, "money of an unapplied payment went back");
+            tracing::info!(%payment, %refund, "money of an unapplied payment went back");
         }
         Ok(after.changed)
     }

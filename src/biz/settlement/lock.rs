@@ -17,6 +17,16 @@ pub enum Lock {
     ApiKey(ApiKeyId),
 }
 
+impl Lock {
+    /// Its kind, for logs, which name no account above the level debug.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Account(_) => "account",
+            Self::ApiKey(_) => "API key",
+        }
+    }
+}
+
 /// The reason why a transaction leaves an account out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {

@@ -13,5 +13,6 @@ pub mod invalid;
 pub mod limit;
 pub mod money;
 pub mod paging;
+pub mod spans;
 pub mod text;
 pub mod usage;

@@ -23,15 +23,22 @@ use tokio::{
     sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+use tracing::Span;
 
 pub(super) use super::connect::connect;
 use super::{
     connect::{Opened, Session, connect_with},
     nodes::{InUse, Nodes},
     server::Server,
-    statement::Statement,
+    statement::{OnNode, Statement, round_trip},
 };
-use crate::{biz::values::error::StoreError, data::error::store_error};
+use crate::{
+    biz::values::{error::StoreError, spans},
+    data::{
+        error::store_error,
+        spans::{Address, operation},
+    },
+};
 
 /// Idle time after which a connection is tested before its use.
 const FRESH: Duration = Duration::from_secs(1);
@@ -59,11 +66,51 @@ struct Shared {
 }
 
 struct Idle {
-    connection: MySqlConnection,
+    connection: NodeConnection,
     is_galera: bool,
     generation: u64,
     made: Instant,
     since: Instant,
+}
+
+/// A connection that knows its server.
+pub(super) struct NodeConnection {
+    connection: MySqlConnection,
+    server: Arc<Address>,
+}
+
+impl NodeConnection {
+    /// The connection, and the span of one round trip on it.
+    fn in_span(&mut self, sql: &str) -> (&mut MySqlConnection, Span) {
+        let operation = operation(sql);
+        (&mut self.connection, round_trip(operation, operation, Some(&self.server)))
+    }
+}
+
+impl OnNode for NodeConnection {
+    fn parts(&mut self) -> (&mut MySqlConnection, Option<&Address>) {
+        (&mut self.connection, Some(&self.server))
+    }
+}
+
+impl OnNode for Lease {
+    fn parts(&mut self) -> (&mut MySqlConnection, Option<&Address>) {
+        self.connection.parts()
+    }
+}
+
+impl Deref for NodeConnection {
+    type Target = MySqlConnection;
+
+    fn deref(&self) -> &MySqlConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for NodeConnection {
+    fn deref_mut(&mut self) -> &mut MySqlConnection {
+        &mut self.connection
+    }
 }
 
 impl Connections {
@@ -94,7 +141,7 @@ impl Connections {
     /// The errors of [`Self::take`] and of `first`.
     pub(super) async fn take_with<T>(
         &self,
-        first: impl for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+        first: impl for<'c> Fn(&'c mut NodeConnection) -> BoxFuture<'c, Result<T, StoreError>>,
     ) -> Result<(Lease, T), StoreError> {
         let mut lease = self.take().await?;
         let answer = match lease.unless_lost(&first).await {
@@ -150,6 +197,7 @@ impl Connections {
         let (Opened { connection, is_read_only, is_galera }, in_use) = self.connect().await?;
         self.0.opened.fetch_add(1, Relaxed);
         let (generation, made, shared) = (in_use.generation(), Instant::now(), self.0.clone());
+        let connection = NodeConnection { connection, server: shared.nodes.address(in_use) };
         Ok(Lease { connection, generation, made, was_idle: false, is_read_only, is_galera, shared, _permit: permit })
     }
 
@@ -180,7 +228,9 @@ impl Connections {
         let (lease, rows) = self
             .take_with(|connection| {
                 let query = sqlx::query_with(sql.clone(), arguments.clone());
-                async move { query.fetch_all(connection).await.map_err(store_error) }.boxed()
+                let (connection, span) = connection.in_span(sql.as_str());
+                let fetching = async move { query.fetch_all(connection).await.map_err(store_error) };
+                spans::traced(span, fetching).boxed()
             })
             .await?;
         lease.give_back();
@@ -196,7 +246,9 @@ impl Connections {
         let (lease, done) = self
             .take_with(|connection| {
                 let query = sqlx::query_with(sql.clone(), arguments.clone());
-                async move { query.execute(connection).await.map_err(store_error) }.boxed()
+                let (connection, span) = connection.in_span(sql.as_str());
+                let executing = async move { query.execute(connection).await.map_err(store_error) };
+                spans::traced(span, executing).boxed()
             })
             .await?;
         lease.give_back();
@@ -249,7 +301,7 @@ impl Connections {
         let idle = std::mem::take(&mut *self.0.idle());
         for Idle { connection, .. } in idle {
             // An idle connection may be dead.
-            let _ = connection.close().await;
+            let _ = connection.connection.close().await;
         }
     }
 }
@@ -275,7 +327,7 @@ impl Shared {
 
 /// A connection in use. It is closed when dropped, unless it is given back.
 pub(super) struct Lease {
-    connection: MySqlConnection,
+    connection: NodeConnection,
     /// The generation of the node in use when the connection was opened.
     generation: u64,
     made: Instant,
@@ -322,7 +374,7 @@ impl Lease {
     /// Runs `work`, but does not wait for the answer of a node that is lost.
     async fn unless_lost<T>(
         &mut self,
-        work: impl for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+        work: impl for<'c> Fn(&'c mut NodeConnection) -> BoxFuture<'c, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let (nodes, generation) = (self.shared.nodes.clone(), self.generation);
         tokio::select! {
@@ -334,15 +386,15 @@ impl Lease {
 }
 
 impl Deref for Lease {
-    type Target = MySqlConnection;
+    type Target = NodeConnection;
 
-    fn deref(&self) -> &MySqlConnection {
+    fn deref(&self) -> &NodeConnection {
         &self.connection
     }
 }
 
 impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut MySqlConnection {
+    fn deref_mut(&mut self) -> &mut NodeConnection {
         &mut self.connection
     }
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use sqlx::{MySql, MySqlConnection, QueryBuilder, mysql::MySqlRow};
+use sqlx::{MySql, QueryBuilder, mysql::MySqlRow};
 use uuid::Uuid;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     account::accounts,
     connections::Lease,
     reports::LAST,
-    statement::{LockMode, Row as StatementRow, Statement},
+    statement::{LockMode, OnNode, Row as StatementRow, Statement},
     unapplied,
 };
 use crate::{
@@ -212,7 +212,7 @@ impl MySqlStore {
 }
 
 /// Takes the key from a failed order without a page; `false` if there is no such order any more.
-async fn pass_key_on(connection: &mut MySqlConnection, replaced: &OrderId, order: &Order) -> Result<bool, StoreError> {
+async fn pass_key_on(connection: &mut impl OnNode, replaced: &OrderId, order: &Order) -> Result<bool, StoreError> {
     let mut update = Statement::new("UPDATE recharge_order SET idempotency_key = NULL WHERE order_id = ");
     update.texts([replaced.as_str()]).push(" AND status = 'failed' AND payment_url IS NULL AND idempotency_key = ");
     update.optional_text(order.idempotency_key.as_ref().map(IdempotencyKey::as_str));

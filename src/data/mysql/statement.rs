@@ -15,11 +15,18 @@ use std::{
 
 use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, Either, MySqlConnection, mysql::MySqlRow};
+use sqlx::{
+    AssertSqlSafe, Either, MySqlConnection,
+    mysql::{MySqlQueryResult, MySqlRow},
+};
+use tracing::Span;
 
 use crate::{
-    biz::values::{error::StoreError, money::Money},
-    data::error::store_error,
+    biz::values::{error::StoreError, money::Money, spans},
+    data::{
+        error::store_error,
+        spans::{Address, RoundTrip, operation},
+    },
 };
 
 /// The end of an IF in a compound statement, which ends with an error: the packet was made for another version of an
@@ -32,11 +39,30 @@ pub(super) const LIMITED: &str = " THEN SIGNAL SQLSTATE '45001' SET MESSAGE_TEXT
 #[derive(Clone)]
 pub(super) struct Statement {
     sql: String,
+    /// Its name in traces; `None` for its command.
+    name: Option<&'static str>,
+}
+
+/// A connection that may know its server.
+pub(super) trait OnNode: Send {
+    fn parts(&mut self) -> (&mut MySqlConnection, Option<&Address>);
+}
+
+impl OnNode for MySqlConnection {
+    fn parts(&mut self) -> (&mut MySqlConnection, Option<&Address>) {
+        (self, None)
+    }
 }
 
 impl Statement {
     pub(super) fn new(sql: &'static str) -> Self {
-        Self { sql: sql.to_owned() }
+        Self { sql: sql.to_owned(), name: None }
+    }
+
+    /// Names the packet in traces.
+    pub(super) fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self
     }
 
     /// The begin of a read with a time limit, because the server does not notice a caller that has gone. MariaDB has
@@ -120,55 +146,84 @@ impl Statement {
     }
 
     /// Runs the statements. Returns the rows of each, in order.
-    pub(super) async fn fetch(self, connection: &mut MySqlConnection) -> Result<Vec<Vec<MySqlRow>>, StoreError> {
-        let mut results = sqlx::raw_sql(AssertSqlSafe(self.sql)).fetch_many(connection);
-        let (mut sets, mut rows) = (Vec::new(), Vec::new());
-        while let Some(part) = results.try_next().await.map_err(store_error)? {
-            match part {
-                Either::Right(row) => rows.push(row),
-                Either::Left(_) => sets.push(std::mem::take(&mut rows)),
+    pub(super) async fn fetch(self, connection: &mut impl OnNode) -> Result<Vec<Vec<MySqlRow>>, StoreError> {
+        let (connection, server) = connection.parts();
+        let fetching = |sql| async {
+            let mut results = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(connection);
+            let (mut sets, mut rows) = (Vec::new(), Vec::new());
+            while let Some(part) = results.try_next().await.map_err(store_error)? {
+                match part {
+                    Either::Right(row) => rows.push(row),
+                    Either::Left(_) => sets.push(std::mem::take(&mut rows)),
+                }
             }
-        }
-        Ok(sets)
+            Ok(sets)
+        };
+        spans::traced(self.span(server), fetching(self.sql)).await
     }
 
     /// Runs the statements. The server stops at the first that fails.
-    pub(super) async fn execute(self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
-        self.run(connection).await.map_err(store_error)
+    pub(super) async fn execute(self, connection: &mut impl OnNode) -> Result<(), StoreError> {
+        self.execute_counting(connection).await.map(|_| ())
     }
 
     /// As [`Self::execute`]. Returns the number of matched rows.
-    pub(super) async fn execute_counting(self, connection: &mut MySqlConnection) -> Result<u64, StoreError> {
-        let done = sqlx::raw_sql(AssertSqlSafe(self.sql)).execute(connection).await.map_err(store_error)?;
-        Ok(done.rows_affected())
+    pub(super) async fn execute_counting(self, connection: &mut impl OnNode) -> Result<u64, StoreError> {
+        let (connection, server) = connection.parts();
+        let span = self.span(server);
+        let run = async { Ok(self.run(connection).await.map_err(store_error)?.rows_affected()) };
+        spans::traced(span, run).await
     }
 
     /// As [`Self::execute`]; `false` if a row was not inserted because its key is in use.
-    pub(super) async fn execute_unless_taken(self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
-        match self.run(connection).await {
-            Ok(()) => Ok(true),
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
-            Err(error) => Err(store_error(error)),
-        }
+    pub(super) async fn execute_unless_taken(self, connection: &mut impl OnNode) -> Result<bool, StoreError> {
+        let (connection, server) = connection.parts();
+        let span = self.span(server);
+        let run = async {
+            match self.run(connection).await {
+                Ok(_) => Ok(true),
+                Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
+                Err(error) => Err(store_error(error)),
+            }
+        };
+        spans::traced(span, run).await
     }
 
     /// As [`Self::execute`], for a packet with guards.
-    pub(super) async fn execute_guarded(self, connection: &mut MySqlConnection) -> Result<Guarded, StoreError> {
-        match self.run(connection).await {
-            Ok(()) => Ok(Guarded::Done),
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Guarded::Taken),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("45000") => Ok(Guarded::Stale),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("45001") => Ok(Guarded::Limited),
-            Err(error) => match store_error(error) {
-                StoreError::Conflict(_) => Ok(Guarded::Locked),
-                error => Err(error),
-            },
-        }
+    pub(super) async fn execute_guarded(self, connection: &mut impl OnNode) -> Result<Guarded, StoreError> {
+        let (connection, server) = connection.parts();
+        let span = self.span(server);
+        let run = async {
+            match self.run(connection).await {
+                Ok(_) => Ok(Guarded::Done),
+                Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Guarded::Taken),
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("45000") => Ok(Guarded::Stale),
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("45001") => Ok(Guarded::Limited),
+                Err(error) => match store_error(error) {
+                    StoreError::Conflict(_) => Ok(Guarded::Locked),
+                    error => Err(error),
+                },
+            }
+        };
+        spans::traced(span, run).await
     }
 
-    async fn run(self, connection: &mut MySqlConnection) -> sqlx::Result<()> {
-        sqlx::raw_sql(AssertSqlSafe(self.sql)).execute(connection).await.map(|_| ())
+    async fn run(self, connection: &mut MySqlConnection) -> sqlx::Result<MySqlQueryResult> {
+        sqlx::raw_sql(AssertSqlSafe(self.sql)).execute(connection).await
     }
+
+    fn span(&self, server: Option<&Address>) -> Span {
+        match self.name {
+            _ if !spans::is_traced() => Span::none(),
+            Some(name) => round_trip(name, "BATCH", server),
+            None => round_trip(operation(&self.sql), operation(&self.sql), server),
+        }
+    }
+}
+
+/// The span of a round trip.
+pub(super) fn round_trip(name: &str, operation: &str, server: Option<&Address>) -> Span {
+    RoundTrip { system: "mysql", name, operation, batch: None, script: None, server }.span()
 }
 
 /// The end of a packet with guards.

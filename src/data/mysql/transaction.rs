@@ -36,7 +36,7 @@ impl Statement {
 
     /// A packet of [`Self::begin`].
     pub(super) fn beginning(mode: LockMode) -> Self {
-        let mut statement = Self::new("");
+        let mut statement = Self::new("").named("begin");
         statement.push_mode(mode).begin();
         statement
     }
@@ -60,21 +60,21 @@ impl Statement {
 
     /// Ends a transaction without a trace.
     pub(super) fn rolling_back() -> Self {
-        let mut statement = Self::new(WAIT_AGAIN);
+        let mut statement = Self::new(WAIT_AGAIN).named("roll back");
         statement.push("ROLLBACK");
         statement
     }
 
     /// Statements that each commit by themselves. `write` pushes them with their COMMITs.
     pub(super) fn separate(mode: LockMode, write: impl FnOnce(&mut Self)) -> Self {
-        let mut statement = Self::new("");
+        let mut statement = Self::new("").named("separate commits");
         write(statement.push_mode(mode));
         statement.push(WAIT_AGAIN).push("COMMIT");
         statement
     }
 
     fn compound(begin: &'static str, mode: LockMode, write: impl FnOnce(&mut Self)) -> Self {
-        let mut statement = Self::new("/*M! BEGIN NOT ATOMIC */ ");
+        let mut statement = Self::new("/*M! BEGIN NOT ATOMIC */ ").named("write and commit");
         write(statement.push_mode(mode).push(begin));
         if mode == LockMode::Skip {
             statement.push(WAIT_AGAIN);

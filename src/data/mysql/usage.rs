@@ -9,7 +9,10 @@ use sqlx::{
     query::Query,
 };
 
-use super::{MySqlStore, statement::Statement};
+use super::{
+    MySqlStore,
+    statement::{Statement, round_trip},
+};
 use crate::{
     biz::{
         reports::{
@@ -20,6 +23,7 @@ use crate::{
             calendar::DaySpan,
             error::StoreError,
             ids::{ApiKeyId, ModelName, ServiceName, UserId},
+            spans,
         },
     },
     data::{
@@ -134,8 +138,11 @@ impl MySqlStore {
             self.reader.take_with(|connection| level.clone().execute(connection).boxed()).await?;
         let mut snapshot =
             connection.begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT").await.map_err(store_error)?;
-        let days = days(&filter.user, filter.span).fetch_all(&mut *snapshot).await.map_err(store_error)?;
-        let rows = query.fetch_all(&mut *snapshot).await.map_err(store_error)?;
+        let reads = async {
+            let days = days(&filter.user, filter.span).fetch_all(&mut *snapshot).await.map_err(store_error)?;
+            Ok((days, query.fetch_all(&mut *snapshot).await.map_err(store_error)?))
+        };
+        let (days, rows) = spans::traced(round_trip("use in one snapshot", "SELECT", None), reads).await?;
         snapshot.rollback().await.map_err(store_error)?;
         connection.give_back();
         let days = days.iter().map(day_of).collect::<Result<Vec<_>, _>>()?;

@@ -14,6 +14,7 @@ use tonic::{
     metadata::{AsciiMetadataKey, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+use tracing::{Instrument, field::Empty};
 
 use self::proto::{
     CreatePaymentRequest, CreateRefundRequest, GetPaymentRequest, GetRefundRequest, payment_client::PaymentClient,
@@ -24,9 +25,16 @@ use crate::{
             CallerContext, FoundRefund, NewPayment, NewRefund, OpenedPayment, Payment, PaymentError, PaymentGateway,
             RefundState,
         },
-        values::ids::{OrderId, PaymentId, RefundId, UserId},
+        values::{
+            ids::{OrderId, PaymentId, RefundId, UserId},
+            spans::{self, TARGET},
+        },
     },
-    data::tls::{ClientIdentity, ClientTls},
+    context::{self, Outgoing},
+    data::{
+        spans::Address,
+        tls::{ClientIdentity, ClientTls},
+    },
 };
 
 /// Pauses between the attempts of one call, three at most, within its deadline.
@@ -60,6 +68,15 @@ pub struct GatewaySettings {
 pub struct GrpcPaymentGateway {
     client: PaymentClient<Channel>,
     settings: GatewaySettings,
+    server: Address,
+}
+
+/// One rpc of payment-service.
+#[derive(Clone, Copy)]
+struct Rpc {
+    name: &'static str,
+    /// Whether a call may be sent again after an error.
+    may_retry: fn(&Status) -> bool,
 }
 
 impl GrpcPaymentGateway {
@@ -78,16 +95,52 @@ impl GrpcPaymentGateway {
             endpoint = endpoint.tls_config(tls_config(tls))?;
         }
         let client = PaymentClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_ANSWER);
-        Ok(Self { client, settings })
+        let (host, port) = settings.address.rsplit_once(':').unwrap_or((&settings.address, ""));
+        let server = Address { host: host.to_owned(), port: port.parse().unwrap_or_default() };
+        Ok(Self { client, settings, server })
     }
 
-    /// Calls with retries. An error for which `may_retry` is false is returned at once.
+    /// Calls with retries, in a span. An error for which `may_retry` is false is returned at once.
     async fn call<M, R, F>(
         &self,
         message: M,
         trace: &CallerContext,
         send: impl Fn(PaymentClient<Channel>, Request<M>) -> F,
-        may_retry: fn(&Status) -> bool,
+        rpc: Rpc,
+    ) -> Result<R, Status>
+    where
+        M: Clone,
+        R: Send + 'static,
+        F: Future<Output = Result<Response<R>, Status>> + Send + 'static,
+    {
+        let span = tracing::info_span!(
+            target: TARGET,
+            "payment-service",
+            "otel.name" = format_args!("payment.v1.Payment/{}", rpc.name),
+            "otel.kind" = "client",
+            "otel.status_code" = Empty,
+            "rpc.system.name" = "grpc",
+            "rpc.method" = format_args!("payment.v1.Payment/{}", rpc.name),
+            "rpc.response.status_code" = Empty,
+            "server.address" = self.server.host,
+            "server.port" = self.server.port,
+            "error.type" = Empty,
+        );
+        let answer = self.call_untraced(message, trace, send, rpc).instrument(span.clone()).await;
+        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        span.record("rpc.response.status_code", name_of(code));
+        if code != Code::Ok {
+            spans::fail(&span, name_of(code));
+        }
+        answer
+    }
+
+    async fn call_untraced<M, R, F>(
+        &self,
+        message: M,
+        trace: &CallerContext,
+        send: impl Fn(PaymentClient<Channel>, Request<M>) -> F,
+        rpc: Rpc,
     ) -> Result<R, Status>
     where
         M: Clone,
@@ -101,12 +154,19 @@ impl GrpcPaymentGateway {
         };
         let response = attempt
             .retry(BACKOFF)
-            .when(may_retry)
+            .when(rpc.may_retry)
             .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
             .await?;
         Ok(response.into_inner())
     }
 }
+
+// A retry could open a second payment, so only an unsent call is retried.
+const CREATE_PAYMENT: Rpc = Rpc { name: "CreatePayment", may_retry: was_not_sent };
+const GET_PAYMENT: Rpc = Rpc { name: "GetPayment", may_retry: is_outage };
+// After any other failure the refund is looked up before it is requested again.
+const CREATE_REFUND: Rpc = Rpc { name: "CreateRefund", may_retry: was_not_sent };
+const GET_REFUND: Rpc = Rpc { name: "GetRefund", may_retry: is_outage };
 
 #[async_trait]
 impl PaymentGateway for GrpcPaymentGateway {
@@ -123,16 +183,15 @@ impl PaymentGateway for GrpcPaymentGateway {
             notify_url: self.settings.notify_url.clone(),
             client_ip: payment.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
         };
-        // A retry could open a second payment, so only an unsent call is retried.
         let send = |mut client: PaymentClient<_>, request| async move { client.create_payment(request).await };
-        let reply = self.call(message, trace, send, was_not_sent).await.map_err(payment_error)?;
+        let reply = self.call(message, trace, send, CREATE_PAYMENT).await.map_err(payment_error)?;
         answer::opened(reply)
     }
 
     async fn payment_of(&self, order: &OrderId, trace: &CallerContext) -> Result<Option<Payment>, PaymentError> {
         let message = GetPaymentRequest { order_id: order.to_string(), payment_id: String::new() };
         let send = |mut client: PaymentClient<_>, request| async move { client.get_payment(request).await };
-        match self.call(message, trace, send, is_outage).await {
+        match self.call(message, trace, send, GET_PAYMENT).await {
             Ok(reply) => answer::payment_of(reply, order).map(Some),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(payment_error(status)),
@@ -142,7 +201,7 @@ impl PaymentGateway for GrpcPaymentGateway {
     async fn payment(&self, id: &PaymentId, trace: &CallerContext) -> Result<Option<Payment>, PaymentError> {
         let message = GetPaymentRequest { order_id: String::new(), payment_id: id.to_string() };
         let send = |mut client: PaymentClient<_>, request| async move { client.get_payment(request).await };
-        match self.call(message, trace, send, is_outage).await {
+        match self.call(message, trace, send, GET_PAYMENT).await {
             Ok(reply) => answer::payment_with(reply, id).map(Some),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(payment_error(status)),
@@ -157,9 +216,8 @@ impl PaymentGateway for GrpcPaymentGateway {
             amount: refund.minor_amount,
             reason: refund.reason.clone(),
         };
-        // After any other failure the refund is looked up before it is requested again.
         let send = |mut client: PaymentClient<_>, request| async move { client.create_refund(request).await };
-        match self.call(message, trace, send, was_not_sent).await {
+        match self.call(message, trace, send, CREATE_REFUND).await {
             Ok(reply) => answer::refunded(&reply, &refund.id),
             // An earlier call has made it.
             Err(status) if status.code() == Code::AlreadyExists => {
@@ -172,7 +230,7 @@ impl PaymentGateway for GrpcPaymentGateway {
     async fn refund_of(&self, id: &RefundId, trace: &CallerContext) -> Result<Option<FoundRefund>, PaymentError> {
         let message = GetRefundRequest { refund_id: id.to_string() };
         let send = |mut client: PaymentClient<_>, request| async move { client.get_refund(request).await };
-        match self.call(message, trace, send, is_outage).await {
+        match self.call(message, trace, send, GET_REFUND).await {
             Ok(reply) => answer::refund(reply, id).map(Some),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(payment_error(status)),
@@ -197,7 +255,11 @@ fn number_of(user: &UserId) -> u64 {
 fn request<M>(message: M, trace: &CallerContext, timeout: Duration) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
-    for (name, value) in [("traceparent", &trace.parent), ("tracestate", &trace.state)] {
+    let (parent, state) = match context::outgoing() {
+        Some(Outgoing { parent, state }) => (Some(parent.to_string()), state),
+        None => (trace.parent.clone(), trace.state.clone()),
+    };
+    for (name, value) in [("traceparent", &parent), ("tracestate", &state)] {
         // An invalid value can't have come from a header, so it is left out.
         if let Some(Ok(value)) = value.as_ref().map(|value| MetadataValue::try_from(value.as_str())) {
             request.metadata_mut().insert(name, value);
@@ -226,6 +288,29 @@ async fn within<R: Send + 'static>(
             task.abort();
             Err(Status::deadline_exceeded("payment-service did not answer in time"))
         }
+    }
+}
+
+/// The name of a code, as the conventions of traces write it.
+fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

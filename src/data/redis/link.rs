@@ -12,16 +12,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection};
+use redis::{
+    Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection,
+};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::scripts;
-use crate::biz::values::error::StoreError;
+use crate::{
+    biz::values::{error::StoreError, spans},
+    data::spans::{Address, RoundTrip},
+};
 
 pub(super) struct Link {
     connection: MultiplexedConnection,
     /// `host:port` of the server.
     pub address: String,
+    /// The same, for traces.
+    server: Address,
     /// The run id of the server, which changes at every restart.
     pub run: String,
     ended: CancellationToken,
@@ -89,7 +97,9 @@ pub(super) enum Refusal {
 impl Link {
     pub fn new(connection: MultiplexedConnection, address: String, run: String, lateness: Arc<Lateness>) -> Self {
         let (ended, answered) = (CancellationToken::new(), AtomicU64::new(0));
-        Self { connection, address, run, ended, born: Instant::now(), answered, lateness }
+        let (host, port) = address.rsplit_once(':').unwrap_or((&address, ""));
+        let server = Address { host: host.to_owned(), port: port.parse().unwrap_or_default() };
+        Self { connection, address, server, run, ended, born: Instant::now(), answered, lateness }
     }
 
     pub fn has_ended(&self) -> bool {
@@ -129,6 +139,18 @@ impl Link {
     /// # Errors
     /// [`StoreError::Unavailable`]; [`StoreError::Failed`] if a retry would be refused too.
     pub async fn call(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
+        let span = self.span(command, None);
+        if span.is_disabled() {
+            return self.call_or_load(command, budget).await;
+        }
+        let answer = self.call_or_load(command, budget).instrument(span.clone()).await;
+        if let Err((_, error)) = &answer {
+            spans::fail(&span, spans::kind(error));
+        }
+        answer
+    }
+
+    async fn call_or_load(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
         match self.within(budget, self.send(command)).await {
             Err((Refusal::NoScript, _)) => {
                 self.load_scripts(budget).await?;
@@ -152,7 +174,25 @@ impl Link {
         let mut connection = self.connection.clone();
         let count = commands.cmd_iter().count();
         let answers = connection.send_packed_commands(commands, 0, count);
-        self.within(budget, answers).await.map_err(|(_, error)| error)
+        let first = commands.cmd_iter().next();
+        let span = first.map_or_else(Span::none, |first| self.span(first, Some(count)));
+        spans::traced(span, async { self.within(budget, answers).await.map_err(|(_, error)| error) }).await
+    }
+
+    /// The span of a command, or of several that begin with it.
+    fn span(&self, command: &Cmd, batch: Option<usize>) -> Span {
+        if !spans::is_traced() {
+            return Span::none();
+        }
+        let mut arguments = command.args_iter().filter_map(|argument| match argument {
+            Arg::Simple(bytes) => str::from_utf8(bytes).ok(),
+            _ => None,
+        });
+        let operation = arguments.next().unwrap_or_default();
+        let script = if operation == "EVALSHA" { arguments.next().and_then(scripts::name_of) } else { None };
+        let name = if batch.is_some() { "PIPELINE" } else { operation };
+        let round_trip = RoundTrip { system: "redis", name, operation, batch, script, server: Some(&self.server) };
+        round_trip.span()
     }
 
     pub async fn load_scripts(&self, budget: Duration) -> Result<(), (Refusal, StoreError)> {

@@ -38,6 +38,14 @@ impl Named {
     }
 }
 
+/// The name of the script with a hash.
+pub(super) fn name_of(hash: &str) -> Option<&'static str> {
+    [&CHECK, &DEDUCT, &LOAD, &RATE]
+        .into_iter()
+        .find(|script| script.script.get_hash() == hash)
+        .map(|script| script.name)
+}
+
 /// The commands that load all scripts into a server.
 pub(super) fn load() -> Pipeline {
     let mut load = redis::pipe();

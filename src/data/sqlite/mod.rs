@@ -11,6 +11,7 @@ mod identity;
 mod jobs;
 mod limits;
 mod prices;
+mod reader;
 mod recharge;
 mod reports;
 mod row;
@@ -34,11 +35,14 @@ use std::{
 
 use async_trait::async_trait;
 use sqlx::{
-    Connection, SqliteConnection, SqlitePool,
+    Connection, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use self::writer::{Writer, writer_error};
+use self::{
+    reader::Reader,
+    writer::{Writer, writer_error},
+};
 use super::{
     Store,
     error::store_error,
@@ -49,7 +53,7 @@ use crate::biz::{settlement::ledger::Ledger, values::error::StoreError};
 
 /// A SQLite database file.
 pub struct SqliteStore {
-    reader: SqlitePool,
+    reader: Reader,
     writer: Writer,
     /// The last data version of the writing connection.
     data_version: AtomicI64,
@@ -92,13 +96,15 @@ impl SqliteStore {
         Ok(Self {
             data_version: AtomicI64::new(data_version(&writer).await?),
             writer,
-            reader: SqlitePoolOptions::new()
-                .max_connections(readers)
-                .acquire_timeout(acquire_timeout)
-                .test_before_acquire(false)
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .connect_lazy_with(options),
+            reader: Reader(
+                SqlitePoolOptions::new()
+                    .max_connections(readers)
+                    .acquire_timeout(acquire_timeout)
+                    .test_before_acquire(false)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .connect_lazy_with(options),
+            ),
         })
     }
 }

@@ -13,7 +13,11 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, Params, Row, Statement, Transaction};
 
-use crate::{biz::values::error::StoreError, data::error::of_sqlite};
+use super::reader::round_trip;
+use crate::{
+    biz::values::{error::StoreError, spans},
+    data::error::of_sqlite,
+};
 
 /// Size of the page cache. It keeps the pages that many users share and the pages that a batch changes.
 /// A page that does not fit is written to the log before the commit, and often again.
@@ -99,7 +103,8 @@ impl Writer {
                 None => Err(StoreError::Unavailable("the database is closed".into())),
             }
         });
-        done.await.map_err(|error| StoreError::Failed(format!("writing panicked: {error}")))?
+        let done = async { done.await.map_err(|error| StoreError::Failed(format!("writing panicked: {error}")))? };
+        spans::traced(round_trip("write"), done).await
     }
 
     /// As [`Self::run`], for jobs that write many chunks. Pauses afterwards for as long as `work`

@@ -18,6 +18,7 @@ use tower::{Layer, Service};
 use super::{callers::Callers, table};
 use crate::{
     config::{Role, Style},
+    context,
     server::listener::Connection,
     service::routes::{known_grpc_rpc, rest_rpc},
 };
@@ -86,6 +87,7 @@ impl Gate {
                 if let Some(connection) = request.extensions().get::<Connection>() {
                     connection.prove();
                 }
+                context::read(|facts| facts.note_caller(&caller.name, caller.role));
                 request.extensions_mut().insert(caller);
                 None
             }

@@ -8,7 +8,6 @@ mod unapplied;
 use std::{sync::Arc, time::Instant};
 
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 use uuid::Uuid;
 
 pub use self::{admission::Admission, hints::Hints};
@@ -44,6 +43,7 @@ use crate::{
             money::Money,
         },
     },
+    context,
     metrics::Metrics,
 };
 
@@ -88,7 +88,7 @@ impl RechargeService {
             metrics.recharge.count_start(&made, started.elapsed());
             made
         };
-        let starting = self.tasks.spawn(starting.in_current_span());
+        let starting = self.tasks.spawn(context::carry(starting));
         let made = starting.await.map_err(|error| Error::Internal(format!("a top-up ended abnormally: {error}")))?;
         let Started { order, page, .. } = made?;
         Ok(RechargeReply { order_id: order.id.to_string(), payment_url: page? })

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use tracing::Instrument;
-
 use super::RechargeService;
 use crate::{
     biz::{
@@ -20,6 +18,7 @@ use crate::{
             money::Money,
         },
     },
+    context,
     service::{
         account::{MAX_REASON, free_text},
         origin::Origin,
@@ -44,7 +43,7 @@ impl RechargeService {
             }
             refunded
         };
-        let refunding = self.tasks.spawn(refunding.in_current_span());
+        let refunding = self.tasks.spawn(context::carry(refunding));
         let refunded =
             refunding.await.map_err(|error| Error::Internal(format!("a refund ended abnormally: {error}")))?;
         let (RefundedOrder { refund, order, .. }, replayed) = refunded?;
@@ -56,7 +55,7 @@ impl RechargeService {
             amount: refund.amount.to_wire(),
             balance: refund.balance_after.to_wire(),
             refunded_amount: order.refunded.to_wire(),
-            replayed,
+            replayed: context::note_replayed(replayed),
         })
     }
 

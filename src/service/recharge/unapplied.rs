@@ -1,7 +1,5 @@
 //! ListUnappliedPayments and ResolvePayment.
 
-use tracing::Instrument;
-
 use super::RechargeService;
 use crate::{
     biz::{
@@ -15,6 +13,7 @@ use crate::{
             paging::PageStart,
         },
     },
+    context,
     service::{
         account::{MAX_REASON, free_text},
         convert::int64,
@@ -67,13 +66,13 @@ impl RechargeService {
             }
             resolved
         };
-        let resolving = self.tasks.spawn(resolving.in_current_span());
+        let resolving = self.tasks.spawn(context::carry(resolving));
         let resolved =
             resolving.await.map_err(|error| Error::Internal(format!("a resolution ended abnormally: {error}")))?;
         let ResolvedPayment { payment, replayed } = resolved?;
         tracing::info!(payment = %payment.payment, status = %payment.status, replayed, "unapplied payment resolved");
         let success = payment.status != UnappliedStatus::Open;
-        Ok(ResolvePaymentReply { success, payment: Some(reply(&payment)), replayed })
+        Ok(ResolvePaymentReply { success, payment: Some(reply(&payment)), replayed: context::note_replayed(replayed) })
     }
 }
 

@@ -9,7 +9,6 @@ use axum::body::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, future::Either, stream};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
-use tracing::Instrument;
 
 use super::{
     convert::int64,
@@ -17,20 +16,23 @@ use super::{
     proto::{self, GetStatementReply, GetStatementRequest},
     reads::{ReadBounds, Reads},
 };
-use crate::biz::{
-    reports::record::{RecordFilter, RecordStore},
-    statements::{
-        exports::BookStore,
-        period::StatementPeriod,
-        statement::{Line, Split, Statement, StatementStore},
+use crate::{
+    biz::{
+        reports::record::{RecordFilter, RecordStore},
+        statements::{
+            exports::BookStore,
+            period::StatementPeriod,
+            statement::{Line, Split, Statement, StatementStore},
+        },
+        values::{
+            calendar::{Calendar, parse_month},
+            currency::Currency,
+            error::{Error, Result},
+            ids::UserId,
+            money::Money,
+        },
     },
-    values::{
-        calendar::{Calendar, parse_month},
-        currency::Currency,
-        error::{Error, Result},
-        ids::UserId,
-        money::Money,
-    },
+    context,
 };
 
 /// The bounds of the split by model, for which the database reads each record of the month and its
@@ -206,7 +208,7 @@ async fn read_to_end(wanted: Wanted, store: Arc<dyn StatementStore>, place: Owne
         drop(place);
         statement
     };
-    let reading = tokio::spawn(reading.in_current_span());
+    let reading = tokio::spawn(context::carry(reading));
     reading.await.map_err(|error| Error::Internal(format!("a read of a statement ended abnormally: {error}")))?
 }
 

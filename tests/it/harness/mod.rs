@@ -4,6 +4,7 @@ pub mod abandon;
 pub mod books;
 pub mod browser;
 pub mod caller;
+pub mod collector;
 pub mod contract;
 pub mod galera;
 pub mod load;

@@ -1,7 +1,13 @@
 //! A service whose payment-service is the sandbox.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, HeaderValue},
+    response::Response,
+};
 use billing_service::{
     sandbox::{Options, Sandbox, SignsFor, Switches},
     service::{
@@ -15,6 +21,7 @@ use billing_service::{
 use chrono::{DateTime, TimeDelta, Utc};
 use prost::Message;
 use serde_json::Value;
+use tokio::{net::TcpListener, sync::mpsc::UnboundedReceiver, task::JoinHandle};
 use tonic::{Request, Status};
 
 use super::{Backend, Database, Service, redis::Proxy};
@@ -157,6 +164,30 @@ pub fn settings<'s>(sandbox: &Sandbox, changes: &[(&'s str, &'s str)]) -> Vec<(&
     let mut all = vec![("payment_service.grpc_addr", address), ("payment_service.callback_secrets", secrets), patient];
     all.extend(changes);
     all
+}
+
+/// A payment-service that is always unavailable. Returns its address, and the requests that it gets.
+pub async fn recording_peer() -> (SocketAddr, UnboundedReceiver<(HeaderMap, Bytes)>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (seen, sees) = tokio::sync::mpsc::unbounded_channel();
+    let answer = async move |request: axum::extract::Request| {
+        let (head, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 4_096).await.unwrap();
+        seen.send((head.headers, body)).unwrap();
+        let mut response = Response::new(axum::body::Body::empty());
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert("grpc-status", HeaderValue::from_static("14"));
+        response
+    };
+    let limits = billing_service::server::ListenerLimits {
+        connections: 10,
+        drain_timeout: Duration::from_secs(1),
+        ..Default::default()
+    };
+    let app = Router::new().fallback(answer);
+    let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
+    (address, sees, peer)
 }
 
 /// Presses a button of a pay page.

@@ -161,6 +161,19 @@ impl Log {
 }
 
 impl Log {
+    /// Waits until more than `known` lines are `wanted`.
+    pub fn next(&mut self, wanted: impl Fn(&Value) -> bool, known: usize) {
+        while self.count(&wanted) <= known {
+            let line = self.lines.recv_timeout(Duration::from_secs(30));
+            self.read.push(line.unwrap_or_else(|_| panic!("no such line in {:#?}", self.read)));
+        }
+    }
+
+    /// The sum of a field of the `wanted` lines that were read.
+    pub fn sum(&self, wanted: impl Fn(&Value) -> bool, field: &str) -> u64 {
+        self.read.iter().filter(|line| wanted(line)).filter_map(|line| line["fields"][field].as_u64()).sum()
+    }
+
     /// The number of `wanted` lines among those that [`Self::line`] has read.
     pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
         self.read.iter().filter(|line| wanted(line)).count()

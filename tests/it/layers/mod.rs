@@ -10,15 +10,17 @@ use std::{
 use self::imports::{Sources, starts_with};
 
 /// The modules that each top module may import. `data::dsn` and `data::tls` are parts of a module.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 12] = [
+    ("context", &[]),
     ("biz", &[]),
-    ("data", &["biz"]),
+    ("data", &["biz", "context"]),
     ("metrics", &["biz"]),
     ("config", &["biz", "data::dsn", "data::tls"]),
-    ("logs", &["config"]),
-    ("command", &["config", "logs"]),
-    ("service", &["biz", "config", "metrics"]),
-    ("server", &["biz", "config", "data", "metrics", "service"]),
+    ("telemetry", &["biz::values::spans", "config"]),
+    ("logs", &["config", "context", "telemetry"]),
+    ("command", &["config", "logs", "telemetry"]),
+    ("service", &["biz", "config", "context", "metrics"]),
+    ("server", &["biz", "config", "context", "data", "metrics", "service"]),
     ("sandbox", &["biz", "config", "data::payment", "server", "service"]),
     ("app", &["biz", "config", "data", "metrics", "sandbox", "server", "service"]),
 ];

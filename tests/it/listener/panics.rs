@@ -7,9 +7,9 @@ use axum::{
     routing::{get, post},
 };
 use billing_service::{
-    config::Style,
+    config::{Log, Style, TelemetryConfig},
     metrics::Metrics,
-    server::{ListenerLimits, complete},
+    server::{ListenerLimits, Sight, complete},
     service::proto::{CheckQuotaRequest, billing_internal_service_client::BillingInternalServiceClient},
 };
 use tokio::sync::Notify;
@@ -34,7 +34,7 @@ async fn a_panic_is_an_internal_error_of_its_request() {
         .route("/panics", get(panics))
         .route("/slow", get(slow))
         .route("/billing.v1.BillingInternalService/CheckQuota", post(panics));
-    let app = complete(routes, &metrics, Style::Plain);
+    let app = complete(routes, Sight::new(metrics.clone(), &Log::default(), &TelemetryConfig::default()), Style::Plain);
     let listener = Listener::serving(app, ListenerLimits::default(), None).await;
 
     let (mut sender, _connection) = listener.http2().await;

@@ -1,14 +1,9 @@
 //! payment-service refuses, is down, is slow, or answers nonsense. The order fails, the user gets an
 //! error, and a later payment is still credited.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::collections::BTreeSet;
 
-use axum::{
-    Router,
-    body::Bytes,
-    http::{HeaderMap, HeaderValue},
-    response::Response,
-};
+use axum::{Router, http::HeaderValue, response::Response};
 use billing_service::{
     data::payment::proto::{CreateRefundRequest, GetPaymentRequest, GetRefundRequest, payment_client::PaymentClient},
     sandbox::{Options, Sandbox},
@@ -18,14 +13,12 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    sync::mpsc::UnboundedReceiver,
-    task::JoinHandle,
 };
 use tonic::Code;
 
 use crate::harness::{
     Backend, Database, MySql, Service, Sqlite, code_of,
-    payments::{Paying, failed, post_callback, success},
+    payments::{Paying, failed, post_callback, recording_peer, success},
 };
 
 fn unavailable() -> (Code, String) {
@@ -247,30 +240,6 @@ async fn a_malformed_answer_fails_the_top_up(
     let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
     assert_it_fails_and_recovers(&service).await;
     peer.abort();
-}
-
-/// A payment-service that is always unavailable. Returns its address, and the requests that it gets.
-async fn recording_peer() -> (SocketAddr, UnboundedReceiver<(HeaderMap, Bytes)>, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (seen, sees) = tokio::sync::mpsc::unbounded_channel();
-    let answer = async move |request: axum::extract::Request| {
-        let (head, body) = request.into_parts();
-        let body = axum::body::to_bytes(body, 4_096).await.unwrap();
-        seen.send((head.headers, body)).unwrap();
-        let mut response = Response::new(axum::body::Body::empty());
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-        response.headers_mut().insert("grpc-status", HeaderValue::from_static("14"));
-        response
-    };
-    let limits = billing_service::server::ListenerLimits {
-        connections: 10,
-        drain_timeout: std::time::Duration::from_secs(1),
-        ..Default::default()
-    };
-    let app = Router::new().fallback(answer);
-    let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
-    (address, sees, peer)
 }
 
 /// Anyone can send a callback without a proof.

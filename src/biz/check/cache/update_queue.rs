@@ -17,9 +17,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::account_cache::AccountCache;
-use crate::biz::{settlement::change::Change, values::cache_key::CacheKey};
+use crate::biz::{
+    settlement::change::Change,
+    values::{
+        cache_key::CacheKey,
+        spans::{MAX_LINKS, TARGET},
+    },
+};
 
 /// Most updates of one round trip.
 const CHUNK: usize = 256;
@@ -47,6 +54,8 @@ struct Waiting {
     /// Keys to invalidate, because changes are missing or could not be sent.
     stale: HashSet<CacheKey>,
     in_flight: HashSet<CacheKey>,
+    /// The settlements of waiting changes that are traced.
+    traced: Vec<Span>,
     /// Invalidate the whole cache, because too many updates waited.
     everything: bool,
     is_clearing: bool,
@@ -99,7 +108,13 @@ impl Waiting {
 
 impl UpdateQueue {
     pub fn changed(&self, changes: Vec<Change>) {
-        self.put(|waiting| changes.into_iter().for_each(|change| waiting.change(change)));
+        let settlement = Span::current();
+        self.put(|waiting| {
+            if !settlement.is_disabled() && waiting.traced.len() < MAX_LINKS {
+                waiting.traced.push(settlement);
+            }
+            changes.into_iter().for_each(|change| waiting.change(change));
+        });
     }
 
     pub fn forget(&self, cache_keys: &[CacheKey]) {
@@ -160,18 +175,22 @@ impl UpdateQueue {
 
     /// Sends some of the changes; false if there are none.
     async fn send_changes(&self, cache: &dyn AccountCache) -> bool {
-        let changes: Vec<Change> = {
+        let (changes, traced): (Vec<Change>, _) = {
             let mut waiting = self.lock();
+            let traced = std::mem::take(&mut waiting.traced);
             let cache_keys: Vec<CacheKey> = waiting.changes.keys().take(CHUNK).cloned().collect();
             let changes =
                 cache_keys.iter().filter_map(|cache_key| waiting.changes.remove(cache_key)).flatten().collect();
             waiting.in_flight.extend(cache_keys);
-            changes
+            (changes, traced)
         };
         if changes.is_empty() {
             return false;
         }
-        let failed = cache.apply(&changes).await;
+        let span = update_span(&traced, changes.len());
+        // Ends the spans of the settlements.
+        drop(traced);
+        let failed = cache.apply(&changes).instrument(span).await;
         self.delivered(changes.iter().map(Change::cache_key), failed);
         true
     }
@@ -220,6 +239,16 @@ impl UpdateQueue {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The span of an update, in the trace of the first settlement whose changes it has, with a link to each.
+fn update_span(traced: &[Span], changes: usize) -> Span {
+    let Some(first) = traced.first() else { return Span::none() };
+    let span = first.in_scope(|| tracing::info_span!(target: TARGET, "cache update", "billing.batch.size" = changes));
+    for settlement in traced {
+        span.follows_from(settlement);
+    }
+    span
 }
 
 #[cfg(test)]

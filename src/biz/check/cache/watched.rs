@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tracing::Instrument;
 
 use super::caches::Caches;
 use crate::biz::{
@@ -41,7 +42,7 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
         let (setting, caches) = (set(self.store.clone()), self.caches.clone());
-        let task = tokio::spawn(async move {
+        let work = async move {
             let done = tokio::time::timeout(DEADLINE, setting).await;
             let done = done.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
             match &done {
@@ -49,7 +50,8 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
                 _ => caches.forget(&[cache_key]).await,
             }
             done
-        });
+        };
+        let task = tokio::spawn(work.in_current_span());
         task.await.map_err(|panic| StoreError::Failed(format!("setting a limit panicked: {panic}")))?
     }
 }

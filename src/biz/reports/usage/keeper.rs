@@ -208,7 +208,11 @@ impl UseKeeper {
             match turn.unwrap_or_else(|_| Err(StoreError::Unavailable("a part was not summed in time".into()))) {
                 Ok(Refreshed { end: End::Done, .. }) => self.done(&user, &waiting.spans),
                 Ok(Refreshed { end: End::Lacking, missing, .. }) => {
-                    tracing::warn!(%user, missing, "use by model and API key not summed; the daily rollup counts records that are not found");
+                    tracing::debug!(%user, "records missing");
+                    tracing::warn!(
+                        missing,
+                        "use by model and API key not summed; the daily rollup counts records that are not found"
+                    );
                     self.lacks(&user);
                 }
                 // The parts that were written stay.
@@ -218,7 +222,8 @@ impl UseKeeper {
                         // Another server does the same.
                         sleep(AFTER_CONFLICT).await;
                     } else if changes == 0 {
-                        tracing::warn!(%user, "use by model and API key not summed; a turn found no record to sum");
+                        tracing::debug!(%user, "no record to sum");
+                        tracing::warn!("use by model and API key not summed; a turn found no record to sum");
                     }
                 }
                 Err(error) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::reply::Reply;
+use super::{reply::Reply, trace::Place};
 use crate::biz::settlement::posting::Posting;
 
 /// The limits of the engine.
@@ -50,5 +50,12 @@ pub(super) struct Ticket {
     pub deadline: Instant,
     /// Whether an attempt may have committed the posting although its answer was lost.
     pub is_unsure: bool,
+    /// Its place in the trace of its request; `None` unless the request is traced.
+    pub place: Option<Box<Place>>,
     pub reply: Reply,
+}
+
+/// The places of the traced requests behind tickets.
+pub(super) fn places(tickets: &mut [Ticket]) -> Vec<&mut Place> {
+    tickets.iter_mut().filter_map(|ticket| ticket.place.as_deref_mut()).collect()
 }

@@ -6,13 +6,17 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    job::{Job, LaneLimits},
+    job::{Job, LaneLimits, places},
     parking::Parking,
     settler::{Settler, given_up, pauses},
+    trace,
 };
 use crate::biz::{
     settlement::{ledger::SettledBatch, posting::Batch},
-    values::error::{Error, StoreError},
+    values::{
+        error::{Error, StoreError},
+        spans,
+    },
 };
 
 /// After more conflicts than this a batch is not retried as a whole. One of its postings may
@@ -68,7 +72,9 @@ impl Lane {
         let (postings, mut tickets): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.posting, job.ticket)).unzip();
         let batch = self.settler.batch(postings);
         let mut is_unsure = false;
-        let settled = self.attempt(&batch, deadline, &mut is_unsure).await;
+        let span = trace::settlement(&mut places(&mut tickets), batch.postings.len());
+        let attempts = self.attempt(&batch, deadline, &mut is_unsure);
+        let settled = spans::traced(span, attempts).await;
         tickets.iter_mut().for_each(|ticket| ticket.is_unsure |= is_unsure);
         let error = match settled {
             Ok(settled) => return self.parking.answer(&batch, tickets, settled, None),

@@ -9,6 +9,7 @@ mod lane;
 mod parking;
 mod reply;
 mod settler;
+mod trace;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -28,6 +29,7 @@ use self::{
     parking::Parking,
     reply::Reply,
     settler::Settler,
+    trace::Place,
 };
 pub use self::{
     job::{LaneLimits, ParkingLimits},
@@ -277,7 +279,8 @@ impl Engine {
         let lane = &self.lanes[lane_of(posting.user(), self.lanes.len())];
         let (sender, answer) = oneshot::channel();
         let now = Instant::now();
-        let ticket = Ticket { queued: now, deadline: now, is_unsure: false, reply: reply(sender) };
+        let ticket =
+            Ticket { queued: now, deadline: now, is_unsure: false, place: Place::begin(), reply: reply(sender) };
         let job = Job { posting, ticket };
         let queued = lane.try_send(job).map_err(|refused| {
             Error::Overloaded(match refused {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::biz::{
     account::catalog::Catalog,
@@ -108,7 +109,8 @@ async fn contain(
     deadline: Instant,
     is_unsure: &mut bool,
 ) -> Result<SettledBatch, StoreError> {
-    let mut task = tokio::spawn(settling);
+    // The round trips of the task lie below the settlement.
+    let mut task = tokio::spawn(settling.in_current_span());
     match tokio::time::timeout_at(deadline, &mut task).await {
         Ok(Ok(settled)) => settled.inspect_err(|error| *is_unsure |= matches!(error, StoreError::Unavailable(_))),
         Ok(Err(panic)) => {

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, RetryableWithContext};
 use chrono::{DateTime, Utc};
-use sqlx::{MySqlConnection, mysql::MySqlRow};
+use sqlx::mysql::MySqlRow;
 use uuid::Uuid;
 
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
         error::corrupt,
         mysql::{
             MySqlStore, audit_trail,
-            connections::Connections,
+            connections::{Connections, Lease},
             statement::{LockMode, Row, STALE, Statement},
         },
         row::Columns,
@@ -100,14 +100,14 @@ async fn read(connections: &Connections, user: &UserId, month: Month) -> Result<
 /// for every service. Existing rows stay as they are, and concurrent calls do not conflict.
 /// `connection` must be in no transaction.
 pub async fn open<'c>(
-    mut connection: &'c mut MySqlConnection,
+    mut connection: &'c mut Lease,
     new: NewAccounts<'_>,
     catalog: &Catalog,
 ) -> Result<(), StoreError> {
     let users: Vec<&UserId> = new.users.iter().collect();
     let services = catalog.services().count().max(1);
     for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
-        let attempt = |connection: &'c mut MySqlConnection| async move {
+        let attempt = |connection: &'c mut Lease| async move {
             let done = insert_missing(chunk, new, catalog).execute(&mut *connection).await;
             (connection, done)
         };

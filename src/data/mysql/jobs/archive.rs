@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use sqlx::{MySqlConnection, mysql::MySqlRow};
+use sqlx::mysql::MySqlRow;
 
 use crate::{
     biz::{
@@ -16,7 +16,7 @@ use crate::{
     data::{
         mysql::{
             MySqlStore,
-            statement::{LockMode, Statement},
+            statement::{LockMode, OnNode, Statement},
         },
         row::Columns,
         rows::account::user_of,
@@ -86,7 +86,7 @@ fn old_of(statement: &mut Statement, users: &[UserId], before: DateTime<Utc>) {
 
 /// Runs a statement on the old records up to the key of `last`. Returns their number.
 async fn moved(
-    connection: &mut MySqlConnection,
+    connection: &mut impl OnNode,
     mut statement: Statement,
     (users, before): (&[UserId], DateTime<Utc>),
     last: &MySqlRow,

@@ -37,7 +37,8 @@ pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Readin
         chunks += 1;
         if shown.elapsed() >= SHOW_EVERY {
             shown = Instant::now();
-            tracing::info!(chunks, last_user = chunk.last, "legacy users converting");
+            tracing::info!(chunks, "legacy users converting");
+            tracing::debug!(last_user = chunk.last, "legacy users converting");
         }
         last = Some(chunk.last);
     }

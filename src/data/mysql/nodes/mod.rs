@@ -14,7 +14,7 @@ use tokio::{sync::watch as channel, time::timeout};
 
 use self::check::Fault;
 use super::connect::connect;
-use crate::biz::values::error::StoreError;
+use crate::{biz::values::error::StoreError, data::spans::Address};
 
 /// Time for which a preferred node must have been well before it is used again. A node that comes and
 /// goes must not take all servers along.
@@ -49,6 +49,8 @@ struct Shared {
 
 struct Node {
     options: MySqlConnectOptions,
+    /// For traces.
+    address: Arc<Address>,
     /// For logs.
     name: String,
 }
@@ -88,7 +90,8 @@ impl Nodes {
         }
         let node = |options: MySqlConnectOptions| {
             let name = format!("{}:{}", options.get_host(), options.get_port());
-            Node { options: options.disable_statement_logging(), name }
+            let address = Address { host: options.get_host().to_owned(), port: options.get_port() };
+            Node { options: options.disable_statement_logging(), address: address.into(), name }
         };
         let nodes = options.into_iter().map(node).collect();
         let in_use = channel::Sender::new(InUse { index: 0, generation: 1, lost: 0 });
@@ -116,6 +119,10 @@ impl Nodes {
 
     pub(super) fn options(&self, in_use: InUse) -> &MySqlConnectOptions {
         &self.0.nodes[in_use.index].options
+    }
+
+    pub(super) fn address(&self, in_use: InUse) -> Arc<Address> {
+        self.0.nodes[in_use.index].address.clone()
     }
 
     /// Opens a connection to the node in use, outside of the pools.

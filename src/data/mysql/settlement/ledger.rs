@@ -78,12 +78,12 @@ const MAX_ATTEMPTS: u32 = 4;
 fn wait_for(lock: &Lock) -> Statement {
     match lock {
         Lock::Account(user) => {
-            let mut statement = Statement::beginning(LockMode::Wait);
+            let mut statement = Statement::beginning(LockMode::Wait).named("settlement wait for account");
             accounts::wait_for(&mut statement, user);
             statement
         }
         Lock::ApiKey(key) => {
-            let mut statement = Statement::new("");
+            let mut statement = Statement::new("").named("settlement wait for API key");
             key_quotas::wait_for(&mut statement, key);
             statement
         }
@@ -154,7 +154,8 @@ impl MySqlStore {
                         if !writes.balances.is_empty() {
                             accounts::set_balances(packet, &writes.balances);
                         }
-                    });
+                    })
+                    .named("settlement write");
                     packet.execute_unless_taken(&mut connection).await?
                 }
                 false => false,

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{MySqlConnection, mysql::MySqlRow};
+use sqlx::mysql::MySqlRow;
 
 use super::{refunds, transactions};
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
             connections::Lease,
             limits::{caps, key_quotas},
             recharge,
-            statement::{LockMode, Statement},
+            statement::{LockMode, OnNode, Statement},
             transaction::BEGINNING,
             unapplied,
         },
@@ -124,7 +124,7 @@ impl<'b> Packet<'b> {
 
     fn statement(&self) -> Statement {
         let Self { keys, mode, .. } = *self;
-        let mut statement = Statement::new("");
+        let mut statement = Statement::new("").named("settlement load");
         if self.begins {
             statement.begin();
         }
@@ -291,7 +291,7 @@ impl Loaded {
     /// no statement. The accounts are locked, so a plain read finds the current rows.
     async fn add_further_quotas(
         &mut self,
-        connection: &mut MySqlConnection,
+        connection: &mut impl OnNode,
         batch: &Batch,
         keys: &Keys<'_>,
     ) -> Result<(), StoreError> {
@@ -299,7 +299,7 @@ impl Loaded {
         if further.is_empty() {
             return Ok(());
         }
-        let mut statement = Statement::new("");
+        let mut statement = Statement::new("").named("settlement further quotas");
         accounts::read_quotas(&mut statement, &further);
         for rows in statement.fetch(connection).await? {
             accounts::add_held_quotas(&mut self.state, &mut self.left_out, &rows)?;
@@ -311,7 +311,7 @@ impl Loaded {
     /// in nearly every batch, it sends no statement.
     async fn leave_out_locked(
         &mut self,
-        connection: &mut MySqlConnection,
+        connection: &mut impl OnNode,
         batch: &Batch,
         keys: &Keys<'_>,
     ) -> Result<(), StoreError> {
@@ -325,7 +325,7 @@ impl Loaded {
         if users.is_empty() && orders.is_empty() && payments.is_empty() {
             return Ok(());
         }
-        let mut statement = Statement::new("");
+        let mut statement = Statement::new("").named("settlement locked rows");
         if !users.is_empty() {
             accounts::read_present(&mut statement, &users, keys, batch.at.month);
         }

@@ -66,7 +66,8 @@ impl MySqlStore {
             }
             packet.push(" INTO @limited; IF @limited").push(LIMITED);
             write(packet, &writes, batch.at);
-        });
+        })
+        .named("settlement behind a guard");
         match packet.execute_guarded(connection).await.inspect_err(|_| self.recent.forget(keys))? {
             Guarded::Done => {
                 let settled = writes.into_settlement(outcomes, LeftOut::default());

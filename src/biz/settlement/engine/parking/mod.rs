@@ -37,8 +37,9 @@ use self::{
     queues::{Entry, Queues},
 };
 use crate::biz::settlement::engine::{
-    job::{Job, LaneLimits, Ticket},
+    job::{Job, LaneLimits, Ticket, places},
     settler::{Settler, given_up, pauses},
+    trace,
 };
 use crate::biz::{
     settlement::{
@@ -49,6 +50,7 @@ use crate::biz::{
     values::{
         error::{Error, StoreError},
         ids::UserId,
+        spans,
     },
 };
 
@@ -202,7 +204,10 @@ impl Parking {
         self.tasks.wait().await;
     }
 
-    fn park(self: &Arc<Self>, lock: Lock, job: Job, is_bounded: bool) {
+    fn park(self: &Arc<Self>, lock: Lock, mut job: Job, is_bounded: bool) {
+        if let Some(place) = &mut job.ticket.place {
+            place.wait_for_lock();
+        }
         let parked = {
             let mut state = self.state();
             let parked = state.queues.park(lock, job, is_bounded);
@@ -264,7 +269,9 @@ impl Parking {
             }
         };
         let mut is_unsure = false;
-        let settled = self.settler.try_behind(lock, Box::new(gather), deadline, &mut is_unsure).await;
+        let span = self.state().queues.settlement_span(lock);
+        let attempt = self.settler.try_behind(lock, Box::new(gather), deadline, &mut is_unsure);
+        let settled = spans::traced(span.clone(), attempt).await;
         let taken = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (batch, mut tickets) = match (taken, &settled) {
             (Some(taken), _) => taken,
@@ -272,10 +279,12 @@ impl Parking {
             (None, Err(StoreError::Failed(_))) => self.take(lock, limit),
             (None, _) => {
                 // Nothing was sent beside the wait for the lock.
-                tracing::warn!(error = ?settled.err(), ?lock, "lock not granted; waiting for it again");
+                tracing::debug!(?lock, "lock not granted");
+                tracing::warn!(error = ?settled.err(), lock = lock.kind(), "lock not granted; waiting for it again");
                 return Turn::Again;
             }
         };
+        trace::join(&span, &mut places(&mut tickets), batch.postings.len());
         is_unsure |= tickets.iter().any(|ticket| ticket.is_unsure);
         let settled = match settled {
             Ok(settled) => self.settler.announce(&batch, settled, &mut is_unsure).await,
@@ -309,7 +318,8 @@ impl Parking {
                 Turn::Settled
             }
             (Err(error @ (StoreError::Conflict(_) | StoreError::Unavailable(_))), _) => {
-                tracing::warn!(%error, ?lock, batch = tickets.len(), "lock not granted; waiting for it again");
+                tracing::debug!(?lock, "lock not granted");
+                tracing::warn!(%error, lock = lock.kind(), batch = tickets.len(), "lock not granted; waiting for it again");
                 self.state().queues.put_back(lock, jobs_of(&batch, tickets));
                 Turn::Again
             }
@@ -343,11 +353,11 @@ impl Parking {
         let (mut state, now) = (self.state(), Instant::now());
         if state.quarantine.begin(user, now) {
             tracing::error!(
-                %user,
                 why,
                 "account quarantined: the database cannot read or write one of its rows; \
                  `cron --once audit` names unreadable rows"
             );
+            tracing::debug!(%user, "account quarantined");
         }
         state.queues.expire(user, now);
         self.count(&state);

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::biz::{
     settlement::{
@@ -103,6 +104,12 @@ impl Queues {
 
     pub fn is_empty(&self, lock: &Lock) -> bool {
         self.waiting.get(lock).is_none_or(VecDeque::is_empty)
+    }
+
+    /// The span of a settlement behind a lock, for the first traced job that waits for it.
+    pub fn settlement_span(&self, lock: &Lock) -> Span {
+        let mut jobs = self.waiting.get(lock).into_iter().flatten();
+        jobs.find_map(|job| job.ticket.place.as_ref()).map_or_else(Span::none, |place| place.settlement())
     }
 
     /// Takes the next jobs, at most `limit`. They stay parked until [`Self::finished`].
