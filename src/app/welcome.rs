@@ -8,8 +8,8 @@ use crate::{
     server::reachable,
 };
 
-/// The page with the document of the API on both ports; `None` while no route serves one.
-const DOCS_PATH: Option<&str> = None;
+/// The page that describes the API, on both ports.
+const DOCS_PATH: &str = "/docs";
 
 /// Addresses, documents, sandbox, data and the way to stop. `None` unless the environment is
 /// `development` and the logs are text: other servers print nothing beside their log.
@@ -19,10 +19,7 @@ pub(super) fn lines(config: &Config, http: SocketAddr, grpc: SocketAddr) -> Opti
     }
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
     let (http, grpc) = (reachable(http), reachable(grpc));
-    let docs = match DOCS_PATH {
-        Some(path) => format!("{scheme}://{http}{path}"),
-        None => "README.md has the first calls, docs/api.md has all of them".into(),
-    };
+    let docs = format!("{scheme}://{http}{DOCS_PATH}");
     let sandbox = match &config.payment_service {
         Some(payment) if payment.sandbox => {
             format!("http://{} simulates payment-service; no money moves", payment.grpc_addr)
