@@ -9,7 +9,7 @@ use yaml_rust2::{Yaml, YamlEmitter};
 use super::{at, check_config, port, root, str_at, text, texts, yaml};
 
 const CHART: &str = "deploy/helm/billing-service";
-const RELEASE: &str = "billing";
+const RELEASE: &str = "billing-service";
 
 /// A subset of Helm's templates: values, `include`, `toYaml`, `nindent`, `default`, `sha256sum`, `if`.
 struct Templates {
@@ -191,7 +191,7 @@ fn find<'o>(objects: &'o [Yaml], kind: &str, name: &str) -> &'o Yaml {
 }
 
 fn config_of(objects: &[Yaml]) -> String {
-    let data = &find(objects, "ConfigMap", "billing-config")["data"];
+    let data = &find(objects, "ConfigMap", &format!("{RELEASE}-config"))["data"];
     data["config.yaml"].as_str().unwrap().to_owned()
 }
 
@@ -218,18 +218,18 @@ fn ports_probes_services_and_policies_fit_each_other_and_the_configuration() {
         ("metrics", "cron", configured("cron.metrics.addr")),
     ];
     for (name, component, port) in ports {
-        let deployment = find(&objects, "Deployment", &format!("billing-{component}"));
+        let deployment = find(&objects, "Deployment", &format!("{RELEASE}-{component}"));
         let container = at(deployment, "spec.template.spec.containers.0");
         let of_container = container["ports"].as_vec().unwrap();
         let is = |found: &&Yaml| found["name"].as_str() == Some(name);
         assert_eq!(of_container.iter().find(is).unwrap()["containerPort"].as_i64(), Some(port));
-        let service = if component == "server" { "billing".to_owned() } else { format!("billing-{component}") };
+        let service = if component == "server" { RELEASE.to_owned() } else { format!("{RELEASE}-{component}") };
         let service = find(&objects, "Service", &service);
         let of_service = at(service, "spec.ports").as_vec().unwrap().iter().find(is).unwrap();
         assert_eq!((of_service["port"].as_i64(), of_service["targetPort"].as_str()), (Some(port), Some(name)));
         // Every selector finds the pods.
         let labels = at(deployment, "spec.template.metadata.labels").as_hash().unwrap();
-        let policy = find(&objects, "NetworkPolicy", &format!("billing-{component}"));
+        let policy = find(&objects, "NetworkPolicy", &format!("{RELEASE}-{component}"));
         for selector in [
             at(service, "spec.selector"),
             at(deployment, "spec.selector.matchLabels"),
@@ -251,15 +251,15 @@ fn ports_probes_services_and_policies_fit_each_other_and_the_configuration() {
         assert_eq!(at(container, "securityContext.readOnlyRootFilesystem").as_bool(), Some(true));
         assert_eq!(at(deployment, "spec.template.spec.securityContext.runAsUser").as_i64(), Some(65532));
     }
-    let server = find(&objects, "Deployment", "billing-server");
+    let server = find(&objects, "Deployment", &format!("{RELEASE}-server"));
     let container = at(server, "spec.template.spec.containers.0");
     for (probe, path) in [("startupProbe", "/health"), ("livenessProbe", "/health"), ("readinessProbe", "/ready")] {
         let get = at(&container[probe], "httpGet");
         assert_eq!((str_at(get, "path"), str_at(get, "port")), (path, "http"));
     }
-    let budget = find(&objects, "PodDisruptionBudget", "billing-server");
+    let budget = find(&objects, "PodDisruptionBudget", &format!("{RELEASE}-server"));
     assert_eq!(at(budget, "spec.selector"), at(server, "spec.selector"));
-    let monitor = find(&objects, "ServiceMonitor", "billing");
+    let monitor = find(&objects, "ServiceMonitor", RELEASE);
     let scraped: Vec<_> = at(monitor, "spec.endpoints")
         .as_vec()
         .unwrap()
@@ -281,7 +281,7 @@ fn the_parts_that_a_value_turns_off_are_absent() {
     }
     // An empty list must not become a rule without `from`, which would let everyone in.
     let closed = Templates::new(&[("networkPolicy.publicFrom", Yaml::Array(Vec::new()))]).objects();
-    let rules = at(find(&closed, "NetworkPolicy", "billing-server"), "spec.ingress").as_vec().unwrap();
+    let rules = at(find(&closed, "NetworkPolicy", &format!("{RELEASE}-server")), "spec.ingress").as_vec().unwrap();
     let open: Vec<&str> = rules.iter().map(|rule| str_at(rule, "ports.0.port")).collect();
     assert_eq!(open, ["grpc", "grpc"]);
 }
