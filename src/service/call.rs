@@ -36,8 +36,9 @@ impl CallParser {
         Self { catalog, quoter, reservation_ttl }
     }
 
-    pub(super) fn charge(&self, request: DeductQuotaRequest) -> Result<Charge> {
+    pub(super) fn charge(&self, request: DeductQuotaRequest, part: Part) -> Result<Charge> {
         let charge = self.parse(Call {
+            part,
             user_id: &request.user_id,
             service_name: &request.service_name,
             count: request.count,
@@ -59,6 +60,7 @@ impl CallParser {
 
     pub(super) fn reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
         let call = self.parse(Call {
+            part: Part::Whole,
             user_id: &request.user_id,
             service_name: &request.service_name,
             count: request.count,
@@ -90,7 +92,9 @@ impl CallParser {
             Tokens::Estimated(estimate) => (None, estimate, ESTIMATE),
         };
         let service_tier = service_tier(call.service_tier)?;
-        gen_ai::note_call(model.as_ref(), usage);
+        if call.part == Part::Whole {
+            gen_ai::note_call(model.as_ref(), usage);
+        }
         let ask = Ask {
             plan: None,
             count,
@@ -118,8 +122,18 @@ impl CallParser {
     }
 }
 
+/// The part of its request that a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The span of the request has its model and its tokens.
+    Whole,
+    /// One of several items, which share the span of the request.
+    Item,
+}
+
 /// The fields that both requests have.
 struct Call<'r> {
+    part: Part,
     user_id: &'r str,
     service_name: &'r str,
     count: i32,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::{
-    call::CallParser,
+    call::{CallParser, Part},
     convert::{int32, int64},
     errors,
     proto::{
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     biz::{
         settlement::{
-            engine::{Engine, Settled},
+            engine::{Engine, Place, Settled},
             transaction::Transaction,
         },
         values::{
@@ -46,7 +46,7 @@ impl ChargeService {
     }
 
     pub async fn deduct_quota(&self, request: DeductQuotaRequest, request_id: &RequestId) -> Result<DeductQuotaReply> {
-        self.deduct(request, |trace| request_id.note_trace_id(trace)).await
+        self.deduct(request, (Part::Whole, Place::begin()), |trace| request_id.note_trace_id(trace)).await
     }
 
     /// Parses and queues the charge at once, and sets the retry id of the request. The future waits
@@ -54,12 +54,13 @@ impl ChargeService {
     fn deduct<N: FnOnce(&TraceId)>(
         &self,
         request: DeductQuotaRequest,
+        (part, place): (Part, Option<Box<Place>>),
         note: N,
     ) -> impl Future<Output = Result<DeductQuotaReply>> + Send + use<'_, N> {
         let in_flight = self.observer.begin(Operation::Deduct);
-        let queued = self.calls.charge(request).map(|call| {
+        let queued = self.calls.charge(request, part).map(|call| {
             note(&call.trace);
-            self.engine.charge(call)
+            self.engine.charge_at(call, place)
         });
         async move {
             let settled = match queued {
@@ -83,10 +84,11 @@ impl ChargeService {
         if !(1..=MAX_ITEMS).contains(&items) {
             return Err(Invalid::new("items", format!("must be 1 to {MAX_ITEMS}, not {items}")).into());
         }
-        let items = request.items.into_iter().map(|item| {
+        let place = Place::begin();
+        let items = request.items.into_iter().map(move |item| {
             let item_id = request_id.of_item();
             let noted = item_id.clone();
-            let charging = self.deduct(item, move |trace| {
+            let charging = self.deduct(item, (Part::Item, place.clone()), move |trace| {
                 noted.note_retry_id("trace_id", trace.as_str());
             });
             async move { item_result(charging.await, &item_id) }

@@ -29,12 +29,12 @@ use self::{
     parking::Parking,
     reply::Reply,
     settler::Settler,
-    trace::Place,
 };
 pub use self::{
     job::{LaneLimits, ParkingLimits},
     parking::ParkingSize,
     reply::{OrderRefunded, Reported, Settled},
+    trace::Place,
 };
 use super::{
     commit_listener::CommitListener,
@@ -102,7 +102,15 @@ impl Engine {
     /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub fn charge(&self, charge: Charge) -> impl Future<Output = Settled> + Send + 'static {
-        self.post(Posting::Charge(charge), Reply::Settled)
+        self.charge_at(charge, Place::begin())
+    }
+
+    /// As [`Self::charge`], at a place in the trace that the items of a batch share.
+    ///
+    /// # Errors
+    /// As [`Self::charge`].
+    pub fn charge_at(&self, charge: Charge, place: Option<Box<Place>>) -> impl Future<Output = Settled> + Send + use<> {
+        self.post_at(Posting::Charge(charge), Reply::Settled, place)
     }
 
     /// Holds the expected cost of a call.
@@ -276,11 +284,19 @@ impl Engine {
         posting: Posting,
         reply: fn(oneshot::Sender<Result<T>>) -> Reply,
     ) -> impl Future<Output = Result<T>> + Send + use<T> {
+        self.post_at(posting, reply, Place::begin())
+    }
+
+    fn post_at<T: Send + 'static>(
+        &self,
+        posting: Posting,
+        reply: fn(oneshot::Sender<Result<T>>) -> Reply,
+        place: Option<Box<Place>>,
+    ) -> impl Future<Output = Result<T>> + Send + use<T> {
         let lane = &self.lanes[lane_of(posting.user(), self.lanes.len())];
         let (sender, answer) = oneshot::channel();
         let now = Instant::now();
-        let ticket =
-            Ticket { queued: now, deadline: now, is_unsure: false, place: Place::begin(), reply: reply(sender) };
+        let ticket = Ticket { queued: now, deadline: now, is_unsure: false, place, reply: reply(sender) };
         let job = Job { posting, ticket };
         let queued = lane.try_send(job).map_err(|refused| {
             Error::Overloaded(match refused {
