@@ -3,7 +3,7 @@
 use std::{str::FromStr, sync::Arc};
 
 use axum::extract::{MatchedPath, Request};
-use http::{HeaderMap, header::HOST, uri::Authority};
+use http::{HeaderMap, Method, header::HOST, uri::Authority};
 use opentelemetry::{
     Context, SpanId, TraceFlags, TraceId,
     trace::{SpanContext, TraceContextExt, TraceState},
@@ -25,8 +25,11 @@ use crate::{
 const MAX_STATE: usize = 512;
 /// Longest name of an unknown rpc in logs, in bytes.
 const MAX_NAME: usize = 64;
-/// The method of a call of an rpc that is none of the contract. Callers choose such names.
+/// The method of a call of an rpc that is none of the contract, and of a request with a method that HTTP does not know.
+/// Callers choose such names.
 const OTHER: &str = "_OTHER";
+/// Longest address of a server on a span, in bytes. No name of a host is longer.
+const MAX_HOST: usize = 253;
 
 /// Decides which requests are traced. A parent decides for its request.
 #[derive(Debug, Clone, Copy)]
@@ -82,13 +85,15 @@ impl Arrived<'_> {
         let uri = self.request.uri();
         let route = self.request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let method = self.is_grpc.then(|| self.rpc.and(uri.path().strip_prefix('/')).unwrap_or(OTHER));
-        let http_method = (!self.is_grpc).then(|| self.request.method().as_str());
+        let known = known_method(self.request.method());
+        let http_method = (!self.is_grpc).then_some(known.unwrap_or(OTHER));
+        let verb = known.unwrap_or("HTTP");
         let name = match (method, route) {
             (Some(method), _) => method.to_owned(),
-            (None, Some(route)) => format!("{} {route}", self.request.method()),
-            (None, None) => self.request.method().to_string(),
+            (None, Some(route)) => format!("{verb} {route}"),
+            (None, None) => verb.to_owned(),
         };
-        let server = authority(self.request);
+        let server = authority(self.request).filter(|server| server.host().len() <= MAX_HOST);
         let span = tracing::info_span!(
             target: TARGET,
             ROOT,
@@ -129,6 +134,12 @@ fn remote(parent: TraceParent, headers: &HeaderMap) -> Context {
     Context::new().with_remote_span_context(SpanContext::new(trace_id, span_id, flags, true, state))
 }
 
+/// The name of a method, if it is one of HTTP.
+fn known_method(method: &Method) -> Option<&'static str> {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    KNOWN.into_iter().find(|known| *known == method.as_str())
+}
+
 /// The address that the caller has used.
 fn authority(request: &Request) -> Option<Authority> {
     let host = || request.headers().get(HOST)?.to_str().ok()?.parse().ok();
@@ -153,6 +164,12 @@ mod tests {
             assert_eq!((on.traces(None, true), on.traces(None, false)), (ratio == "1", false));
             assert!(!sampling(None, ratio).traces(parent(true), true), "without a collector nothing is traced");
         }
+    }
+
+    #[test]
+    fn a_method_that_http_does_not_know_has_no_name() {
+        let name = |method: &[u8]| known_method(&Method::from_bytes(method).unwrap());
+        assert_eq!([name(b"PATCH"), name(b"BREW"), name(b"get")], [Some("PATCH"), None, None]);
     }
 
     #[test]

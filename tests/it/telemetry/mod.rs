@@ -284,6 +284,18 @@ async fn a_batch_of_many_items_has_the_spans_of_one_request(#[values(MySql, Sqli
     assert!(named(&spans, "lock wait").len() < 100, "{spans:#?}");
 }
 
+#[tokio::test]
+async fn no_span_has_a_method_or_a_long_host_that_a_caller_made_up() {
+    let seen = Seen::start(Sqlite, &[]).await;
+    let url = format!("{}/nowhere", seen.server.grpc);
+    let request = http_client().request(reqwest::Method::from_bytes(b"BREW").unwrap(), url);
+    let request = request.header("traceparent", parent("01")).header("host", "a".repeat(254));
+    assert!(request.send().await.unwrap().status().is_client_error());
+    let spans = seen.collector.until("the request has come", |spans| roots(spans) == 1).await;
+    let span = one(&spans, "HTTP");
+    assert_eq!((span.get("http.request.method"), span.get("server.address")), ("_OTHER", ""));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_parent_decides_and_without_one_the_ratio() {
     let mut seen = Seen::start(Sqlite, &[("telemetry.sample_ratio", "1")]).await;
