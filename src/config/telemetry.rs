@@ -3,7 +3,10 @@
 use http::{Uri, uri::Scheme};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::shown::{Shown, number, shown};
+use super::{
+    shown::{Shown, number, shown},
+    values,
+};
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -14,6 +17,9 @@ pub struct TelemetryConfig {
     /// The part of the requests without a parent that are traced.
     #[serde(deserialize_with = "sample_ratio", serialize_with = "shown")]
     pub sample_ratio: SampleRatio,
+    /// Most requests of a second that are traced because their parent is. Chance decides for the others.
+    #[serde(deserialize_with = "values::parents_per_second")]
+    pub parents_per_second: u32,
     /// The name of the service in traces.
     #[serde(deserialize_with = "service_name")]
     pub service_name: String,
@@ -21,7 +27,12 @@ pub struct TelemetryConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: SampleRatio(0.01), service_name: "billing-service".into() }
+        Self {
+            otlp_endpoint: None,
+            sample_ratio: SampleRatio(0.01),
+            parents_per_second: 200,
+            service_name: "billing-service".into(),
+        }
     }
 }
 

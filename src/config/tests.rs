@@ -140,6 +140,7 @@ fn a_bad_key_or_value_is_named() {
         ("billing:\n", "telemetry: {sample_ratio: 1.5}\nbilling:\n", "telemetry.sample_ratio"),
         ("billing:\n", "telemetry: {sample_ratio: NaN}\nbilling:\n", "telemetry.sample_ratio"),
         ("billing:\n", "telemetry: {service_name: ''}\nbilling:\n", "telemetry.service_name"),
+        ("billing:\n", "telemetry: {parents_per_second: -1}\nbilling:\n", "telemetry.parents_per_second"),
         ("passport: 10000", "passport: 100000000000001", "billing.free_quotas.passport"),
         ("passport: 10000", "passprt: 10000", "billing.free_quotas.passprt"),
         ("quota_low_percent_threshold: 20.0", "quota_low_percent_threshold: 120", "quota_low_percent_threshold"),

@@ -140,6 +140,11 @@ pub(super) fn lines_per_second<'de, D: Deserializer<'de>>(deserializer: D) -> Re
     whole(deserializer, 1, 100_000).map(|lines| lines as u32)
 }
 
+/// Traces in a second.
+pub(super) fn parents_per_second<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    whole(deserializer, 0, 100_000).map(|parents| parents as u32)
+}
+
 /// Input tokens of one call.
 pub(super) fn input_tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     whole(deserializer, 1, i32::MAX as usize).map(|tokens| tokens as u32)

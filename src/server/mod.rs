@@ -4,6 +4,7 @@ pub mod access;
 mod arrival;
 mod body_memory;
 mod bounds;
+mod budget;
 mod callback;
 mod content;
 mod counted;

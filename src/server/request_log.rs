@@ -1,36 +1,23 @@
 //! The log line of each request, within a number of lines a second.
 
-use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
+use super::budget::Budget;
 use crate::{
     biz::audit_trail::AUDITED_RPCS,
     config::{Log, RequestLines},
     context::RequestFacts,
 };
 
-/// The time in which lines are counted.
-const PERIOD: Duration = Duration::from_secs(1);
-
 /// Chooses the requests that get a line.
 pub struct RequestLog {
     requests: RequestLines,
     slow: Duration,
-    per_second: u32,
     plain: Budget,
     /// Lines of requests that failed or were slow. They have a budget of their own, so that a busy server shows them.
     notable: Budget,
-}
-
-/// The lines that may still be written in this second.
-struct Budget {
-    left: AtomicU32,
-    left_out: AtomicU64,
 }
 
 /// The end of a request.
@@ -46,26 +33,13 @@ pub struct Answered<'a> {
 
 impl RequestLog {
     pub fn new(config: &Log) -> Self {
-        let budget = || Budget { left: AtomicU32::new(config.requests_per_second), left_out: AtomicU64::new(0) };
-        Self {
-            requests: config.requests,
-            slow: config.slow_request,
-            per_second: config.requests_per_second,
-            plain: budget(),
-            notable: budget(),
-        }
+        let budget = || Budget::new(config.requests_per_second);
+        Self { requests: config.requests, slow: config.slow_request, plain: budget(), notable: budget() }
     }
 
-    /// Begins a new second again and again, until `stop`. Logs the number of lines that were left out.
-    pub async fn keep(&self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
-            self.begin_second();
-        }
-        self.begin_second();
-    }
-
-    fn begin_second(&self) {
-        let (plain, notable) = (self.plain.refill(self.per_second), self.notable.refill(self.per_second));
+    /// Begins a second. Logs the number of lines that were left out.
+    pub fn begin_second(&self) {
+        let (plain, notable) = (self.plain.begin_second(), self.notable.begin_second());
         if plain + notable > 0 {
             tracing::info!(left_out = plain, left_out_failed_or_slow = notable, "lines of requests left out");
         }
@@ -96,24 +70,6 @@ impl RequestLog {
     }
 }
 
-impl Budget {
-    fn admits(&self) -> bool {
-        // A busy server mostly finds nothing left, which costs no write of it.
-        let is_left =
-            self.left.load(Relaxed) > 0 && self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
-        if !is_left {
-            self.left_out.fetch_add(1, Relaxed);
-        }
-        is_left
-    }
-
-    /// Returns the number of lines that were left out.
-    fn refill(&self, lines: u32) -> u64 {
-        self.left.store(lines, Relaxed);
-        self.left_out.swap(0, Relaxed)
-    }
-}
-
 /// `role` is that of an operator whose action it was.
 fn write(request: &RequestFacts, answered: Answered<'_>, role: Option<&str>) {
     let Answered { protocol, code, is_failure, took, .. } = answered;
@@ -123,20 +79,5 @@ fn write(request: &RequestFacts, answered: Answered<'_>, role: Option<&str>) {
     match role {
         Some(role) => tracing::info!(protocol, code, duration_ms, replayed, role, "operator acted"),
         None => tracing::info!(protocol, code, reason, duration_ms, replayed, "request answered"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_beyond_the_bound_are_counted_until_the_next_second() {
-        let budget = Budget { left: AtomicU32::new(2), left_out: AtomicU64::new(0) };
-        assert_eq!([budget.admits(), budget.admits(), budget.admits(), budget.admits()], [true, true, false, false]);
-        assert_eq!(budget.refill(1), 2);
-        assert_eq!([budget.admits(), budget.admits()], [true, false]);
-        assert_eq!(budget.refill(1), 1);
-        assert_eq!(budget.refill(1), 0);
     }
 }

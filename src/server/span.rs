@@ -63,7 +63,7 @@ where
         let (id, is_grpc) = (RequestId::of(request.headers()), is_grpc(&request));
         let rpc = known_rpc(&request, is_grpc);
         let Identify { sight, style } = self.identify.clone();
-        let (facts, span) = Arrived { request: &request, rpc, is_grpc, id: &id }.begin(sight.sampling);
+        let (facts, span) = Arrived { request: &request, rpc, is_grpc, id: &id }.begin(&sight.sampling);
         let metrics = sight.metrics.clone();
         let counted = Counted::begin(sight, rpc, is_grpc, (facts.clone(), span.clone()));
         request.extensions_mut().insert(id.clone());

@@ -11,6 +11,7 @@ use opentelemetry::{
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use super::budget::Budget;
 use crate::{
     biz::values::spans::{ROOT, TARGET},
     config::TelemetryConfig,
@@ -31,23 +32,38 @@ const OTHER: &str = "_OTHER";
 /// Longest address of a server on a span, in bytes. No name of a host is longer.
 const MAX_HOST: usize = 253;
 
-/// Decides which requests are traced. A parent decides for its request.
-#[derive(Debug, Clone, Copy)]
+/// Decides which requests are traced. A parent decides for its request, within a number of requests a second: anyone
+/// can send a parent.
+#[derive(Debug)]
 pub struct Sampling {
     is_on: bool,
+    by_parent: Budget,
     /// A request without a parent is traced if its random number is below; `None` for every one.
     below: Option<u64>,
 }
 
 impl Sampling {
     pub fn new(config: &TelemetryConfig) -> Self {
-        Self { is_on: config.otlp_endpoint.is_some(), below: config.sample_ratio.threshold() }
+        let by_parent = Budget::new(config.parents_per_second);
+        Self { is_on: config.otlp_endpoint.is_some(), by_parent, below: config.sample_ratio.threshold() }
     }
 
     /// `is_rpc`: whether it calls an rpc of the contract. Probes and reads of metrics are never traced by chance.
-    fn traces(self, parent: Option<TraceParent>, is_rpc: bool) -> bool {
+    fn traces(&self, parent: Option<TraceParent>, is_rpc: bool) -> bool {
         let by_chance = || is_rpc && self.below.is_none_or(|below| fastrand::u64(..) < below);
-        self.is_on && parent.map_or_else(by_chance, |parent| parent.is_sampled)
+        self.is_on
+            && match parent {
+                Some(parent) => parent.is_sampled && (self.by_parent.admits() || by_chance()),
+                None => by_chance(),
+            }
+    }
+
+    /// Begins a second. Logs the number of parents that did not decide.
+    pub fn begin_second(&self) {
+        let count = self.by_parent.begin_second();
+        if count > 0 {
+            tracing::info!(count, "more sampled traceparents than configured; left to chance");
+        }
     }
 }
 
@@ -61,7 +77,7 @@ pub struct Arrived<'r> {
 
 impl Arrived<'_> {
     /// The facts of the request for its log lines, and its span, which is disabled unless the request is traced.
-    pub fn begin(&self, sampling: Sampling) -> (Arc<RequestFacts>, Span) {
+    pub fn begin(&self, sampling: &Sampling) -> (Arc<RequestFacts>, Span) {
         let headers = self.request.headers();
         let parent = TraceParent::of(headers);
         let span = if sampling.traces(parent, self.rpc.is_some()) { self.span(parent) } else { Span::none() };
@@ -151,7 +167,9 @@ mod tests {
     use super::*;
 
     fn sampling(endpoint: Option<&str>, ratio: &str) -> Sampling {
-        let config = serde_json::json!({"otlp_endpoint": endpoint.unwrap_or_default(), "sample_ratio": ratio});
+        let config = serde_json::json!({
+            "otlp_endpoint": endpoint.unwrap_or_default(), "sample_ratio": ratio, "parents_per_second": "2",
+        });
         Sampling::new(&serde_json::from_value(config).unwrap())
     }
 
@@ -163,6 +181,21 @@ mod tests {
             assert_eq!((on.traces(parent(true), false), on.traces(parent(false), true)), (true, false));
             assert_eq!((on.traces(None, true), on.traces(None, false)), (ratio == "1", false));
             assert!(!sampling(None, ratio).traces(parent(true), true), "without a collector nothing is traced");
+        }
+    }
+
+    #[test]
+    fn parents_beyond_the_bound_of_a_second_leave_the_decision_to_chance() {
+        let parent = |is_sampled| Some(TraceParent { trace_id: 1, span_id: 1, is_sampled });
+        for ratio in ["0", "1"] {
+            let on = sampling(Some("http://127.0.0.1:4317"), ratio);
+            for _ in 0..2 {
+                assert!(!on.traces(parent(false), true), "it takes nothing from the bound");
+                assert_eq!([0; 2].map(|_| on.traces(parent(true), true)), [true; 2]);
+                assert_eq!(on.traces(parent(true), true), ratio == "1");
+                assert!(!on.traces(parent(true), false), "a probe is never traced by chance");
+                on.begin_second();
+            }
         }
     }
 

@@ -226,7 +226,8 @@ fn roots(spans: &[Collected]) -> usize {
 #[rstest]
 #[tokio::test]
 async fn a_settlement_links_to_each_traced_request_of_its_batch(#[values(MySql, Sqlite)] on: Backend) {
-    let seen = Seen::start(on, &[("billing.settlement", "{lanes: 1}")]).await;
+    let seen =
+        Seen::start(on, &[("billing.settlement", "{lanes: 1}"), ("telemetry.parents_per_second", "100000")]).await;
     let mut number = 0_u64;
     // The first charge of a burst is settled alone, and the others share a batch.
     let shared = loop {
