@@ -50,6 +50,9 @@ const GRPC_CODES: [&str; 17] = [
 /// The codes of gRPC that are a fault of the server, by the conventions of OpenTelemetry.
 const FAULTS: [&str; 6] = ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
 
+/// The codes of gRPC after which a change may have been made.
+const UNKNOWN_OUTCOMES: [&str; 5] = ["CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"];
+
 /// One request. It counts when it is dropped. If the caller goes away before the answer, it counts
 /// as CANCELLED.
 pub struct Counted {
@@ -105,13 +108,16 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let protocol = if self.is_grpc { "grpc" } else { "http" };
-        let (code, is_failure, is_fault) = match &self.code {
-            RequestCode::Grpc(name) => (*name, *name != "OK", FAULTS.contains(name)),
-            RequestCode::Http(status) => (status.as_str(), status.as_u16() >= 400, status.is_server_error()),
+        let (code, is_failure, is_fault, is_unknown) = match &self.code {
+            RequestCode::Grpc(name) => (*name, *name != "OK", FAULTS.contains(name), UNKNOWN_OUTCOMES.contains(name)),
+            RequestCode::Http(status) => {
+                let is_fault = status.is_server_error();
+                (status.as_str(), status.as_u16() >= 400, is_fault, is_fault)
+            }
         };
         self.sight.metrics.requests.count(self.rpc, protocol, code);
         let is_rpc = self.rpc != OTHER;
-        let answered = Answered { protocol, code, is_rpc, is_failure, took: self.began.elapsed() };
+        let answered = Answered { protocol, code, is_rpc, is_failure, is_unknown, took: self.began.elapsed() };
         context::within(&self.facts, || self.sight.log.note(&self.facts, answered));
         if !self.span.is_disabled() {
             self.end_span(code, is_failure, is_fault);

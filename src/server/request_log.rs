@@ -7,7 +7,7 @@ use tracing::Level;
 use super::budget::Budget;
 use crate::{
     biz::audit_trail::AUDITED_RPCS,
-    config::{Log, RequestLines},
+    config::{Log, RequestLines, Role},
     context::RequestFacts,
 };
 
@@ -28,6 +28,8 @@ pub struct Answered<'a> {
     /// Whether it called an rpc of the contract.
     pub is_rpc: bool,
     pub is_failure: bool,
+    /// Whether it may have changed something although it failed.
+    pub is_unknown: bool,
     pub took: Duration,
 }
 
@@ -51,8 +53,7 @@ impl RequestLog {
             return;
         }
         // An operator's action is rare, and changes something, so it always has its line.
-        if !answered.is_failure && request.rpc.as_deref().is_some_and(|rpc| AUDITED_RPCS.contains(&rpc)) {
-            let role = request.caller().map_or("none", |(_, role)| role);
+        if let Some(role) = operator(request, answered) {
             return write(request, answered, Some(role));
         }
         let is_slow = answered.took >= self.slow;
@@ -70,6 +71,19 @@ impl RequestLog {
     }
 }
 
+/// The role of an operator whose call has changed something, or may have. `None` for any other call, and for that of
+/// a machine that opens users and sets quotas of keys.
+fn operator<'r>(request: &'r RequestFacts, answered: Answered<'_>) -> Option<&'r str> {
+    if !request.rpc.as_deref().is_some_and(|rpc| AUDITED_RPCS.contains(&rpc)) {
+        return None;
+    }
+    match request.caller() {
+        Some((_, role)) if role == Role::Keys.name() => None,
+        Some((_, role)) => (!answered.is_failure || answered.is_unknown).then_some(role),
+        None => (!answered.is_failure).then_some("none"),
+    }
+}
+
 /// `role` is that of an operator whose action it was.
 fn write(request: &RequestFacts, answered: Answered<'_>, role: Option<&str>) {
     let Answered { protocol, code, is_failure, took, .. } = answered;
@@ -77,6 +91,9 @@ fn write(request: &RequestFacts, answered: Answered<'_>, role: Option<&str>) {
     let duration_ms = (took.as_secs_f64() * 1e6).round() / 1e3;
     let replayed = request.is_replayed();
     match role {
+        Some(role) if is_failure => {
+            tracing::info!(protocol, code, reason, duration_ms, role, "outcome of an operator's call unknown");
+        }
         Some(role) => tracing::info!(protocol, code, duration_ms, replayed, role, "operator acted"),
         None => tracing::info!(protocol, code, reason, duration_ms, replayed, "request answered"),
     }

@@ -1,7 +1,8 @@
 //! The log line of each request, and of each operator's action.
 
 use billing_service::service::proto::{
-    AdjustBalanceRequest, DeductQuotaRequest, billing_internal_service_client::BillingInternalServiceClient,
+    AdjustBalanceRequest, DeductQuotaRequest, InitializeUserRequest,
+    billing_internal_service_client::BillingInternalServiceClient,
 };
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -15,8 +16,10 @@ use crate::harness::{
 
 const TOKEN: &str = "a-token-of-a-gateway-that-no-line-may-show";
 
+const PORTAL_TOKEN: &str = "a-token-of-a-portal-that-opens-accounts-of-users";
+
 struct Logged {
-    _database: Database,
+    database: Database,
     server: ServerProcess,
     log: Log,
     internal: BillingInternalServiceClient<Channel>,
@@ -29,7 +32,7 @@ impl Logged {
         let starting = tokio::task::spawn_blocking(move || ServerProcess::start_logged(&conf));
         let (server, log) = starting.await.unwrap();
         let internal = BillingInternalServiceClient::connect(server.grpc.clone()).await.unwrap();
-        Self { _database: database, server, log, internal }
+        Self { database, server, log, internal }
     }
 
     /// The line about the request with this id.
@@ -53,21 +56,33 @@ impl Logged {
     }
 }
 
+const UNKNOWN: &str = "outcome of an operator's call unknown";
+
 fn is_of_request(line: &Value) -> bool {
-    ["request answered", "operator acted"].iter().any(|message| line["message"] == *message)
+    ["request answered", "operator acted", UNKNOWN].iter().any(|message| line["message"] == *message)
 }
 
 fn named<M>(id: &str, message: M) -> Request<M> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("x-request-id", id.parse().unwrap());
-    request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+    prove(&mut request, TOKEN);
     request
 }
 
+fn prove<M>(request: &mut Request<M>, token: &str) {
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+}
+
 fn callers() -> String {
-    use sha2::{Digest, Sha256};
-    let hash: String = Sha256::digest(TOKEN).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("[{{name: edge, roles: [gateway, admin], token_sha256: ['{hash}']}}]")
+    let hash = |token: &str| -> String {
+        use sha2::{Digest, Sha256};
+        Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let (edge, portal) = (hash(TOKEN), hash(PORTAL_TOKEN));
+    format!(
+        "[{{name: edge, roles: [gateway, admin], token_sha256: ['{edge}']}}, \
+          {{name: portal, roles: [keys], token_sha256: ['{portal}']}}]"
+    )
 }
 
 fn call(trace: &str, count: i32) -> DeductQuotaRequest {
@@ -140,6 +155,24 @@ async fn the_configuration_chooses_the_requests_with_a_line(#[case] mode: &str, 
     assert_eq!(logged.log.count(|line| is_of_request(line) && line["request_id"] == shown[0]), 1);
     let all = if shown[0] == "r-end" { 1 } else { 2 };
     assert_eq!(logged.log.count(is_of_request), all);
+}
+
+#[tokio::test]
+async fn an_operators_call_with_an_unknown_outcome_has_its_line_and_a_machines_has_not() {
+    let callers = callers();
+    let mut logged = Logged::start(&[("server.grpc.auth.callers", &callers), ("log.requests", "none")]).await;
+    let mut opening = named("r-portal", InitializeUserRequest { user_id: "u".into() });
+    prove(&mut opening, PORTAL_TOKEN);
+    logged.internal.initialize_user(opening).await.unwrap();
+    // A refusal has changed nothing.
+    logged.adjust("r-refused", -1e6).await.unwrap_err();
+    logged.database.execute("DROP TABLE user_balance").await;
+    let failed = logged.adjust("r-failed", 1.0).await.unwrap_err();
+    assert_eq!(failed.code(), tonic::Code::Internal);
+    let line = logged.line("r-failed");
+    assert_eq!((line["message"].as_str(), line["fields"]["role"].as_str()), (Some(UNKNOWN), Some("admin")));
+    assert_eq!((&line["caller"], &line["fields"]["reason"]), (&json!("edge"), &json!("INTERNAL")));
+    assert_eq!(logged.log.count(is_of_request), 1);
 }
 
 #[tokio::test]
