@@ -62,7 +62,6 @@ pub(super) fn spawn_regular(config: &Config, core: &Core) {
     };
     tokio::spawn(low.count_regularly(stop.clone()));
     tokio::spawn(use_rollup::keep(core.use_keeper.clone(), metrics.clone(), stop.clone()));
-    tokio::spawn(core.sight.clone().keep(stop.clone()));
 }
 
 /// Ends expired reservations, also without a running cron. Concurrent sweeps end each reservation

@@ -49,6 +49,7 @@ pub struct App {
     /// Cancelled after the last settlement.
     settled: CancellationToken,
     caches: JoinHandle<()>,
+    sight: JoinHandle<()>,
     drain_timeout: Duration,
     welcome: Option<String>,
 }
@@ -77,11 +78,13 @@ impl App {
         let api = services::api(&config, &core, &payments)?;
         let settled = CancellationToken::new();
         let caches = tokio::spawn(core.keeper().keep(settled.clone()));
+        // Requests of the drain have lines too.
+        let sight = tokio::spawn(core.sight.clone().keep(settled.clone()));
         jobs::spawn_regular(&config, &core);
         let served = ports.serve(&config, &core, api, &payments).await?;
         let drain_timeout = config.server.limits.drain_timeout;
         let welcome = welcome::lines(&config, http_addr, grpc_addr);
-        Ok(Self { http_addr, grpc_addr, core, payments, served, settled, caches, drain_timeout, welcome })
+        Ok(Self { http_addr, grpc_addr, core, payments, served, settled, caches, sight, drain_timeout, welcome })
     }
 
     /// The lines for a developer who started this server; `None` in other environments.
@@ -111,6 +114,9 @@ impl App {
         self.settled.cancel();
         if let Err(error) = self.caches.await {
             tracing::error!(%error, "upkeep of the caches ended abnormally");
+        }
+        if let Err(error) = self.sight.await {
+            tracing::error!(%error, "count of log lines and traces ended abnormally");
         }
         if let Some(sandbox) = self.payments.sandbox {
             sandbox.stop().await;
