@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span};
+use tracing::{Instrument, Span, field::Empty};
 
 use super::account_cache::AccountCache;
 use crate::biz::{
@@ -54,14 +54,37 @@ struct Waiting {
     /// Keys to invalidate, because changes are missing or could not be sent.
     stale: HashSet<CacheKey>,
     in_flight: HashSet<CacheKey>,
-    /// The settlements of waiting changes that are traced.
-    traced: Vec<Span>,
+    /// The span of the next update, if a settlement of its changes is traced. It lies below the first of them.
+    update: Option<TracedUpdate>,
     /// Invalidate the whole cache, because too many updates waited.
     everything: bool,
     is_clearing: bool,
 }
 
+/// The span of an update, from its first change on.
+struct TracedUpdate {
+    span: Span,
+    /// Settlements that it links to.
+    links: usize,
+}
+
 impl Waiting {
+    /// Begins the span of the next update below the current settlement, or links that span to the settlement. Neither
+    /// enters the settlement later nor keeps it, because both would move its end.
+    fn trace(&mut self, settlement: &Span) {
+        if settlement.is_disabled() {
+            return;
+        }
+        let update = self.update.get_or_insert_with(|| TracedUpdate {
+            span: tracing::info_span!(target: TARGET, "cache update", "billing.batch.size" = Empty),
+            links: 0,
+        });
+        if update.links < MAX_LINKS {
+            update.links += 1;
+            update.span.follows_from(settlement);
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.changes.is_empty()
             && self.stale.is_empty()
@@ -108,11 +131,8 @@ impl Waiting {
 
 impl UpdateQueue {
     pub fn changed(&self, changes: Vec<Change>) {
-        let settlement = Span::current();
         self.put(|waiting| {
-            if !settlement.is_disabled() && waiting.traced.len() < MAX_LINKS {
-                waiting.traced.push(settlement);
-            }
+            waiting.trace(&Span::current());
             changes.into_iter().for_each(|change| waiting.change(change));
         });
     }
@@ -177,7 +197,7 @@ impl UpdateQueue {
     async fn send_changes(&self, cache: &dyn AccountCache) -> bool {
         let (changes, traced): (Vec<Change>, _) = {
             let mut waiting = self.lock();
-            let traced = std::mem::take(&mut waiting.traced);
+            let traced = waiting.update.take();
             let cache_keys: Vec<CacheKey> = waiting.changes.keys().take(CHUNK).cloned().collect();
             let changes =
                 cache_keys.iter().filter_map(|cache_key| waiting.changes.remove(cache_key)).flatten().collect();
@@ -187,9 +207,8 @@ impl UpdateQueue {
         if changes.is_empty() {
             return false;
         }
-        let span = update_span(&traced, changes.len());
-        // Ends the spans of the settlements.
-        drop(traced);
+        let span = traced.map_or_else(Span::none, |update| update.span);
+        span.record("billing.batch.size", changes.len());
         let failed = cache.apply(&changes).instrument(span).await;
         self.delivered(changes.iter().map(Change::cache_key), failed);
         true
@@ -239,16 +258,6 @@ impl UpdateQueue {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The span of an update, in the trace of the first settlement whose changes it has, with a link to each.
-fn update_span(traced: &[Span], changes: usize) -> Span {
-    let Some(first) = traced.first() else { return Span::none() };
-    let span = first.in_scope(|| tracing::info_span!(target: TARGET, "cache update", "billing.batch.size" = changes));
-    for settlement in traced {
-        span.follows_from(settlement);
-    }
-    span
 }
 
 #[cfg(test)]

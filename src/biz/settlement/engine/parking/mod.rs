@@ -31,6 +31,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use self::{
     quarantine::{Quarantine, Standing},
@@ -287,7 +288,10 @@ impl Parking {
         trace::join(&span, &mut places(&mut tickets), batch.postings.len());
         is_unsure |= tickets.iter().any(|ticket| ticket.is_unsure);
         let settled = match settled {
-            Ok(settled) => self.settler.announce(&batch, settled, &mut is_unsure).await,
+            Ok(settled) => {
+                // The update of the cache lies below the settlement.
+                self.settler.announce(&batch, settled, &mut is_unsure).instrument(span.clone()).await
+            }
             Err(error) => Err(error),
         };
         tickets.iter_mut().for_each(|ticket| ticket.is_unsure |= is_unsure);
