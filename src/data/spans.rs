@@ -26,7 +26,7 @@ pub(super) struct RoundTrip<'a> {
     pub name: &'a str,
     /// The command.
     pub operation: &'a str,
-    /// The number of commands, if they are several.
+    /// The number of commands, if they are several: two or more.
     pub batch: Option<usize>,
     /// The name of the script.
     pub script: Option<&'static str>,

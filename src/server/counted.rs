@@ -129,7 +129,9 @@ impl Counted {
     fn end_span(&self, code: &str, is_failure: bool, is_fault: bool) {
         match &self.code {
             RequestCode::Http(status) => self.span.record("http.response.status_code", status.as_u16()),
-            RequestCode::Grpc(name) => self.span.record("rpc.response.status_code", name),
+            RequestCode::Grpc(name) if self.is_grpc => self.span.record("rpc.response.status_code", name),
+            // The caller went away before there was a status.
+            RequestCode::Grpc(_) => &self.span,
         };
         if self.facts.is_replayed() {
             self.span.record("billing.replayed", true);
@@ -139,7 +141,7 @@ impl Counted {
             spans::fail(&self.span, reason);
         } else if is_failure {
             // A refusal is the caller's doing: the conventions want no error on the side of the server.
-            self.span.record("error.type", reason);
+            self.span.record("billing.reason", reason);
         }
     }
 }

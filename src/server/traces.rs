@@ -128,6 +128,7 @@ impl Arrived<'_> {
             "billing.rpc" = self.rpc,
             "billing.request_id" = self.id.as_str(),
             "billing.replayed" = Empty,
+            "billing.reason" = Empty,
             "gen_ai.request.model" = Empty,
             "gen_ai.response.model" = Empty,
             "gen_ai.usage.input_tokens" = Empty,

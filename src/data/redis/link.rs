@@ -139,7 +139,7 @@ impl Link {
     /// # Errors
     /// [`StoreError::Unavailable`]; [`StoreError::Failed`] if a retry would be refused too.
     pub async fn call(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
-        let span = self.span(command, None);
+        let span = self.span(command, 1);
         if span.is_disabled() {
             return self.call_or_load(command, budget).await;
         }
@@ -175,12 +175,12 @@ impl Link {
         let count = commands.cmd_iter().count();
         let answers = connection.send_packed_commands(commands, 0, count);
         let first = commands.cmd_iter().next();
-        let span = first.map_or_else(Span::none, |first| self.span(first, Some(count)));
+        let span = first.map_or_else(Span::none, |first| self.span(first, count));
         spans::traced(span, async { self.within(budget, answers).await.map_err(|(_, error)| error) }).await
     }
 
-    /// The span of a command, or of several that begin with it.
-    fn span(&self, command: &Cmd, batch: Option<usize>) -> Span {
+    /// The span of `count` commands, of which `command` is the first.
+    fn span(&self, command: &Cmd, count: usize) -> Span {
         if !spans::is_traced() {
             return Span::none();
         }
@@ -190,6 +190,8 @@ impl Link {
         });
         let operation = arguments.next().unwrap_or_default();
         let script = if operation == "EVALSHA" { arguments.next().and_then(scripts::name_of) } else { None };
+        // By the conventions, one command is no batch.
+        let batch = (count > 1).then_some(count);
         let name = if batch.is_some() { "PIPELINE" } else { operation };
         let round_trip = RoundTrip { system: "redis", name, operation, batch, script, server: Some(&self.server) };
         round_trip.span()
