@@ -55,7 +55,7 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         // The transaction was aborted between two statements of a packet, and its savepoint is gone.
         1305 => StoreError::Conflict(text),
         // Another process inserted the key in the meantime; a retry finds it.
-        1062 => StoreError::Conflict(text),
+        1062 => StoreError::Conflict(without_entry(text)),
         // The disk is full or fails, or the commit failed.
         1021 | 1026 | 1030 | 1114 | 1180 => StoreError::Unavailable(text.into()),
         // Read-only, as the old primary after a failover.
@@ -70,6 +70,18 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         // busy, resolves no locks or is away; a snapshot that is gone.
         1105 | 8027 | 9001..=9006 => StoreError::Unavailable(text.into()),
         _ => StoreError::Failed(text),
+    }
+}
+
+/// The text of a duplicate without its entry, which holds ids of users and calls. Logs show the text.
+fn without_entry(text: String) -> String {
+    const BEFORE: &str = "Duplicate entry";
+    const AFTER: &str = " for key ";
+    match (text.find(BEFORE), text.rfind(AFTER)) {
+        (Some(before), Some(after)) if before + BEFORE.len() <= after => {
+            format!("{}{}", &text[..before + BEFORE.len()], &text[after..])
+        }
+        _ => text,
     }
 }
 
@@ -103,6 +115,14 @@ mod tests {
         for (number, is_read_only) in [(1290, true), (1836, true), (1047, false), (1213, false)] {
             assert_eq!(of_mysql(number, String::new()).is_read_only(), is_read_only, "{number}");
         }
+    }
+
+    #[test]
+    fn the_error_of_a_duplicate_names_the_key_and_not_the_entry() {
+        let text = "1062 (23000): Duplicate entry 'a user for key x' for key 'PRIMARY'";
+        let StoreError::Conflict(shown) = of_mysql(1062, text.into()) else { panic!("no conflict") };
+        assert_eq!(shown, "1062 (23000): Duplicate entry for key 'PRIMARY'");
+        assert_eq!(of_mysql(1062, "other".into()), StoreError::Conflict("other".into()));
     }
 
     #[test]
