@@ -120,11 +120,11 @@ test-tidb: deps tidb ## Run the MySQL tests on TiDB
 
 .PHONY: test-schema
 test-schema: export SEED := $(SEED)
-test-schema: ## Hold a server against its OpenAPI documents (BILLING_SCHEMA_SECONDS=600 SEED=7)
+test-schema: deps ## Hold a server against its OpenAPI documents (BILLING_SCHEMA_SECONDS=600 SEED=7)
 	python3 scripts/schema.py
 
 .PHONY: test-clients
-test-clients: ## Generate clients in Python, TypeScript and Go, and run a session with each (CLIENTS='go')
+test-clients: deps ## Generate clients in Python, TypeScript and Go, and run a session with each (CLIENTS='go')
 	python3 tests/clients/run.py $(CLIENTS)
 
 .PHONY: fuzz

@@ -54,7 +54,7 @@ pub fn routes(port: Port) -> Router {
 }
 
 impl Docs {
-    async fn answer(&self, request: Request, is_page: bool) -> Response {
+    async fn answer(self: &Arc<Self>, request: Request, is_page: bool) -> Response {
         match self.files().await {
             Ok(Files { page, .. }) if is_page => page.answer(request.headers()),
             Ok(Files { document, .. }) => document.answer(request.headers()),
@@ -64,15 +64,19 @@ impl Docs {
 
     /// # Errors
     /// [`Error::Internal`] for a defect.
-    async fn files(&self) -> Result<&Files> {
-        let making = async || {
-            let port = self.port.clone();
-            let made = spawn_blocking(move || Files::of(&port)).await;
-            let made =
-                made.map_err(|error| Error::Internal(format!("the OpenAPI document ended abnormally: {error}")))?;
-            made.map_err(|error| Error::Internal(format!("the OpenAPI document was not made: {error:#}")))
+    async fn files(self: &Arc<Self>) -> Result<&Files> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+        let failed = |error| Error::Internal(format!("the OpenAPI document was not made: {error:#}"));
+        let docs = self.clone();
+        let make = async move {
+            let port = docs.port.clone();
+            docs.files.get_or_try_init(async || spawn_blocking(move || Files::of(&port)).await?).await.map(|_| ())
         };
-        self.files.get_or_try_init(making).await
+        // In a task of its own, so that the deadline of a request does not end the work for all others.
+        tokio::spawn(make).await.map_err(|error| failed(error.into()))?.map_err(failed)?;
+        self.files.get().ok_or_else(|| Error::Internal("the OpenAPI document is missing".into()))
     }
 }
 

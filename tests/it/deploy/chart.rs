@@ -9,7 +9,7 @@ use yaml_rust2::{Yaml, YamlEmitter};
 use super::{at, check_config, port, root, str_at, text, texts, yaml};
 
 const CHART: &str = "deploy/helm/billing-service";
-const RELEASE: &str = "billing";
+const RELEASE: &str = "billing-service";
 
 /// A subset of Helm's templates: values, `include`, `toYaml`, `nindent`, `default`, `sha256sum`, `if`.
 struct Templates {
@@ -223,7 +223,7 @@ fn ports_probes_services_and_policies_fit_each_other_and_the_configuration() {
         let of_container = container["ports"].as_vec().unwrap();
         let is = |found: &&Yaml| found["name"].as_str() == Some(name);
         assert_eq!(of_container.iter().find(is).unwrap()["containerPort"].as_i64(), Some(port));
-        let service = if component == "server" { "billing".to_owned() } else { format!("billing-{component}") };
+        let service = if component == "server" { RELEASE.to_owned() } else { format!("{RELEASE}-{component}") };
         let service = find(&objects, "Service", &service);
         let of_service = at(service, "spec.ports").as_vec().unwrap().iter().find(is).unwrap();
         assert_eq!((of_service["port"].as_i64(), of_service["targetPort"].as_str()), (Some(port), Some(name)));
@@ -259,7 +259,7 @@ fn ports_probes_services_and_policies_fit_each_other_and_the_configuration() {
     }
     let budget = find(&objects, "PodDisruptionBudget", "billing-server");
     assert_eq!(at(budget, "spec.selector"), at(server, "spec.selector"));
-    let monitor = find(&objects, "ServiceMonitor", "billing");
+    let monitor = find(&objects, "ServiceMonitor", RELEASE);
     let scraped: Vec<_> = at(monitor, "spec.endpoints")
         .as_vec()
         .unwrap()

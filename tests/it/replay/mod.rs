@@ -24,7 +24,7 @@ use crate::harness::{
 /// With this variable, replies that differ go into the documents.
 const WRITE: &str = "BILLING_WRITE_EXAMPLES";
 /// The billing zone of configs/local.yaml.
-const ZONE: &str = "Asia/Shanghai";
+const ZONE: &str = "CST-8";
 /// A session that crosses midnight is replayed once more.
 const ATTEMPTS: usize = 2;
 
