@@ -11,6 +11,7 @@ mod check;
 mod codec;
 mod convert;
 pub mod errors;
+mod events;
 pub mod exports;
 pub mod grpc;
 pub mod idempotency;
@@ -41,6 +42,7 @@ pub use self::{
     call::CallParser,
     charge::ChargeService,
     check::CheckService,
+    events::EventService,
     limits::LimitService,
     metering::StreamService,
     prices::PriceService,

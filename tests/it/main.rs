@@ -20,6 +20,7 @@ mod connections;
 mod crash;
 mod cron;
 mod documents;
+mod events;
 mod export;
 mod fuzz_targets;
 mod galera;
