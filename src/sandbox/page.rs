@@ -1,9 +1,6 @@
 //! The pay page and its forms: to pay, and to give the payment back.
 
-use std::{
-    fmt::{self, Write},
-    sync::Arc,
-};
+use std::{fmt::Write, sync::Arc};
 
 use axum::{
     Form, Router,
@@ -23,7 +20,7 @@ use super::{
     refund::{RefundKind, RefundState},
     till::Till,
 };
-use crate::biz::values::money::Money;
+use crate::{biz::values::money::Money, server::Escaped};
 
 /// No page of another site may show the pay page in a frame, and so trick a user into a click.
 const POLICY: &str =
@@ -254,25 +251,6 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
         (CACHE_CONTROL, "no-store"),
     ];
     (status, headers, Html(html)).into_response()
-}
-
-/// A text escaped for an HTML element or a quoted attribute.
-struct Escaped<'t>(&'t str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for letter in self.0.chars() {
-            match letter {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                other => f.write_char(other)?,
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod callback;
 mod content;
 mod counted;
 mod docs;
+mod html;
 mod http_error;
 mod inflate;
 mod listener;
@@ -47,6 +48,7 @@ use self::{
 };
 pub use self::{
     callback::CallbackGuard,
+    html::Escaped,
     listener::{BEYOND_LIMIT, Connection, Listener, ListenerLimits, METERING_WINDOW, Tls, TlsFiles, reachable, serve},
     ops::{Ops, metrics_alone},
     sight::Sight,

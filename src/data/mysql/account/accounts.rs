@@ -306,23 +306,24 @@ fn held_quota_of(row: &MySqlRow) -> Result<(Month, ServiceName, Quota), StoreErr
 /// Updates many rows to different values in one statement. The rows exist and are locked, so
 /// nothing is inserted.
 pub fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
-    statement
-        .push("INSERT INTO user_balance (user_id, balance, held, version) VALUES ")
-        .rows(balances, |row, (user, balance)| {
-            row.text(user.as_str()).money(balance.amount).money(balance.held).number(balance.version);
-        })
+    insert_balances(statement, balances)
         .push(" ON DUPLICATE KEY UPDATE balance = VALUES(balance), held = VALUES(held), version = VALUES(version); ");
+}
+
+fn insert_balances<'s>(statement: &'s mut Statement, balances: &[(UserId, Balance)]) -> &'s mut Statement {
+    statement.push("INSERT INTO user_balance (user_id, balance, held, version) VALUES ").rows(
+        balances,
+        |row, (user, balance)| {
+            row.text(user.as_str()).money(balance.amount).money(balance.held).number(balance.version);
+        },
+    )
 }
 
 /// As [`set_balances`], where no row is locked yet: part of a compound statement, which it ends with an error
 /// of [`STALE`] unless each row exists and has the version before the new one.
 pub fn set_unchanged_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
     let updated_rows = 2 * balances.len() as u64;
-    statement
-        .push("INSERT INTO user_balance (user_id, balance, held, version) VALUES ")
-        .rows(balances, |row, (user, balance)| {
-            row.text(user.as_str()).money(balance.amount).money(balance.held).number(balance.version);
-        })
+    insert_balances(statement, balances)
         .push(
             " ON DUPLICATE KEY UPDATE balance = IF(version = VALUES(version) - 1, VALUES(balance), balance), \
              held = IF(version = VALUES(version) - 1, VALUES(held), held), \

@@ -143,7 +143,7 @@ impl MySqlStore {
             }
             state.created = created.clone();
             let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
-            let loaded = granted.is_none().then(|| Read::of(&state));
+            let loaded = (granted.is_none() && connection.takes_guards()).then(|| Read::of(&state));
             let (outcomes, writes) = rule::settle(&batch, state);
             let sure = lookup == Lookup::All || !refused_as_new(&batch, &outcomes);
             let settled = match sure {
