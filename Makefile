@@ -20,7 +20,9 @@ SHARD ?= 0/1
 # Where `make tidb` builds the TiDB server.
 TIDB ?= target/tidb
 DEBIAN_PACKAGES := mariadb-server mariadb-backup galera-4 rsync iproute2 redis-server sqlite3 curl binutils chromium chromium-driver \
-  fonts-dejavu-core prometheus python3 python3-venv
+  fonts-dejavu-core prometheus python3 python3-venv python3-pip nginx-light nodejs
+# Envoy, and the Python packages of the tests.
+PYTHON_TOOLS := target/tools/python
 
 .PHONY: help
 help: ## List the targets
@@ -32,8 +34,11 @@ init: deps ## Install what the tests need and fetch the crates
 
 # Tests start private servers. policy-rc.d keeps the packages from starting services.
 .PHONY: deps
-deps: ## Install MariaDB with Galera, Redis, Chromium and promtool (Debian packages), if missing
-	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v mariabackup && command -v sqlite3 && command -v curl && command -v strip && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool && python3 -c "import ensurepip"; } > /dev/null; then \
+deps: debian-packages $(PYTHON_TOOLS)/installed ## Install MariaDB, Galera, Redis, Chromium, promtool, nginx, Node (Debian packages) and Envoy, if missing
+
+.PHONY: debian-packages
+debian-packages:
+	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v mariabackup && command -v sqlite3 && command -v curl && command -v strip && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool && python3 -c "import ensurepip" && command -v node && [ -x /usr/sbin/nginx ] && python3 -m pip --version; } > /dev/null; then \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq; \
 	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
@@ -43,6 +48,12 @@ deps: ## Install MariaDB with Galera, Redis, Chromium and promtool (Debian packa
 	  fi; \
 	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES); \
 	fi
+
+# The packages are of one place, so that tests find them whatever Python the machine has.
+$(PYTHON_TOOLS)/installed: tests/it/proxies/requirements.txt | debian-packages
+	rm -rf $(PYTHON_TOOLS)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --target $(PYTHON_TOOLS) -r $<
+	@touch $@
 
 .PHONY: build
 build: ## Build bin/server, bin/cron and bin/payment-sandbox

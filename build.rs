@@ -4,12 +4,14 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
+const RATE_LIMIT: &str = "envoy/service/ratelimit/v3/rls.proto";
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let billing = compile("billing/v1/billing.proto")?;
+    let billing = compile(&["billing/v1/billing.proto"])?;
     // Encoded by protox, because prost's types would drop the HTTP rules.
-    let encoded = billing.encode_file_descriptor_set();
+    let encoded = compile(&["billing/v1/billing.proto", RATE_LIMIT])?.encode_file_descriptor_set();
     fs::write(out.join("billing_descriptor.bin"), &encoded)?;
 
     tonic_prost_build::configure()
@@ -25,8 +27,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         .ignore_unknown_fields()
         .build(&[".billing.v1"])?;
 
+    // The packages of Envoy refer to each other, so they need the tree of modules of an include file.
+    tonic_prost_build::configure()
+        .codec_path("crate::service::codec::BoundedCodec")
+        .include_file("envoy.rs")
+        .compile_fds(compile(&[RATE_LIMIT])?.file_descriptor_set())?;
+
     // Compiled separately, because reflection must not list the services of payment-service.
-    let payment = compile("payment/v1/payment.proto")?;
+    let payment = compile(&["payment/v1/payment.proto"])?;
     tonic_prost_build::configure().compile_fds(payment.file_descriptor_set())?;
     Ok(())
 }
@@ -39,8 +47,8 @@ fn named() -> tonic_prost_build::Config {
     config
 }
 
-fn compile(file: &str) -> Result<protox::Compiler, Box<dyn Error>> {
+fn compile(files: &[&str]) -> Result<protox::Compiler, Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true).open_file(file)?;
+    compiler.include_imports(true).include_source_info(true).open_files(files)?;
     Ok(compiler)
 }

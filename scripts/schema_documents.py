@@ -25,7 +25,7 @@ def contents(document):
 
 
 def accepted_examples(operation):
-    return {name for content in operation["responses"]["200"]["content"].values() for name in content.get("examples", {})}
+    return {name for content in operation["responses"]["200"].get("content", {}).values() for name in content.get("examples", {})}
 
 
 def chosen(part, names):

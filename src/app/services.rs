@@ -21,6 +21,7 @@ use crate::{
         LimitService, PriceService, ReadBounds, Reads, RechargeService, RefundService, ReportService,
         ReservationService, StatementService, StatementTerms, StreamService, TokenService, Uses,
         exports::{ExportLimits, Exports},
+        json::UnknownPolicy,
     },
 };
 
@@ -34,7 +35,7 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
     Ok(Api {
         accounts: accounts(config, core, reads.clone()),
         audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
-        checks: checks(core),
+        checks: checks(config, core),
         charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),
         refunds: RefundService::new(core.engine.clone(), core.observer.clone()),
         reservations: Arc::new(reservations(core, calls.clone())),
@@ -61,7 +62,7 @@ fn accounts(config: &Config, core: &Core, reads: Reads) -> AccountService {
     AccountService::new((core.accounts.clone(), catalog), engine, (adjustments, reads), core.observer.clone(), currency)
 }
 
-fn checks(core: &Core) -> CheckService {
+fn checks(config: &Config, core: &Core) -> CheckService {
     let quotas = Quotas::new(
         core.model.clone(),
         core.rates.clone(),
@@ -69,7 +70,8 @@ fn checks(core: &Core) -> CheckService {
         core.quoter.clone(),
         core.calendar.clone(),
     );
-    CheckService::new(quotas, core.catalog.clone(), core.metrics.clone())
+    let unknown = UnknownPolicy::new(config.server.http.unknown_fields, core.metrics.clone());
+    CheckService::new(quotas, core.catalog.clone(), core.metrics.clone(), core.calendar.clone(), unknown)
 }
 
 fn reservations(core: &Core, calls: Arc<CallParser>) -> ReservationService {

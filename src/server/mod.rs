@@ -56,6 +56,7 @@ pub use self::{
 use crate::{
     config::{Role, Server, Style},
     service::{
+        envoy::rate_limit_service_server::RateLimitServiceServer,
         grpc::Grpc,
         origin::{ForwardedNames, Forwarding},
         proto::{
@@ -66,6 +67,10 @@ use crate::{
         routes::GRPC_CALLBACK_PATH,
     },
 };
+
+/// Largest message to the rate limit service, in bytes. Its lists lie within each other, so that the codec does not
+/// count their items.
+const MAX_RATE_LIMIT_MESSAGE: usize = 16 * 1024;
 
 /// The parts of both ports.
 #[derive(Clone)]
@@ -141,14 +146,23 @@ pub fn internal_app(
         .max_decoding_message_size(limit)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    let public =
-        BillingServiceServer::new(api).max_decoding_message_size(limit).accept_compressed(Gzip).send_compressed(Gzip);
+    let public = BillingServiceServer::new(api.clone())
+        .max_decoding_message_size(limit)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let rate_limit = RateLimitServiceServer::new(api)
+        .max_decoding_message_size(MAX_RATE_LIMIT_MESSAGE)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
     let health = health.max_decoding_message_size(MAX_OPEN_MESSAGE).accept_compressed(Gzip).send_compressed(Gzip);
     let health = Routes::new(health).into_axum_router().reset_fallback();
     // The callback proves its sender itself, so its path comes before the check of the others.
     let callback = internal.clone().max_decoding_message_size(MAX_OPEN_MESSAGE);
     let callback = callback::protect(Router::new().route_service(GRPC_CALLBACK_PATH, callback), callbacks, style);
-    let rpcs = Bounded { routes: Rpcs { internal, public }, bounds: Bounds { is_grpc: true, ..bounds.clone() }.into() };
+    let rpcs = Bounded {
+        routes: Rpcs { internal, public, rate_limit },
+        bounds: Bounds { is_grpc: true, ..bounds.clone() }.into(),
+    };
     let identify = Identify { sight: parts.sight.clone(), style };
     let rpcs = identify.layer(access.gate(style).layer(rpcs));
     // Anyone may send a callback, so callbacks of both protocols have bounds of their own.
@@ -160,6 +174,9 @@ pub fn internal_app(
     let callback = bound(callback.with_state(rest.clone()), of_callbacks);
     let over_rest =
         access.internal(json(rest::internal_routes(limit)), style).merge(access.callback(callback, callbacks, style));
+    // A proxy may pass on the headers of a web page. The routes move no money, and have no body. The public port lacks
+    // them: its answer to a preflight request would pass for an allowed call.
+    let authorize = access.internal(bound(rest::authorize_routes().with_state(rest.clone()), bounds.clone()), style);
     let watches = Watches::new(&config.limits, access.forwarding.clone());
     let open = |routes: Router| bound(watches.protect(routes), Bounds { is_grpc: true, ..bounds.of_open_routes() });
     let (mut reflection, mut metrics) = (open(reflection()?), ops::metrics(parts.ops.clone()));
@@ -171,6 +188,7 @@ pub fn internal_app(
     }
     let routes = over_grpc
         .merge(access.cross_site.internal().protect(over_rest))
+        .merge(authorize)
         .merge(open(health))
         .merge(reflection)
         .merge(documents)
@@ -270,7 +288,13 @@ pub fn grpc_health() -> (
 
 /// Sets the status of every name in gRPC health: the server as a whole and each service.
 pub async fn report_health(reporter: &tonic_health::server::HealthReporter, status: ServingStatus) {
-    for name in ["", BillingServiceServer::<Grpc>::NAME, BillingInternalServiceServer::<Grpc>::NAME] {
+    let names = [
+        "",
+        BillingServiceServer::<Grpc>::NAME,
+        BillingInternalServiceServer::<Grpc>::NAME,
+        RateLimitServiceServer::<Grpc>::NAME,
+    ];
+    for name in names {
         reporter.set_service_status(name, status).await;
     }
 }

@@ -16,6 +16,7 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 use super::{access::Gated, bounds::Bounded, span::Identified};
 use crate::service::{
+    envoy::rate_limit_service_server::RateLimitServiceServer,
     grpc::Grpc,
     proto::{
         billing_internal_service_server::BillingInternalServiceServer, billing_service_server::BillingServiceServer,
@@ -26,11 +27,12 @@ use crate::service::{
 /// A reply of tonic.
 type Reply = http::Response<tonic::body::Body>;
 
-/// The rpcs of both services.
+/// The rpcs of all services.
 #[derive(Clone)]
 pub struct Rpcs {
     pub internal: BillingInternalServiceServer<Grpc>,
     pub public: BillingServiceServer<Grpc>,
+    pub rate_limit: RateLimitServiceServer<Grpc>,
 }
 
 /// The rpcs with the checks and the bounds of each call.
@@ -56,9 +58,12 @@ impl Service<Request> for Rpcs {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let reply = match is_of::<BillingServiceServer<Grpc>>(&request) {
-            true => self.public.call(request),
-            false => self.internal.call(request),
+        let reply = if is_of::<BillingServiceServer<Grpc>>(&request) {
+            self.public.call(request)
+        } else if is_of::<RateLimitServiceServer<Grpc>>(&request) {
+            self.rate_limit.call(request)
+        } else {
+            self.internal.call(request)
         };
         reply.map_ok(|reply| reply.map(Body::new))
     }
@@ -75,8 +80,9 @@ impl Service<Request> for InternalApp {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let is_rpc =
-            is_of::<BillingInternalServiceServer<Grpc>>(&request) || is_of::<BillingServiceServer<Grpc>>(&request);
+        let is_rpc = is_of::<BillingInternalServiceServer<Grpc>>(&request)
+            || is_of::<BillingServiceServer<Grpc>>(&request)
+            || is_of::<RateLimitServiceServer<Grpc>>(&request);
         match is_rpc && request.uri().path() != GRPC_CALLBACK_PATH {
             true => Either::Left(self.rpcs.clone().oneshot(request)),
             false => Either::Right(self.others.clone().oneshot(request)),

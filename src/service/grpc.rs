@@ -7,7 +7,9 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Api, errors,
+    Api,
+    envoy::{RateLimitRequest, RateLimitResponse, rate_limit_service_server::RateLimitService},
+    errors,
     idempotency::IdSource,
     metering::Replies,
     origin::{self, Caller, Origin},
@@ -34,7 +36,7 @@ use super::{
 };
 use crate::biz::{audit_trail::Actor, values::error::Error};
 
-/// Both services of the contract.
+/// Both services of the contract, and the rate limit service of Envoy.
 #[derive(Clone)]
 pub struct Grpc(pub Arc<Api>);
 
@@ -250,6 +252,14 @@ impl BillingInternalService for Grpc {
     async fn count_tokens(&self, request: Request<CountTokensRequest>) -> Reply<CountTokensReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.tokens.count_tokens(message).await)
+    }
+}
+
+#[tonic::async_trait]
+impl RateLimitService for Grpc {
+    async fn should_rate_limit(&self, request: Request<RateLimitRequest>) -> Reply<RateLimitResponse> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.checks.should_rate_limit(message, &call.id).await)
     }
 }
 

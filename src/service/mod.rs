@@ -8,7 +8,7 @@ pub mod body;
 pub mod bounds;
 mod call;
 mod charge;
-mod check;
+pub mod check;
 mod codec;
 mod convert;
 pub mod errors;
@@ -64,4 +64,23 @@ pub mod proto {
 
     /// The encoded descriptors, for reflection and the tests of the routes.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
+}
+
+/// The generated messages and the service of `proto/envoy`.
+#[allow(clippy::all, missing_docs, reason = "generated code; its lints depend on the generators")]
+mod envoy_packages {
+    include!(concat!(env!("OUT_DIR"), "/envoy.rs"));
+}
+
+/// The rate limit service of Envoy.
+pub mod envoy {
+    pub use super::envoy_packages::envoy::{
+        config::core::v3::HeaderValue,
+        extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::Entry},
+        service::ratelimit::v3::{
+            RateLimitRequest, RateLimitResponse,
+            rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit},
+            rate_limit_service_client, rate_limit_service_server,
+        },
+    };
 }

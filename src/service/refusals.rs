@@ -25,6 +25,7 @@ fn own(rpc: &str) -> &'static [Kind] {
         "GetRechargeOrder" => &[ORDER_NOT_FOUND],
         "ListRecords" | "ExportRecords" | "GetStatsToday" | "GetStatsMonth" | "GetUsage" | "CheckQuota"
         | "QuotePrice" => &[UNKNOWN_SERVICE],
+        "Authorize" => &[INSUFFICIENT_BALANCE, INSUFFICIENT_QUOTA, UNKNOWN_SERVICE, ACCOUNT_NOT_ACTIVE],
         "DeductQuota" => {
             &[INSUFFICIENT_BALANCE, INSUFFICIENT_QUOTA, IDEMPOTENCY_CONFLICT, UNKNOWN_SERVICE, ACCOUNT_NOT_ACTIVE]
         }

@@ -8,24 +8,25 @@ use axum::{
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use http::{
     HeaderValue, StatusCode,
-    header::{CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER},
+    header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
     Api,
+    check::Authorization,
     errors::{self, ErrorBody},
     idempotency::IdSource,
     json::UnknownPolicy,
     message::{PathResult, message},
     origin::{self, Origin},
     request::RequestId,
-    routes::{CALLBACK_PATH, RECHARGE_PATH},
+    routes::{AUTHORIZE_PATH, CALLBACK_PATH, RECHARGE_PATH},
 };
 use crate::{
     biz::values::error::{Error, Result},
@@ -189,6 +190,14 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
         .merge(large)
 }
 
+/// The routes that a proxy asks, with the method and perhaps the path of its client.
+pub fn authorize_routes() -> Router<Rest> {
+    Router::new()
+        .route(AUTHORIZE_PATH, any(authorize))
+        .route("/internal/v1/billing/authorize/", any(authorize))
+        .route("/internal/v1/billing/authorize/{*path}", any(authorize))
+}
+
 /// The route that payment-service calls.
 pub fn callback_route(limit: usize) -> Router<Rest> {
     let route = Router::new().route(CALLBACK_PATH, post(recharge_callback));
@@ -216,6 +225,14 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
         }
     };
     replier.respond(answer)
+}
+
+async fn authorize(State(rest): State<Rest>, request: Request) -> Response {
+    let replier = Replier::of(rest.style, &request);
+    match rest.api.checks.authorize(request.headers()).await {
+        Ok(authorization) => replier.authorize(authorization),
+        Err(error) => replier.fail(&error),
+    }
 }
 
 /// Marks the response to a request that names the account of another user.
@@ -248,6 +265,22 @@ impl Replier {
             },
             (Err(error), _) => self.fail(&error),
         }
+    }
+
+    /// The response to a proxy: 200 without a body, or the refusal.
+    fn authorize(&self, Authorization { refusal, headers }: Authorization) -> Response {
+        let mut response = refusal.map_or_else(Response::default, |(refusal, status)| {
+            let body = ErrorBody { code: status.as_u16(), ..ErrorBody::new(&refusal, &self.id) };
+            error_response(self.style, status, body)
+        });
+        // A cache in the proxy would show the answer for one user to another.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        for (name, value) in headers {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        response
     }
 
     /// The response to an error. Logs the error if the response does not explain it.

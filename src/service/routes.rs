@@ -13,6 +13,8 @@ pub const INTERNAL_PREFIX: &str = "/internal/";
 pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
 /// The route on which top-ups start.
 pub const RECHARGE_PATH: &str = "/api/v1/billing/recharge";
+/// The route that a proxy asks before it passes a request on. A proxy may append the path of the request.
+pub const AUTHORIZE_PATH: &str = "/internal/v1/billing/authorize";
 /// The path of RechargeCallback over gRPC.
 pub const GRPC_CALLBACK_PATH: &str = "/billing.v1.BillingInternalService/RechargeCallback";
 /// The path of Recharge over gRPC.
@@ -84,6 +86,7 @@ pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
         "/api/v1/billing/stats/month" => "GetStatsMonth",
         "/api/v1/billing/stats/summary" => "GetStatsSummary",
         "/api/v1/billing/usage" => "GetUsage",
+        AUTHORIZE_PATH | "/internal/v1/billing/authorize/" | "/internal/v1/billing/authorize/{*path}" => "Authorize",
         "/internal/v1/billing/check" => "CheckQuota",
         "/internal/v1/billing/deduct" => "DeductQuota",
         "/internal/v1/billing/deduct/batch" => "BatchDeductQuota",

@@ -45,6 +45,7 @@ mod overload;
 mod ports;
 mod prices;
 mod processes;
+mod proxies;
 mod rate_limits;
 mod ready;
 mod recharge;

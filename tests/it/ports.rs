@@ -51,7 +51,12 @@ async fn both_ports_answer_health_and_readiness(#[values(MySql, Sqlite)] on: Bac
         }
     }
     let mut health = HealthClient::new(channel(&service).await);
-    for name in ["", "billing.v1.BillingService", "billing.v1.BillingInternalService"] {
+    for name in [
+        "",
+        "billing.v1.BillingService",
+        "billing.v1.BillingInternalService",
+        "envoy.service.ratelimit.v3.RateLimitService",
+    ] {
         let reply = health.check(HealthCheckRequest { service: name.into() }).await.unwrap().into_inner();
         assert_eq!(reply.status, 1, "{name}");
     }
@@ -70,7 +75,12 @@ async fn reflection_names_the_services(#[values(MySql, Sqlite)] on: Backend) {
     let reply = replies.next().await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else { panic!("{reply:?}") };
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
-    for name in ["billing.v1.BillingService", "billing.v1.BillingInternalService", "grpc.health.v1.Health"] {
+    for name in [
+        "billing.v1.BillingService",
+        "billing.v1.BillingInternalService",
+        "envoy.service.ratelimit.v3.RateLimitService",
+        "grpc.health.v1.Health",
+    ] {
         assert!(names.contains(&name), "{names:?}");
     }
 }

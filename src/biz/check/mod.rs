@@ -8,13 +8,17 @@ use std::sync::Arc;
 use futures_util::future::join;
 
 use super::{
-    account::catalog::{Catalog, Price},
+    account::{
+        Quota,
+        catalog::{Catalog, Price},
+    },
     charge::{
         self, Funds, Split,
         quote::{Ask, ESTIMATE, Quote, Quoter},
     },
     check::cache::{Need, ReadModel, Trust, View, entry::AccountEntry},
     limits::{
+        caps::Caps,
         key_quota::{self, Take},
         rate_limit::RateGuard,
     },
@@ -49,11 +53,18 @@ pub struct Verdict {
     /// Free units before the call.
     pub free_remaining: u64,
     pub balance: Money,
+    /// The balance without what is held.
+    pub available: Money,
     /// The amount that the call would charge to the balance.
     pub amount: Money,
     /// Calls left today and this month; `None` without a cap.
     pub daily_remaining: Option<u32>,
     pub monthly_remaining: Option<u32>,
+    /// All free units of the month.
+    pub free_total: u64,
+    pub caps: Caps,
+    /// The time of the decision.
+    pub at: BillingTime,
 }
 
 /// The source of the payment, or the refusal.
@@ -220,7 +231,8 @@ impl Call<'_> {
 
     fn decide(&self, view: &View) -> Result<Verdict> {
         let account = view.account()?;
-        let free_remaining = self.free_remaining(account);
+        let quota = self.quota(account);
+        let free_remaining = quota.map_or(0, |quota| quota.remaining());
         let (daily_remaining, monthly_remaining) =
             account.requests.map_or((None, None), |requests| requests.left(self.now));
         let take = Take::call(self.check.usage, Money::ZERO);
@@ -233,22 +245,29 @@ impl Call<'_> {
             decision,
             free_remaining,
             balance: account.balance.amount,
+            available: account.balance.available(),
             amount: charge::split(self.priced.units, self.priced.cost, free_remaining).amount,
             daily_remaining,
             monthly_remaining,
+            free_total: quota.map_or(0, |quota| quota.total),
+            caps: account.requests.map_or(Caps::default(), |requests| requests.caps),
+            at: self.now,
         })
     }
 
-    /// Free units left. The quota is present, because [`Need::is_met_by`] asks for it.
-    fn free_remaining(&self, account: &AccountEntry) -> u64 {
-        account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining())
+    /// The free quota. It is present, because [`Need::is_met_by`] asks for it.
+    fn quota(&self, account: &AccountEntry) -> Option<Quota> {
+        account.quota(self.now.month, self.service)
     }
 
     /// The split of `count` units, or the error that their charge would return. `take` is their
     /// use of the API key's requests and tokens.
     fn covered(&self, view: &View, (count, cost): (u32, Money), take: Take) -> Result<Result<Split>> {
         let account = view.account()?;
-        let funds = Funds { free_remaining: self.free_remaining(account), available: account.balance.available() };
+        let funds = Funds {
+            free_remaining: self.quota(account).map_or(0, |quota| quota.remaining()),
+            available: account.balance.available(),
+        };
         let active = account.balance.check_status();
         let capped = active.and_then(|()| account.requests.map_or(Ok(()), |requests| requests.check(self.now)));
         let mut covered = capped.and_then(|()| charge::charge(count, cost, funds));

@@ -6,8 +6,10 @@ use crate::config::Role::{self, Admin, Gateway, Keys, Metrics, Payment, Support}
 /// The roles that may call an rpc; `None` for an rpc that the table does not have.
 pub fn roles(rpc: &str) -> Option<&'static [Role]> {
     Some(match rpc {
-        "CheckQuota" | "DeductQuota" | "BatchDeductQuota" | "ReserveQuota" | "CommitReservation"
-        | "ReleaseReservation" | "MeterStream" | "CountTokens" | "QuotePrice" | "Recharge" => &[Gateway, Admin],
+        "CheckQuota" | "ShouldRateLimit" | "Authorize" | "DeductQuota" | "BatchDeductQuota" | "ReserveQuota"
+        | "CommitReservation" | "ReleaseReservation" | "MeterStream" | "CountTokens" | "QuotePrice" | "Recharge" => {
+            &[Gateway, Admin]
+        }
         "GetTransaction" | "GetAccount" | "GetRechargeOrder" | "ListRechargeOrders" | "ListAdjustments"
         | "GetStatement" | "ListRecords" | "ExportRecords" | "GetStatsToday" | "GetStatsMonth" | "GetStatsSummary"
         | "GetUsage" => &[Gateway, Support, Admin],

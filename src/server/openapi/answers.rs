@@ -32,13 +32,25 @@ pub fn answers(
         Reply::Csv => (json!({"type": "string"}), "The file. An answer that breaks off is not complete."),
     };
     let kind = media_type(operation);
-    let mut answers = Map::new();
+    let mut answers = errors(kinds, &operation.method, schemas, names, examples);
     answers.insert("200".into(), answer(text, kind, schema, examples_of(examples, StatusCode::OK)));
-    for (status, refusals) in by_status(kinds, &operation.method) {
-        let found = examples_of(examples, status);
-        answers.insert(status.as_str().into(), error(status, &refusals, (schemas, names), found));
-    }
     answers
+}
+
+/// The answers with errors.
+pub fn errors(
+    kinds: impl Iterator<Item = Kind>,
+    method: &Method,
+    schemas: &mut Schemas<'_>,
+    names: Names,
+    examples: &[&Example],
+) -> Map<String, Value> {
+    let by_status = by_status(kinds, method).into_iter();
+    let answer = |(status, refusals): (StatusCode, Vec<Refusal>)| {
+        let found = examples_of(examples, status);
+        (status.as_str().to_owned(), error(status, &refusals, (schemas, names), found))
+    };
+    by_status.map(answer).collect()
 }
 
 /// An answer without a shared header.
@@ -129,5 +141,8 @@ pub fn headers() -> Value {
             "schema": {"type": "integer", "minimum": 0},
         },
         "Authenticate": text("The kind of proof that is missing."),
+        "RateLimitPolicy": text("The limits that bind the user, by the draft ratelimit-headers of the IETF."),
+        "RateLimit": text("What is left of each limit."),
+        "ErrorCode": text("The error code of a refusal. Absent if the call was not decided on."),
     })
 }

@@ -103,14 +103,20 @@ impl Contract {
         let methods = services.iter().flat_map(|service| service.methods());
         let mut operations: Vec<_> = methods.flat_map(|method| self.of_rpc(&method, &http)).collect();
         for (path, message, text) in EXPORTS {
-            let name = format!("{PACKAGE}.{message}");
-            let request = self.pool.get_message_by_name(&name).with_context(|| format!("no message {name}"))?;
+            let request = self.message(message)?;
             let rpc = rest_rpc(&Method::GET, path).with_context(|| format!("no name of {path}"))?.to_owned();
             let (path, text) = (path.to_owned(), text.to_owned());
             let (method, reply) = (Method::GET, Reply::Csv);
             operations.push(Operation { rpc, method, path, request, absent: &PAGES, reply, text });
         }
         Ok(operations)
+    }
+
+    /// # Errors
+    /// The contract has no message of the name, which is a defect.
+    pub fn message(&self, name: &str) -> anyhow::Result<MessageDescriptor> {
+        let name = format!("{PACKAGE}.{name}");
+        self.pool.get_message_by_name(&name).with_context(|| format!("no message {name}"))
     }
 
     fn of_rpc(&self, method: &MethodDescriptor, http: &ExtensionDescriptor) -> Vec<Operation> {

@@ -3,6 +3,7 @@
 
 mod access;
 mod answers;
+mod authorize;
 mod contract;
 mod examples;
 mod names;
@@ -20,7 +21,7 @@ pub use self::{
     page::{CONTENT_SECURITY_POLICY, page},
     port::Port,
 };
-use crate::config::UnknownFields;
+use crate::{config::UnknownFields, service::routes::AUTHORIZE_PATH};
 
 /// The document of a port.
 ///
@@ -35,6 +36,10 @@ pub fn document(port: &Port) -> anyhow::Result<Value> {
         let entry = operation::entry(port, operation, &mut schemas, &examples);
         let method = operation.method.as_str().to_ascii_lowercase();
         paths.entry(&operation.path).or_insert_with(|| json!({}))[method] = entry;
+    }
+    if !port.is_public {
+        let check = contract.message("CheckQuotaRequest")?;
+        paths.insert(AUTHORIZE_PATH.to_owned(), authorize::entry(port, &check, &mut schemas));
     }
     paths.extend(operations::entries(port).into_iter().map(|(path, entry)| (path.to_owned(), entry)));
     let mut found = schemas.into_found();

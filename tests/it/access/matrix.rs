@@ -58,10 +58,12 @@ pub fn routes_of_the_access_table() -> Vec<(Method, String)> {
     table().into_iter().flat_map(|row| row.routes).collect()
 }
 
-/// The full names of the rpcs of the contract.
+const PACKAGES: [&str; 2] = ["billing.v1", "envoy.service.ratelimit.v3"];
+
+/// The full names of the rpcs of the contract, and of the rate limit service.
 fn rpcs() -> Vec<(String, String)> {
     let pool = DescriptorPool::decode(billing_service::service::proto::DESCRIPTORS).unwrap();
-    let services: Vec<_> = pool.services().filter(|service| service.package_name() == "billing.v1").collect();
+    let services: Vec<_> = pool.services().filter(|service| PACKAGES.contains(&service.package_name())).collect();
     let methods = services.iter().flat_map(|service| service.methods().collect::<Vec<_>>());
     methods
         .map(|method| (method.name().into(), format!("/{}/{}", method.parent_service().full_name(), method.name())))
@@ -85,6 +87,7 @@ fn routed_paths() -> BTreeSet<String> {
                 let argument = call.trim_start().split([',', ')']).next().unwrap();
                 paths.insert(match argument {
                     "CALLBACK_PATH" => billing_service::service::routes::CALLBACK_PATH.into(),
+                    "AUTHORIZE_PATH" => billing_service::service::routes::AUTHORIZE_PATH.into(),
                     "RECHARGE_PATH" => billing_service::service::routes::RECHARGE_PATH.into(),
                     literal => literal.trim_matches('"').to_owned(),
                 });

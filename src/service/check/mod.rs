@@ -1,10 +1,21 @@
-//! CheckQuota: whether a call would be covered.
+//! CheckQuota: whether a call would be covered. Proxies ask the same in their own protocols.
+
+mod authorize;
+mod fields;
+mod policies;
+mod rate_limit;
 
 use std::{sync::Arc, time::Instant};
+
+pub use self::{
+    authorize::{Authorization, UNCOVERED},
+    fields::FIELDS,
+};
 
 use super::{
     convert::{cost, count, estimate, int32, int64, service_tier},
     errors,
+    json::UnknownPolicy,
     proto::{CheckQuotaReply, CheckQuotaRequest},
 };
 use crate::{
@@ -12,6 +23,7 @@ use crate::{
         account::catalog::Catalog,
         check::{Check, Decision, Quotas, Verdict},
         values::{
+            calendar::Calendar,
             error::{Error, Result},
             ids::{ApiKeyId, ModelName, UserId},
         },
@@ -24,14 +36,28 @@ pub struct CheckService {
     quotas: Quotas,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
+    calendar: Arc<Calendar>,
+    /// The policy for unknown keys of descriptors and unknown headers.
+    unknown: UnknownPolicy,
 }
 
 impl CheckService {
-    pub fn new(quotas: Quotas, catalog: Arc<Catalog>, metrics: Arc<Metrics>) -> Self {
-        Self { quotas, catalog, metrics }
+    pub fn new(
+        quotas: Quotas,
+        catalog: Arc<Catalog>,
+        metrics: Arc<Metrics>,
+        calendar: Arc<Calendar>,
+        unknown: UnknownPolicy,
+    ) -> Self {
+        Self { quotas, catalog, metrics, calendar, unknown }
     }
 
     pub async fn check_quota(&self, request: CheckQuotaRequest) -> Result<CheckQuotaReply> {
+        self.checked(request).await.map(check_reply)
+    }
+
+    /// Decides on a call, and counts the check.
+    async fn checked(&self, request: CheckQuotaRequest) -> Result<Verdict> {
         let started = Instant::now();
         let service = request.service_name.clone();
         let verdict = self.verdict(request).await;
@@ -40,7 +66,7 @@ impl CheckService {
             Err(error) => errors::failure(error).label(),
         };
         self.metrics.checks.count(&self.catalog, &service, &result, started.elapsed());
-        verdict.map(check_reply)
+        verdict
     }
 
     async fn verdict(&self, request: CheckQuotaRequest) -> Result<Verdict> {
