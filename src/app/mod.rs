@@ -113,7 +113,7 @@ impl App {
         self.core.engine.drain().await;
         self.settled.cancel();
         if let Err(error) = self.caches.await {
-            tracing::error!(%error, "upkeep of the caches ended abnormally");
+            tracing::error!(%error, "cache maintenance task failed");
         }
         if let Err(error) = self.sight.await {
             tracing::error!(%error, "count of log lines and traces ended abnormally");

@@ -159,19 +159,21 @@ impl JwtConfig {
         const KEY: &str = "config key server.http.auth.jwt";
         for (key, value) in [("issuer", &self.issuer), ("audience", &self.audience), ("user_claim", &self.user_claim)] {
             if value.is_empty() {
-                bail!("{KEY}.{key}: is empty");
+                bail!("{KEY}.{key}: must not be empty");
             }
         }
         if self.leeway > MAX_LEEWAY {
             bail!("{KEY}.leeway: must be at most 5m");
         }
         if self.algorithms.is_empty() {
-            bail!("{KEY}.algorithms: names none of RS256, ES256, EdDSA, HS256");
+            bail!("{KEY}.algorithms: must name at least one of RS256, ES256, EdDSA, HS256");
         }
         let has_hmac = self.algorithms.contains(&JwtAlgorithm::Hs256);
         match &self.secret {
-            Some(_) if !has_hmac => bail!("{KEY}.secret: is for HS256, which {KEY}.algorithms does not name"),
-            None if has_hmac => bail!("{KEY}.secret: HS256 needs it"),
+            Some(_) if !has_hmac => {
+                bail!("{KEY}.secret: only HS256 uses a secret; add HS256 to {KEY}.algorithms, or remove the secret")
+            }
+            None if has_hmac => bail!("{KEY}.secret: is required for HS256"),
             Some(secret) if secret.reveal().len() < MIN_HMAC_SECRET => {
                 bail!("{KEY}.secret: must have at least {MIN_HMAC_SECRET} characters")
             }
@@ -179,10 +181,12 @@ impl JwtConfig {
         }
         let has_signature = self.algorithms.iter().any(|algorithm| *algorithm != JwtAlgorithm::Hs256);
         match (&self.jwks_file, &self.jwks_url) {
-            (Some(_), Some(_)) => bail!("{KEY}.jwks_url: stands beside jwks_file; give one of them"),
-            (None, None) if has_signature => bail!("{KEY}.jwks_url: a signature needs it, or jwks_file"),
+            (Some(_), Some(_)) => bail!("{KEY}.jwks_url: jwks_file is set too; set one of them"),
+            (None, None) if has_signature => {
+                bail!("{KEY}.jwks_url: is required for RS256, ES256 and EdDSA, unless jwks_file is set")
+            }
             (Some(_), _) | (_, Some(_)) if !has_signature => {
-                bail!("{KEY}.jwks_url: is of no use with HS256 alone; remove it, or jwks_file")
+                bail!("{KEY}.jwks_url: HS256 uses no public keys; remove jwks_url and jwks_file")
             }
             (None, Some(url)) => check_url(url),
             _ => Ok(()),
@@ -193,7 +197,7 @@ impl JwtConfig {
 /// Keys that anyone on the way could replace would prove nothing.
 fn check_url(url: &str) -> anyhow::Result<()> {
     const KEY: &str = "config key server.http.auth.jwt.jwks_url";
-    let Ok(parsed) = url.parse::<Uri>() else { bail!("{KEY}: is no URL") };
+    let Ok(parsed) = url.parse::<Uri>() else { bail!("{KEY}: must be a URL") };
     let host = parsed.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     match parsed.scheme_str() {

@@ -43,7 +43,7 @@ pub(super) fn read(values: &mut Value) -> anyhow::Result<Vec<String>> {
             Some(_) => bail!("config key {file_key}: must be the path of a file"),
         };
         if section.get(name).is_some_and(|value| value.kind != ValueKind::Nil) {
-            bail!("config key {file_key}: stands beside {key}; give one of them");
+            bail!("config key {file_key}: {key} is set too; set one of them");
         }
         let (secret, mode) = read_file(&path).with_context(|| format!("config key {file_key}"))?;
         if mode & READABLE_BY_OTHERS != 0 {

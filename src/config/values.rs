@@ -278,7 +278,8 @@ pub(super) fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Perc
 
 pub(super) fn timezone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<chrono_tz::Tz, D::Error> {
     let name = String::deserialize(deserializer)?;
-    name.parse().map_err(|_| de::Error::custom(format!("{name:?} is not a time zone such as Asia/Shanghai")))
+    name.parse()
+        .map_err(|_| de::Error::custom(format!("must be an IANA time zone such as Asia/Shanghai, and is {name:?}")))
 }
 
 pub(super) fn optional_timezone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<chrono_tz::Tz>, D::Error> {

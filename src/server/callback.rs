@@ -61,7 +61,7 @@ async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Re
     let is_signed = request.headers().contains_key(signature::HEADER);
     let refused = |error: &dyn std::fmt::Display| {
         if let Some(left_out) = guard.lines.admit() {
-            tracing::warn!(%error, left_out, "callback refused");
+            tracing::warn!(%error, left_out, "payment callback refused");
         }
         guard.metrics.recharge.count_refused();
     };

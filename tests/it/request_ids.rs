@@ -191,7 +191,7 @@ async fn other_log_lines_of_a_request_name_it_too() {
     let mut broken = Broken::start(Sqlite).await;
     let mut refused = |id: &str| {
         let of_request = |line: &Value| line["request_id"] == id;
-        facts(&broken.log.line(|line| line["fields"]["message"] == "callback refused" && of_request(line)))
+        facts(&broken.log.line(|line| line["fields"]["message"] == "payment callback refused" && of_request(line)))
     };
     let mut request = with_id("r-1", RechargeCallbackRequest::default());
     request.metadata_mut().insert("x-trace-id", "t-1".parse().unwrap());

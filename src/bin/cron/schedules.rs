@@ -70,7 +70,7 @@ impl Permits {
             }
         };
         if tokio::time::timeout(STOP_TIMEOUT, free).await.is_err() {
-            tracing::warn!("a job run did not stop in time");
+            tracing::warn!("job still running at the stop deadline; ended");
         }
     }
 }

@@ -73,7 +73,7 @@ impl Recharges {
             match in_time(creating.into_future()).await {
                 Ok(Created::Stored) => return self.open(order, request, trace).await,
                 Ok(Created::TooMuch) => {
-                    let why = format!("with the pending top-ups takes the balance beyond {}", Money::MAX);
+                    let why = format!("with all pending top-ups would raise the balance above {}", Money::MAX);
                     return Err(Invalid::new("amount", why).into());
                 }
                 Ok(Created::NotActive(status)) => return Err(Error::AccountNotActive(status)),

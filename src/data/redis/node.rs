@@ -223,7 +223,7 @@ impl Node {
                     let mark = redis::cmd("SET").arg(&marker).arg(&link.run).arg("GET").to_owned();
                     match call(link, &mark, budget).await.map(|before| text(&before)) {
                         Ok(None) => {
-                            tracing::warn!(location = ?self.location, "redis emptied; warming it");
+                            tracing::warn!(location = ?self.location, "redis has lost its entries; loading them again");
                             self.cold.notify_one();
                         }
                         Ok(Some(_)) => {}

@@ -127,7 +127,7 @@ impl RechargeService {
             Some(error) => {
                 let left_out = if origin.is_trusted { Some(0) } else { self.hints.line() };
                 if let Some(left_out) = left_out {
-                    tracing::warn!(%order, %error, left_out, "callback refused");
+                    tracing::warn!(%order, %error, left_out, "payment callback refused");
                 }
                 Err(error)
             }
@@ -137,7 +137,7 @@ impl RechargeService {
     /// Counts and logs a callback that is refused before its order is known.
     pub fn count_refused_callback(&self, error: &Error) {
         if let Some(left_out) = self.hints.line() {
-            tracing::warn!(%error, left_out, "callback refused");
+            tracing::warn!(%error, left_out, "payment callback refused");
         }
         self.metrics.recharge.count_refused();
     }

@@ -84,7 +84,7 @@ impl RechargeService {
                 }
                 let left_out = if origin.is_trusted { Some(0) } else { self.hints.line() };
                 if let Some(left_out) = left_out {
-                    tracing::warn!(%order, %refund, %error, left_out, "callback refused");
+                    tracing::warn!(%order, %refund, %error, left_out, "refund callback refused");
                 }
                 Err(error)
             }

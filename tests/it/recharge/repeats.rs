@@ -213,7 +213,7 @@ async fn a_top_up_beyond_the_largest_balance_is_refused(#[values(MySql, Sqlite)]
     let refused = async |user: &str, amount: f64| {
         let refused = paying.try_recharge(user, amount).await.unwrap_err();
         assert_eq!(code_of(&refused), (Code::InvalidArgument, "10009".into()));
-        assert!(refused.message().starts_with("amount: with the pending top-ups"), "{refused:?}");
+        assert!(refused.message().starts_with("amount: with all pending top-ups"), "{refused:?}");
     };
     service.adjust("u", 999_999_990.0).await;
     refused("u", 10.0).await;

@@ -83,7 +83,7 @@ impl RateGuard {
         }
         self.local.take(user, key).await.unwrap_or_else(|error| {
             // An outage of the limiters must not refuse requests.
-            tracing::error!(%error, "request not counted by a rate limiter; admitted");
+            tracing::error!(%error, "rate limit not checked; request admitted");
             None
         })
     }

@@ -294,7 +294,7 @@ impl Book<'_> {
         let after = balance
             .amount
             .checked_add(amount)
-            .ok_or_else(|| Invalid::new("amount", format!("takes the balance beyond {}", Money::MAX)))?;
+            .ok_or_else(|| Invalid::new("amount", format!("would raise the balance above {}", Money::MAX)))?;
         if amount.is_negative() && after < balance.held && !request.allow_negative {
             return Err(Error::InsufficientBalance { needed: -amount, available: balance.available() });
         }

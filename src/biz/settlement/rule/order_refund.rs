@@ -245,5 +245,5 @@ fn beyond_the_order(order: &Order) -> Error {
 }
 
 fn beyond_the_lowest() -> Error {
-    Invalid::new("amount", format!("takes the balance beyond -{}", Money::MAX)).into()
+    Invalid::new("amount", format!("would take the balance below -{}", Money::MAX)).into()
 }

@@ -67,7 +67,7 @@ impl Book<'_> {
         balance.amount = balance
             .amount
             .checked_add(order.amount)
-            .ok_or_else(|| Invalid::new("amount", format!("takes the balance beyond {}", Money::MAX)))?;
+            .ok_or_else(|| Invalid::new("amount", format!("would raise the balance above {}", Money::MAX)))?;
         self.changed.insert(order.user.clone());
         self.state.credited_payments.insert(payment.clone());
         // Also a dismissed one. Otherwise a return of it at the same time would look as if no order had its money.

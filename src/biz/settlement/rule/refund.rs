@@ -33,7 +33,7 @@ impl Book<'_> {
         let after = balance
             .amount
             .checked_add(part.amount)
-            .ok_or_else(|| Invalid::new("count", format!("takes the balance beyond {}", Money::MAX)))?;
+            .ok_or_else(|| Invalid::new("count", format!("would raise the balance above {}", Money::MAX)))?;
         let before = std::mem::replace(&mut balance.amount, after);
         if returned > 0 {
             let row = (request.user.clone(), month, charge.content.service.clone());

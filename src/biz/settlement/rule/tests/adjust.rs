@@ -60,7 +60,7 @@ fn a_credit_goes_to_a_balance_below_zero_too() {
 #[test]
 fn no_balance_goes_beyond_the_largest_amount() {
     let account = TestAccount::with("0.000001");
-    let refused = "refused: amount: takes the balance beyond 999999999.999999";
+    let refused = "refused: amount: would raise the balance above 999999999.999999";
     assert_eq!(account.settle(adjust("a", "999999999.999999")), refused);
     assert_eq!(account.settle(adjust("a", "999999999.999998")), "balance 999999999.999999");
 }

@@ -135,6 +135,6 @@ fn an_order_that_is_not_there_is_not_found() {
 fn a_top_up_does_not_take_the_balance_beyond_the_largest_amount() {
     let account = TestAccount::with("999999980");
     account.keep_order(Pending, None);
-    let refused = "refused: amount: takes the balance beyond 999999999.999999";
+    let refused = "refused: amount: would raise the balance above 999999999.999999";
     assert_eq!(account.settle(update_order(paid("p1", "20"))), refused);
 }
