@@ -45,6 +45,8 @@ pub struct Account {
     pub user: String,
     /// Whether the user may read any account.
     pub reads_any: bool,
+    /// Whether the proof allows reads alone.
+    pub is_read_only: bool,
     /// Whether a gateway names the user. Then the peer is the gateway.
     pub is_named_by_gateway: bool,
 }
@@ -151,6 +153,8 @@ pub struct Origin {
     pub counted_ip: Option<IpAddr>,
     pub trace: CallerContext,
     pub is_trusted: bool,
+    /// The address to which a payer returns, without the id of the order behind it; `None` for the configured one.
+    pub return_to: Option<String>,
 }
 
 impl Origin {
@@ -169,6 +173,7 @@ impl Origin {
                 forwarded: extensions.get::<ForwardedNames>().map(|names| names.values(headers)).unwrap_or_default(),
             },
             is_trusted: extensions.get::<TrustedCallback>().is_some_and(|TrustedCallback(is_trusted)| *is_trusted),
+            return_to: None,
         }
     }
 
@@ -225,7 +230,8 @@ mod tests {
     #[test]
     fn a_user_names_its_own_account_or_none() {
         let own = |named: Option<&'static str>, reads_any| {
-            let account = Account { user: "alice".into(), reads_any, is_named_by_gateway: false };
+            let account =
+                Account { user: "alice".into(), reads_any, is_read_only: reads_any, is_named_by_gateway: false };
             account.user(named).map(str::to_owned).ok()
         };
         assert_eq!(own(None, false).as_deref(), Some("alice"));
@@ -279,7 +285,12 @@ mod tests {
     fn the_address_of_a_caller_or_a_gateway_is_not_that_of_a_user() {
         let (mut headers, mut extensions) = (HeaderMap::new(), Extensions::new());
         extensions.insert(Peer("10.0.0.9:4711".parse().unwrap()));
-        let account = |is_named_by_gateway| Account { user: "u".into(), reads_any: false, is_named_by_gateway };
+        let account = |is_named_by_gateway| Account {
+            user: "u".into(),
+            reads_any: false,
+            is_read_only: false,
+            is_named_by_gateway,
+        };
         let counted = |headers: &HeaderMap, extensions: &Extensions| {
             Origin::of(headers, extensions).counted_ip.map(|address| address.to_string())
         };

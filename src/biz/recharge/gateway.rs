@@ -25,6 +25,8 @@ pub struct NewPayment {
     pub method: PaymentMethod,
     /// The address of the user, if known.
     pub client_ip: Option<IpAddr>,
+    /// The address to which the user returns; `None` means the configured one.
+    pub return_url: Option<String>,
 }
 
 /// A payment that waits for the user.

@@ -21,6 +21,8 @@ pub struct NewRecharge {
     pub currency: Option<String>,
     /// The address of the user, if known.
     pub client_ip: Option<IpAddr>,
+    /// The address to which the user returns; the id of the order follows it. `None` means the configured one.
+    pub return_to: Option<String>,
     /// The key by which a repeat finds the first order.
     pub idempotency_key: Option<IdempotencyKey>,
 }

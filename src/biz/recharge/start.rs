@@ -102,6 +102,7 @@ impl Recharges {
             currency: self.terms.currency,
             method: request.method,
             client_ip: request.client_ip,
+            return_url: request.return_to.map(|address| format!("{address}{}", order.id)),
         };
         let page = match self.gateway()?.open(&payment, trace).await {
             Ok(opened) => self.store_opened(&order, &opened).await.map(|()| opened.url),

@@ -179,7 +179,7 @@ impl PaymentGateway for GrpcPaymentGateway {
             currency: payment.currency.to_string(),
             method: answer::method(payment.method).into(),
             subject: SUBJECT.into(),
-            return_url: self.settings.return_url.clone(),
+            return_url: payment.return_url.as_ref().unwrap_or(&self.settings.return_url).clone(),
             notify_url: self.settings.notify_url.clone(),
             client_ip: payment.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
         };

@@ -141,7 +141,8 @@ async fn check(State(front_end): State<FrontEnd>, mut request: Request, next: Ne
         // Other users may share the connection: that of a gateway, or of a proxy.
         return Refusal::of(&request, front_end.style).answer(&error);
     };
-    request.extensions_mut().insert(Account { user: claims.user, reads_any: claims.reads_any, is_named_by_gateway });
+    let Claims { user, is_read_only, reads_any } = claims;
+    request.extensions_mut().insert(Account { user, reads_any, is_read_only, is_named_by_gateway });
     let response = next.run(request).await;
     if response.extensions().get::<Denied>().is_some() {
         front_end.refusals.note(USER, Reason::Account, address);

@@ -195,6 +195,7 @@ fn parse_recharge(request: RechargeRequest, origin: &Origin) -> Result<NewRechar
         method: request.payment_method.parse()?,
         currency: given(request.currency),
         client_ip: origin.client_ip,
+        return_to: origin.return_to.clone(),
         idempotency_key: IdempotencyKey::parse_optional("idempotency_key", &request.idempotency_key)?,
     })
 }
