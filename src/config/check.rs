@@ -14,6 +14,7 @@ impl Config {
             redis.client_tls()?;
         }
         self.server.check()?;
+        self.console.check()?;
         if let Some(payment) = &self.payment_service {
             self.check_payment(payment)?;
         }

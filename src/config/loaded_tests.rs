@@ -36,6 +36,10 @@ server:
       callers:
         - {name: '007', roles: [gateway, keys], token_sha256: [00000000000000000000000000000000000000000000000000000000000000ff]}
         - {name: payments, roles: [payment], certificate: [payment.internal]}
+console:
+  enabled: true
+  key: SECRET-of-32-characters-or-more-1
+  idle_timeout: 5m
 data:
   database:
     driver: mysql
@@ -225,7 +229,8 @@ fn the_printed_configuration_is_the_configuration() {
     let again = present
         .replace("internal_tokens:\n      - \"***\"", "internal_tokens: [SECRET-of-an-admin]")
         .replace("callback_secrets:\n    - \"***\"", "callback_secrets: [SECRET-of-callbacks-1]")
-        .replace("secret: \"***\"", "secret: SECRET-of-32-characters-or-more-0");
+        .replace("secret: \"***\"", "secret: SECRET-of-32-characters-or-more-0")
+        .replace("key: \"***\"", "key: SECRET-of-32-characters-or-more-1");
     let second = load(&again, &[]).unwrap_or_else(|error| panic!("{error:#}\n{again}"));
     let debug = |loaded: &super::Loaded| format!("{:#?}", loaded.config);
     assert_eq!(debug(&first), debug(&second), "{printed}");

@@ -7,6 +7,7 @@ mod access;
 mod billing;
 mod check;
 mod choices;
+mod console;
 mod cron;
 mod database;
 mod loaded;
@@ -36,6 +37,7 @@ pub use self::{
         CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, RequestLines, Role,
         ShowReads, Style, UnknownFields,
     },
+    console::ConsoleConfig,
     database::Database,
     loaded::Loaded,
     log::Log,
@@ -66,6 +68,8 @@ pub struct Config {
     pub data: Data,
     pub billing: Billing,
     pub payment_service: Option<PaymentServiceConfig>,
+    #[serde(default)]
+    pub console: ConsoleConfig,
     #[serde(default)]
     pub cron: cron::CronConfig,
     #[serde(default)]

@@ -222,6 +222,10 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "price_refresh: 0s", "billing.price_refresh"),
         ("payment_service:", "payment_services:", "payment_services"),
         ("payment_service:", "payment_service:\n  forward_metadata: [x app]", "payment_service.forward_metadata"),
+        ("payment_service:", "console: {idle_timeout: 13h}\npayment_service:", "console.idle_timeout"),
+        ("payment_service:", "console: {max_age: 200h}\npayment_service:", "console.max_age"),
+        ("payment_service:", "console: {key: PW-that-is-short}\npayment_service:", "console.key"),
+        ("payment_service:", "console: {demo_user: a b}\npayment_service:", "console.demo_user"),
         ("payment_service:", "payment_service:\n  forward_metadata: [authorization]", "forward_metadata"),
         ("payment_service:", "payment_service:\n  forward_metadata: [grpc-timeout]", "forward_metadata"),
     ] {

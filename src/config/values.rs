@@ -46,6 +46,13 @@ pub(super) fn close_after<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     if after > LONGEST { Err(de::Error::custom("must be at most 672h")) } else { Ok(after) }
 }
 
+/// As [`duration`], at most a week.
+pub(super) fn session_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
+    let time = duration(deserializer)?;
+    if time > LONGEST { Err(de::Error::custom("must be at most 168h")) } else { Ok(time) }
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit_ms) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]
         .into_iter()

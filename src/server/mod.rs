@@ -55,6 +55,7 @@ pub use self::{
 };
 use crate::{
     config::{Role, Server, Style},
+    console::{self, Console},
     service::{
         envoy::rate_limit_service_server::RateLimitServiceServer,
         grpc::Grpc,
@@ -81,10 +82,19 @@ pub struct Parts<'c> {
     pub sight: Sight,
     pub callbacks: CallbackGuard,
     pub access: Access,
+    /// The pages of users and those of operators; `None` without `console.enabled`.
+    pub console: Option<Consoles>,
     /// Deadline of a call to payment-service.
     pub payment_timeout: Duration,
     /// The headers that go on to payment-service.
     pub forwarded: ForwardedNames,
+}
+
+/// The consoles of both ports.
+#[derive(Clone)]
+pub struct Consoles {
+    pub public: Console,
+    pub internal: Console,
 }
 
 /// The checks of the callers of both ports.
@@ -112,6 +122,9 @@ pub fn public_app(parts: Parts<'_>) -> Router {
         let callback = access.callback(bound(callback, bounds.of_open_routes()), callbacks, style);
         routes = routes.merge(access.cross_site.protect(internal.merge(callback)));
     }
+    if let Some(consoles) = &parts.console {
+        routes = routes.merge(pages_of_users(&consoles.public, access, &bounds));
+    }
     let documents = bound(docs::routes(port(&parts, true)), bounds.of_open_routes());
     let app = complete(routes.merge(documents).merge(ops::health(parts.ops.clone())), parts.sight.clone(), style);
     match access::cors(&config.http) {
@@ -119,6 +132,28 @@ pub fn public_app(parts: Parts<'_>) -> Router {
         Some(cors) => app.layer(cors),
         None => app,
     }
+}
+
+/// The pages of users. A page of an account passes the same checks as the routes of REST.
+fn pages_of_users(console: &Console, access: &Access, bounds: &Bounds) -> Router {
+    let of_account = console::account_routes().merge(console::top_up_routes()).with_state(console.clone());
+    pages(access.front_end.protect(bound(of_account, bounds.clone())), console, &access.cross_site, bounds)
+}
+
+/// The pages of operators, for callers whose role may read any account.
+fn pages_of_operators(console: &Console, access: &Access, bounds: &Bounds) -> Router {
+    let routes = console::account_routes().merge(console::operator_routes()).with_state(console.clone());
+    let checked = access.only(bound(routes, bounds.clone()), access::table::CONSOLE, Style::Plain);
+    pages(checked, console, &access.cross_site.internal(), bounds)
+}
+
+/// Adds the forms and files that need no proof. The session lies around the checks: it gives them the token of a
+/// browser, and makes a page of their refusals.
+fn pages(checked: Router, console: &Console, cross_site: &CrossSite, bounds: &Bounds) -> Router {
+    let (forms, files) = console::open_routes();
+    let forms = bound(forms.with_state(console.clone()), bounds.of_open_routes());
+    let pages = cross_site.protect(checked.merge(forms));
+    console::within_session(pages, console.clone()).merge(bound(files, bounds.of_open_routes()))
 }
 
 /// The port that a document describes.
@@ -186,12 +221,15 @@ pub fn internal_app(
         documents = access.only(documents, access::table::REFLECTION, style);
         metrics = access.only(metrics, access::table::METRICS, style);
     }
+    let console = parts.console.as_ref().map(|consoles| pages_of_operators(&consoles.internal, access, &bounds));
+    let console = console.unwrap_or_default();
     let routes = over_grpc
         .merge(access.cross_site.internal().protect(over_rest))
         .merge(authorize)
         .merge(open(health))
         .merge(reflection)
         .merge(documents)
+        .merge(console)
         .merge(metrics)
         .merge(ops::health(parts.ops.clone()));
     Ok(InternalApp { rpcs, others: complete(routes, parts.sight.clone(), style) })

@@ -11,7 +11,7 @@ use axum::{
     routing::{any, get, post},
 };
 use http::{
-    HeaderValue, StatusCode,
+    HeaderName, HeaderValue, StatusCode,
     header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Serialize;
@@ -92,17 +92,17 @@ macro_rules! csv {
                 Err(error) => Err(error),
             };
             match answer {
-                Ok(lines) => {
-                    let headers = [
-                        (CONTENT_TYPE, "text/csv; charset=utf-8"),
-                        (CONTENT_DISPOSITION, concat!("attachment; filename=\"", $file, "\"")),
-                    ];
-                    (headers, Body::from_stream(lines)).into_response()
-                }
+                Ok(lines) => (csv_headers(concat!("attachment; filename=\"", $file, "\"")), Body::from_stream(lines))
+                    .into_response(),
                 Err(error) => replier.fail(&error),
             }
         }
     };
+}
+
+/// The headers of an export.
+pub fn csv_headers(disposition: &'static str) -> [(HeaderName, &'static str); 2] {
+    [(CONTENT_TYPE, "text/csv; charset=utf-8"), (CONTENT_DISPOSITION, disposition)]
 }
 
 /// Most bytes of a body that has few fields.

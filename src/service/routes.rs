@@ -15,6 +15,8 @@ pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
 pub const RECHARGE_PATH: &str = "/api/v1/billing/recharge";
 /// The route that a proxy asks before it passes a request on. A proxy may append the path of the request.
 pub const AUTHORIZE_PATH: &str = "/internal/v1/billing/authorize";
+/// The page of the console that starts top-ups.
+pub const TOP_UP_PAGE: &str = "/console/top-up";
 /// The path of RechargeCallback over gRPC.
 pub const GRPC_CALLBACK_PATH: &str = "/billing.v1.BillingInternalService/RechargeCallback";
 /// The path of Recharge over gRPC.
@@ -48,9 +50,9 @@ pub fn gives_money_back<B>(request: &Request<B>) -> bool {
     is_refund || is_resolution || matches!(path, GRPC_REFUND_PATH | GRPC_RESOLVE_PATH)
 }
 
-/// Whether a request starts a top-up, on either protocol.
+/// Whether a request starts a top-up, on either protocol or by a form.
 pub fn starts_recharge<B>(request: &Request<B>) -> bool {
-    matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH)
+    matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH | TOP_UP_PAGE)
 }
 
 /// The rpc of a path over gRPC: `DeductQuota` of `/billing.v1.BillingInternalService/DeductQuota`.

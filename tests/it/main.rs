@@ -18,6 +18,7 @@ mod charges;
 mod concurrency;
 mod configuration;
 mod connections;
+mod console;
 mod crash;
 mod cron;
 mod deploy;

@@ -301,24 +301,25 @@ async fn the_list_of_jobs_shows_times_of_the_billing_zone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_of_a_developer_prints_five_lines_once_it_serves() {
+async fn a_server_of_a_developer_prints_six_lines_once_it_serves() {
     let database = Database::create(Sqlite).await;
     let conf = database.config_file(&[("environment", "development"), ("log.format", "text")]);
     let mut server =
         Command::new(SERVER).arg("-conf").arg(&conf).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let stdout = BufReader::new(server.stdout.take().unwrap());
-    let lines: Vec<String> = stdout.lines().take(5).map(Result::unwrap).collect();
+    let lines: Vec<String> = stdout.lines().take(6).map(Result::unwrap).collect();
     let names: Vec<&str> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
-    assert_eq!(names, ["serving", "docs", "sandbox", "data", "stop"]);
+    assert_eq!(names, ["serving", "docs", "console", "sandbox", "data", "stop"]);
     let url = |after: &str| format!("http://{}", lines[0].split(after).nth(1).unwrap().split(';').next().unwrap());
     let (http, grpc) = (url("REST on http://"), url("/metrics on http://"));
     assert!(reqwest::get(format!("{grpc}/metrics")).await.unwrap().status().is_success());
     // The page is named exactly if there is one.
     let has_page = reqwest::get(format!("{http}/docs")).await.unwrap().status().is_success();
     assert_eq!(lines[1].contains(&format!("{http}/docs")), has_page, "{}", lines[1]);
-    assert!(lines[2].contains("top-ups are refused"), "{}", lines[2]);
-    assert!(lines[3].contains(&database.source), "{}", lines[3]);
-    assert!(lines[4].ends_with(&format!("kill {}", server.id())), "{}", lines[4]);
+    assert!(lines[2].contains("console.enabled: true"), "{}", lines[2]);
+    assert!(lines[3].contains("top-ups are refused"), "{}", lines[3]);
+    assert!(lines[4].contains(&database.source), "{}", lines[4]);
+    assert!(lines[5].ends_with(&format!("kill {}", server.id())), "{}", lines[5]);
     assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
     assert_eq!(server.wait().unwrap().code(), Some(0));
 

@@ -35,6 +35,18 @@ pub struct Thresholds {
     pub quota: Percent,
 }
 
+impl Thresholds {
+    /// Whether an account with this free part of the balance is low.
+    pub fn is_low_balance(self, available: Money) -> bool {
+        available < self.balance
+    }
+
+    /// Whether a free quota with so many units left is low.
+    pub fn is_low_quota(self, left: i64, total: i64) -> bool {
+        i128::from(left) * i128::from(Percent::WHOLE) < i128::from(total) * i128::from(self.quota.hundredths())
+    }
+}
+
 /// The number of low users at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LowCounts {

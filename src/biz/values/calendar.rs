@@ -184,6 +184,11 @@ impl Calendar {
         self.periods.at(instant)
     }
 
+    /// The clock time of an instant in the billing zone.
+    pub fn local(&self, instant: DateTime<Utc>) -> NaiveDateTime {
+        instant.with_timezone(&self.periods.zone).naive_local()
+    }
+
     /// The instant at which `day` begins.
     pub fn start_of(&self, day: NaiveDate) -> DateTime<Utc> {
         self.periods.start_of(day)

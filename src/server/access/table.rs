@@ -32,5 +32,7 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
 pub const METRICS: &[Role] = &[Metrics, Admin];
 /// The roles that may use reflection, with `server.grpc.auth.protect_operations`.
 pub const REFLECTION: &[Role] = &Role::ALL;
+/// The roles that may read the console of the internal port.
+pub const CONSOLE: &[Role] = &[Support, Admin];
 /// The roles that may name the user of a front end's request, in mode gateway.
 pub const IDENTITY: &[Role] = &[Gateway, Admin];

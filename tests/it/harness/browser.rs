@@ -46,7 +46,7 @@ impl Browser {
         let driver_url = format!("http://127.0.0.1:{}", port.await.unwrap().trim_end_matches('.'));
         let arguments =
             ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=480,640"];
-        let options = json!({"goog:chromeOptions": {"args": arguments}});
+        let options = json!({"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}});
         let mut browser = Self { driver, _folder: folder, session: String::new(), http: reqwest::Client::new() };
         let body = json!({"capabilities": {"alwaysMatch": options}});
         let begun = browser.send(reqwest::Method::POST, &format!("{driver_url}/session"), body).await;
@@ -82,6 +82,42 @@ impl Browser {
         let png = BASE64_STANDARD.decode(self.get("screenshot").await.as_str().unwrap()).unwrap();
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(Path::new(&folder).join(name), png).unwrap();
+    }
+
+    /// The result of a script. It runs beside the scripts of the page, whose policy does not count for it.
+    pub async fn run(&self, script: &str) -> Value {
+        self.post("execute/sync", json!({"script": script, "args": []})).await
+    }
+
+    /// As [`Self::run`], for a script that calls back with its result: `arguments[0](result)`.
+    pub async fn run_and_wait(&self, script: &str) -> Value {
+        self.post("execute/async", json!({"script": script, "args": []})).await
+    }
+
+    /// A command of the protocol of Chromium's own tools.
+    pub async fn command(&self, name: &str, parameters: Value) -> Value {
+        self.post("goog/cdp/execute", json!({"cmd": name, "params": parameters})).await
+    }
+
+    /// Sets the size of the window and the colour scheme.
+    pub async fn look(&self, width: u32, height: u32, scheme: &str) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.command("Emulation.setDeviceMetricsOverride", size).await;
+        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.command("Emulation.setEmulatedMedia", features).await;
+    }
+
+    /// Presses a key, such as `\u{e004}` for Tab.
+    pub async fn press(&self, key: &str) {
+        let actions = [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})];
+        self.post("actions", json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})).await;
+    }
+
+    /// The errors in the log of the browser since the last call, such as a violated policy.
+    pub async fn complaints(&self) -> Vec<String> {
+        let log = self.post("se/log", json!({"type": "browser"})).await;
+        let severe = log.as_array().unwrap().iter().filter(|entry| entry["level"] == "SEVERE");
+        severe.map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
     }
 
     async fn find(&self, selector: &str) -> String {

@@ -259,7 +259,11 @@ impl Service {
 
     /// Starts with a configuration that the test has changed after loading it.
     pub async fn start_configured(database: Database, config: Config) -> Self {
-        let clock = TestClock::real();
+        Self::start_with_clock(database, config, TestClock::real()).await
+    }
+
+    /// Starts with a clock that may be set or stopped already.
+    pub async fn start_with_clock(database: Database, config: Config, clock: TestClock) -> Self {
         let app = App::start_with_clock(config, clock.clone()).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", app.grpc_addr)).unwrap().connect().await.unwrap();
         Self {

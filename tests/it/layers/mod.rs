@@ -10,8 +10,9 @@ use std::{
 use self::imports::{Sources, starts_with};
 
 /// The modules that each top module may import. `data::dsn` and `data::tls` are parts of a module.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("context", &[]),
+    ("texts", &[]),
     ("biz", &[]),
     ("data", &["biz", "context"]),
     ("metrics", &["biz"]),
@@ -20,13 +21,14 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("logs", &["config", "context", "telemetry"]),
     ("command", &["config", "logs", "telemetry"]),
     ("service", &["biz", "config", "context", "metrics"]),
-    ("server", &["biz", "config", "context", "data", "metrics", "service"]),
+    ("console", &["biz", "service", "texts"]),
+    ("server", &["biz", "config", "console", "context", "data", "metrics", "service"]),
     ("sandbox", &["biz", "config", "data::payment", "server", "service"]),
-    ("app", &["biz", "config", "data", "metrics", "sandbox", "server", "service"]),
+    ("app", &["biz", "config", "console", "data", "metrics", "sandbox", "server", "service"]),
 ];
 
 /// The crates that a part of the sources must not import.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("biz", &["sqlx", "rusqlite", "redis", "tonic", "axum", "prost", "http", "hyper", "prometheus", "config"]),
     ("data", &["axum", "prometheus", "config"]),
     ("data::mysql", &["tonic", "rusqlite", "redis"]),
@@ -35,6 +37,7 @@ const CRATES: [(&str, &[&str]); 10] = [
     ("metrics", &["sqlx", "rusqlite", "redis", "tonic", "axum", "config"]),
     ("config", &["sqlx", "rusqlite", "redis", "tonic", "axum", "prometheus"]),
     ("service", &["sqlx", "rusqlite", "redis", "prometheus"]),
+    ("console", &["sqlx", "rusqlite", "redis", "prometheus", "tonic", "config"]),
     ("server", &["sqlx", "rusqlite", "redis"]),
     ("app", &["sqlx", "rusqlite", "redis", "prost", "axum"]),
 ];

@@ -37,7 +37,7 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // The five lines, of which the last one says how to stop.
+        // The lines of a developer, of which the last one says how to stop.
         let (sender, serves) = mpsc::channel();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         std::thread::spawn(move || {

@@ -1,0 +1,88 @@
+//! Amounts, numbers and times as people read them.
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+
+use crate::{
+    biz::values::{calendar::Calendar, money::Money},
+    service::timestamp::Timestamp,
+};
+
+/// The exact amount of a reply. A wire double is read by its shortest decimal form.
+pub(super) fn amount(wire: f64) -> Money {
+    wire.to_string().parse().ok().and_then(Money::from_decimal).unwrap_or_default()
+}
+
+/// With two places at least, and commas: 1,234.50.
+pub(super) fn money(amount: Money) -> String {
+    let text = Decimal::new(amount.micros(), 6).to_string();
+    let (number, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let (sign, whole) = number.strip_prefix('-').map_or(("", number), |whole| ("\u{2212}", whole));
+    format!("{sign}{}.{fraction:0<2}", grouped(whole))
+}
+
+/// As [`money`], in two parts: with two places, and the places behind them.
+pub(super) fn money_parts(amount: Money) -> (String, String) {
+    let mut shown = money(amount);
+    let end = shown.find('.').map_or(shown.len(), |point| point + 3);
+    let rest = shown.split_off(end);
+    (shown, rest)
+}
+
+/// An amount of a reply, as [`money`].
+pub(super) fn wire_money(wire: f64) -> String {
+    money(amount(wire))
+}
+
+/// With commas: 1,234.
+pub(super) fn count(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let sign = if number < 0 { "\u{2212}" } else { "" };
+    format!("{sign}{}", grouped(&digits))
+}
+
+fn grouped(digits: &str) -> String {
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Day and time in the billing zone: 2026-11-30 08:05:00.
+pub(super) fn time(calendar: &Calendar, at: Option<&Timestamp>) -> String {
+    let instant: Option<DateTime<Utc>> = at.and_then(|at| DateTime::from_timestamp(at.seconds, 0));
+    instant.map(|instant| calendar.local(instant).format("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_have_two_to_six_places() {
+        for (micros, text) in [
+            (0, "0.00"),
+            (1, "0.000001"),
+            (45_946, "0.045946"),
+            (4_500_000, "4.50"),
+            (-1_234_500_000, "\u{2212}1,234.50"),
+            (999_999_999_999_999, "999,999,999.999999"),
+        ] {
+            assert_eq!(money(Money::from_micros(micros)), text);
+            let (two, rest) = money_parts(Money::from_micros(micros));
+            assert_eq!((format!("{two}{rest}").as_str(), two.len() - two.find('.').unwrap()), (text, 3));
+            assert_eq!(wire_money(Money::from_micros(micros).to_wire()), text);
+        }
+    }
+
+    #[test]
+    fn counts_have_commas() {
+        let texts = [0, 999, 1_000, -12_345_678].map(count);
+        assert_eq!(texts, ["0", "999", "1,000", "\u{2212}12,345,678"]);
+    }
+}

@@ -1,0 +1,153 @@
+//! The use of an account over the last days, for charts and their tables.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    biz::values::error::Result,
+    console::{
+        chart::{COLOURS, Chart, Measure},
+        format,
+        page::Page,
+    },
+    service::proto::{GetUsageReply, GetUsageRequest, UsageDay, UsageGroup},
+};
+
+/// The property by which use is grouped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Service,
+    Model,
+    ApiKey,
+}
+
+impl By {
+    pub const ALL: [Self; 3] = [Self::Service, Self::Model, Self::ApiKey];
+
+    /// Its name in the contract and in addresses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Model => "model",
+            Self::ApiKey => "api_key",
+        }
+    }
+
+    pub fn of_name(name: &str) -> Self {
+        Self::ALL.into_iter().find(|by| by.name() == name).unwrap_or(Self::Service)
+    }
+
+    /// The value of a group.
+    pub fn value(self, group: &UsageGroup) -> &str {
+        match self {
+            Self::Service => &group.service_name,
+            Self::Model => &group.model,
+            Self::ApiKey => &group.api_key_id,
+        }
+    }
+}
+
+/// The use of some days.
+pub(super) struct Use {
+    pub chart: Chart,
+    /// Largest first.
+    pub groups: Vec<UsageGroup>,
+    pub from: String,
+    pub to: String,
+    /// Charges that the groups may lack.
+    pub pending: i64,
+}
+
+/// The groups of the last 30 days, largest first, and the reply that has them.
+pub(super) async fn groups(page: &Page, by: By) -> Result<(Vec<UsageGroup>, GetUsageReply)> {
+    let reports = &page.console.api.reports;
+    let request = GetUsageRequest { group_by: by.name().into(), ..of_user(page) };
+    let mut reply = reports.get_usage(request).await?;
+    let mut groups = std::mem::take(&mut reply.groups);
+    groups.sort_by_key(|group| std::cmp::Reverse((format::amount(group.total_cost), group.total_units)));
+    Ok((groups, reply))
+}
+
+/// The use of the last 30 days. `measure` is the cost unless nothing was paid, if the page names none.
+pub(super) async fn load(page: &Page, by: By, measure: Option<Measure>) -> Result<Use> {
+    let (groups, reply) = groups(page, by).await?;
+    let is_paid = groups.iter().any(|group| group.total_cost != 0.0);
+    let measure = measure.unwrap_or(if is_paid { Measure::Cost } else { Measure::Units });
+    let all = page.console.api.reports.get_usage(of_user(page)).await?;
+    let days = all.series.first().map(|series| series.days.iter().map(|day| day.date.clone()).collect());
+    let days: Vec<String> = days.unwrap_or_default();
+    let total = sum_of(&all, measure, days.len());
+    let mut series = match by {
+        By::Service => services(&all, measure),
+        By::Model | By::ApiKey => named(page, by, &groups, measure, days.len()).await?,
+    };
+    series.truncate(COLOURS - 1);
+    let mut rest = total;
+    for (_, values) in &series {
+        // A charge that came between two reads must not show as less than nothing.
+        rest.iter_mut().zip(values).for_each(|(rest, value)| *rest = (*rest - value).max(0));
+    }
+    if rest.iter().any(|value| *value > 0) {
+        series.push((page.texts.get("usage.other").to_owned(), rest));
+    }
+    let chart = Chart { measure, series, days };
+    Ok(Use { chart, groups, from: reply.from, to: reply.to, pending: reply.pending_records })
+}
+
+/// The services with use, largest first. The charges keep their sums, so they lack nothing.
+fn services(all: &GetUsageReply, measure: Measure) -> Vec<(String, Vec<i64>)> {
+    let of_service = all.series.iter().map(|one| (one.service_name.clone(), values(&one.days, measure)));
+    let sum = |values: &[i64]| values.iter().fold(0_i64, |sum, value| sum.saturating_add(*value));
+    let mut services: Vec<_> = of_service.filter(|(_, values)| sum(values) > 0).collect();
+    services.sort_by_key(|(_, values)| std::cmp::Reverse(sum(values)));
+    services
+}
+
+/// The largest models or API keys.
+async fn named(
+    page: &Page,
+    by: By,
+    groups: &[UsageGroup],
+    measure: Measure,
+    days: usize,
+) -> Result<Vec<(String, Vec<i64>)>> {
+    let mut series = Vec::new();
+    let names = groups.iter().map(|group| by.value(group)).filter(|value| !value.is_empty());
+    for value in names.take(COLOURS - 1) {
+        series.push((value.to_owned(), days_of(page, by, value, measure, days).await?));
+    }
+    Ok(series)
+}
+
+/// The daily use of one model or API key, over all services.
+async fn days_of(page: &Page, by: By, value: &str, measure: Measure, days: usize) -> Result<Vec<i64>> {
+    let mut request = of_user(page);
+    match by {
+        By::Model => request.model = value.into(),
+        _ => request.api_key_id = value.into(),
+    }
+    let reply = page.console.api.reports.get_usage(request).await?;
+    Ok(sum_of(&reply, measure, days))
+}
+
+fn sum_of(reply: &GetUsageReply, measure: Measure, days: usize) -> Vec<i64> {
+    let mut sums = BTreeMap::<usize, i64>::new();
+    for series in &reply.series {
+        for (day, value) in values(&series.days, measure).into_iter().enumerate() {
+            let sum = sums.entry(day).or_default();
+            *sum = sum.saturating_add(value);
+        }
+    }
+    (0..days).map(|day| sums.get(&day).copied().unwrap_or_default()).collect()
+}
+
+fn values(days: &[UsageDay], measure: Measure) -> Vec<i64> {
+    let value = |day: &UsageDay| match measure {
+        Measure::Cost => format::amount(day.total_cost).micros(),
+        Measure::Units => day.total_units,
+    };
+    days.iter().map(value).collect()
+}
+
+fn of_user(page: &Page) -> GetUsageRequest {
+    GetUsageRequest { user_id: page.user.clone(), ..Default::default() }
+}

@@ -1,0 +1,65 @@
+//! The history of `make demo`: its books are right, and a second run changes nothing.
+
+use billing_service::service::proto::GetUsageRequest;
+use chrono::{DateTime, Utc};
+
+use super::{visitor::Visitor, year::fill};
+use crate::harness::{Database, Service, Sqlite, TestClock, wait::until};
+
+/// As `configs/local.yaml`, on free ports.
+pub const SETTINGS: [(&str, &str); 5] = [
+    ("console", "{enabled: true, demo_user: demo}"),
+    ("billing.model_services", "{llm: tokens}"),
+    ("billing.models", "{gpt-4.1: {input: 15, cached_input: 4, output: 60}, gpt-4.1-mini: {input: 3, output: 12}}"),
+    ("billing.free_quotas", "{passport: 10000, payment: 1000, asset: 1000, llm: 1000}"),
+    ("payment_service", "{sandbox: true, grpc_addr: '127.0.0.1:0'}"),
+];
+
+/// The last moment of the history.
+pub fn end() -> DateTime<Utc> {
+    "2026-11-24T12:00:00Z".parse().unwrap()
+}
+
+/// A server over the history, at its end.
+pub async fn service() -> Service {
+    let database = Database::create(Sqlite).await;
+    let calls = fill(database.config(&SETTINGS), "demo", end()).await.unwrap();
+    assert!(calls > 4_000, "{calls}");
+    let service = at_the_end(database).await;
+    // Each read sums up a part of what is left.
+    let request = GetUsageRequest { user_id: "demo".into(), group_by: "model".into(), ..Default::default() };
+    let usage = async || service.public.clone().get_usage(request.clone()).await.unwrap().into_inner();
+    until("all use is summed up", async || usage().await.pending_records == 0).await;
+    service
+}
+
+async fn at_the_end(database: Database) -> Service {
+    let (config, clock) = (database.config(&SETTINGS), TestClock::real());
+    clock.stop_at(end());
+    Service::start_with_clock(database, config, clock).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_year_of_a_demo_user_has_right_books_and_comes_once() {
+    let service = service().await;
+    let before = service.account("demo").await;
+    let database = service.database;
+    service.app.stop().await;
+    database.assert_audit_is_clean().await;
+    fill(database.config(&SETTINGS), "demo", end()).await.unwrap();
+    let service = at_the_end(database).await;
+    let after = service.account("demo").await;
+    assert_eq!((after.balance, after.held, after.quotas), (before.balance, before.held, before.quotas));
+    assert!(after.balance > 1.0 && after.held > 0.0, "{} {}", after.balance, after.held);
+    let visitor = Visitor::of(&service);
+    for page in super::PAGES {
+        assert!(visitor.get(page).await.html.len() < 100_000, "{page}");
+    }
+    for month in ["2025-12", "2026-06", "2026-11"] {
+        let statement = visitor.get(&format!("/console/statement?month={month}")).await.text();
+        assert!(
+            statement.contains("Charges \u{b7} llm \u{b7} gpt-4.1") && statement.contains("Top-ups"),
+            "{statement}"
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! The pictures of docs/console.md: of the demo user at a fixed time, so that the same sources make the same picture.
+
+use super::demo;
+use crate::harness::browser::Browser;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pictures_of_the_document() {
+    if std::env::var_os("BILLING_SCREENSHOTS").is_none() {
+        return;
+    }
+    let service = demo::service().await;
+    let browser = Browser::open().await;
+    for (name, page, width, height, scheme) in [
+        ("console-overview.png", "/console", 1_280, 1_180, "light"),
+        ("console-usage.png", "/console/usage?by=model", 1_280, 900, "dark"),
+        ("console-records.png", "/console/records", 1_280, 900, "light"),
+        ("console-statement.png", "/console/statement?month=2026-10", 1_280, 800, "light"),
+        ("console-phone.png", "/console", 390, 844, "dark"),
+    ] {
+        browser.look(width, height, scheme).await;
+        browser.go_to(&format!("http://{}{page}", service.app.http_addr)).await;
+        browser.screenshot(name).await;
+    }
+}
