@@ -10,6 +10,7 @@ mod choices;
 mod console;
 mod cron;
 mod database;
+mod events;
 mod loaded;
 mod log;
 mod metering;

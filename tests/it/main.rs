@@ -23,6 +23,7 @@ mod crash;
 mod cron;
 mod deploy;
 mod documents;
+mod events;
 mod export;
 mod fuzz_targets;
 mod galera;

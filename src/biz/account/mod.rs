@@ -49,6 +49,9 @@ pub struct Balance {
     pub status: AccountStatus,
     /// `None` for the default plan.
     pub plan: Option<PlanName>,
+    /// The last month in which a call was refused for money, since the last credit. Checks read it; the rule reads
+    /// the watch of the account instead.
+    pub exhausted: Option<Month>,
 }
 
 impl Balance {

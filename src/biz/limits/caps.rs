@@ -32,12 +32,21 @@ pub struct Requests {
     pub day: NaiveDate,
     pub daily: u32,
     pub monthly: u32,
+    /// The alerts of the counts. The caches do not keep them.
+    pub fired: Fired,
+}
+
+/// The highest percentage of each cap that has fired in the period of its count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fired {
+    pub daily: u8,
+    pub monthly: u8,
 }
 
 impl Requests {
     /// Caps that start at `at`, with no calls.
     pub fn new(caps: Caps, at: BillingTime) -> Self {
-        Self { caps, since: at.utc, day: at.day, daily: 0, monthly: 0 }
+        Self { caps, since: at.utc, day: at.day, daily: 0, monthly: 0, fired: Fired::default() }
     }
 
     /// The calls of this day and of this month. If the clock of another server is ahead and has
@@ -82,9 +91,9 @@ impl Requests {
     fn add_to(&mut self, day: NaiveDate) {
         if day > self.day {
             if Month::of(day) != Month::of(self.day) {
-                self.monthly = 0;
+                (self.monthly, self.fired.monthly) = (0, 0);
             }
-            (self.day, self.daily) = (day, 0);
+            (self.day, self.daily, self.fired.daily) = (day, 0, 0);
         }
         self.monthly += u32::from(Month::of(day) == Month::of(self.day));
         self.daily += u32::from(day == self.day);
@@ -114,8 +123,8 @@ pub fn audited(call: &AuditedCall, user: &UserId, before: Caps, after: Caps, at:
 #[async_trait]
 pub trait LimitStore: Send + Sync + 'static {
     /// Sets the caps of a user from the next call on. Counted calls stay counted until both caps
-    /// are removed. Writes the event of `call` with the change. The same caps as before change
-    /// nothing.
+    /// are removed. The alerts of a changed cap begin anew. Writes the event of `call` with the change. The
+    /// same caps as before change nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.

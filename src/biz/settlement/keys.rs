@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::posting::{Batch, Charge, Posting};
+use super::posting::{Batch, Charge, Posting, RefusedCall};
 use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, RefundId, ServiceName, TraceId, UserId};
 
 /// The keys of a batch.
@@ -27,6 +27,8 @@ pub struct Keys<'a> {
     pub refunds: BTreeSet<(&'a UserId, &'a RefundId)>,
     /// Audit events that may exist, of calls whose repeat is not known by another row.
     pub audit_events: BTreeSet<Uuid>,
+    /// Events that may exist, of stops that an earlier posting may have written.
+    pub events: BTreeSet<Uuid>,
     /// API keys that may have quotas. The API key of an ending reservation is in its transaction.
     pub api_keys: BTreeSet<&'a ApiKeyId>,
     /// Orders that may exist.
@@ -45,6 +47,7 @@ impl<'a> Keys<'a> {
         for posting in &batch.postings {
             let user = posting.user();
             keys.users.insert(user);
+            keys.events.extend(posting.stop().map(|stop| stop.id));
             match posting {
                 Posting::Open(_) => {
                     keys.accounts.insert(user);
@@ -71,6 +74,14 @@ impl<'a> Keys<'a> {
                 Posting::SetPlan(change) => {
                     keys.accounts.insert(user);
                     keys.audit_events.insert(change.call.id);
+                }
+                Posting::SetAlerts(change) => {
+                    keys.accounts.insert(user);
+                    keys.audit_events.insert(change.call.id);
+                }
+                Posting::NoteRefusal(RefusedCall { call }) => {
+                    keys.accounts.insert(user);
+                    keys.quotas.insert((user, &call.content.service));
                 }
                 Posting::UpdateOrder(update) => {
                     keys.accounts.insert(user);

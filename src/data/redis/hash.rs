@@ -7,6 +7,7 @@
 //! | `balance`, `held` | amounts |
 //! | `status` | the status of the account; an entry without it counts as absent, because an earlier release stored it |
 //! | `plan` | the plan of the user; as for `status` |
+//! | `exhausted` | 1 if subscribers know of a refusal for money, or else 0; absent in entries of an earlier release |
 //! | `requests` | since (microseconds), day, calls of that day, calls of its month, daily cap, monthly cap; absent without caps |
 //! | `quota:MONTH:SERVICE` | total, used, held |
 //!
@@ -25,7 +26,7 @@ use crate::{
         account::{Balance, Quota},
         check::cache::entry::{AccountEntry, CacheEntry},
         limits::{
-            caps::{Caps, Requests},
+            caps::{Caps, Fired, Requests},
             key_quota::{KeyQuota, KeyQuotas, QuotaType, Taken},
         },
         settlement::change::Change,
@@ -107,8 +108,9 @@ fn account_fields(
         ("held".to_owned(), balance.held.to_string()),
         ("status".to_owned(), balance.status.to_string()),
         ("plan".to_owned(), balance.plan.map_or_else(|| NONE.to_owned(), |plan| format!("={plan}"))),
+        ("exhausted".to_owned(), balance.exhausted.map_or_else(|| NONE.to_owned(), |month| month.to_string())),
     ];
-    if let Some(Requests { caps, since, day, daily, monthly }) = requests {
+    if let Some(Requests { caps, since, day, daily, monthly, fired: _ }) = requests {
         let cap = |cap: Option<u32>| cap.map_or_else(|| NONE.to_owned(), |cap| cap.to_string());
         let (since, caps) = (since.timestamp_micros(), [cap(caps.daily), cap(caps.monthly)].join(" "));
         fields.push(("requests".to_owned(), format!("{since} {day} {daily} {monthly} {caps}")));
@@ -121,7 +123,7 @@ fn account_fields(
 
 fn key_fields(quotas: &KeyQuotas) -> Vec<Field> {
     let field = |((_, kind), quota): (&(ApiKeyId, QuotaType), &KeyQuota)| {
-        let KeyQuota { period, limit, taken, since, day, version } = quota;
+        let KeyQuota { period, limit, taken, since, day, version, fired: _ } = quota;
         let (used, since, Taken { day: of_day, month, total }) = (taken.of(*period), since.timestamp_micros(), *taken);
         let text = format!("{} {limit} {used} {since} {day} {version} {of_day} {month} {total}", period.name());
         (kind.to_string(), text)
@@ -131,7 +133,7 @@ fn key_fields(quotas: &KeyQuotas) -> Vec<Field> {
 
 fn account_of(values: &[Value]) -> Result<Option<AccountEntry>, StoreError> {
     let (mut version, mut amount, mut held, mut status, mut requests) = (None, None, None, None, None);
-    let mut plan = None;
+    let (mut plan, mut exhausted) = (None, None);
     let mut quotas = BTreeMap::new();
     for (name, text) in pairs(values) {
         match name {
@@ -140,6 +142,7 @@ fn account_of(values: &[Value]) -> Result<Option<AccountEntry>, StoreError> {
             "held" => held = Some(value(text)?),
             "status" => status = Some(value(text)?),
             "plan" => plan = Some(text.strip_prefix('=').map(PlanName::from_stored)),
+            "exhausted" => exhausted = text.parse().ok(),
             "requests" => requests = Some(requests_of(text)?),
             _ => {
                 let of = name.strip_prefix("quota:").and_then(|of| of.split_once(':'));
@@ -158,6 +161,7 @@ fn account_of(values: &[Value]) -> Result<Option<AccountEntry>, StoreError> {
         version: version.ok_or_else(lacks)?,
         status,
         plan,
+        exhausted,
     };
     Ok(Some(AccountEntry { balance, requests, quotas }))
 }
@@ -171,6 +175,7 @@ fn requests_of(text: &str) -> Result<Requests, StoreError> {
         day: value(day)?,
         daily: value(daily)?,
         monthly: value(monthly)?,
+        fired: Fired::default(),
     })
 }
 
@@ -194,6 +199,7 @@ fn key_quotas_of(key: &ApiKeyId, values: &[Value]) -> Result<KeyQuotas, StoreErr
             taken: taken.with(period, value(used)?),
             since: instant(since)?,
             day: value(day)?,
+            fired: 0,
             version: value(version)?,
         };
         quotas.insert((key.clone(), kind), quota);

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use crate::{
     biz::{
         account::{Account, Balance, Quota, users::UserSpan},
-        limits::caps::{Caps, Requests},
+        events::alerts::Watch,
+        limits::caps::{Caps, Fired, Requests},
         values::{
             error::StoreError,
             ids::{PlanName, ServiceName, UserId},
@@ -21,7 +22,7 @@ pub fn user_of(row: &impl Columns) -> Result<UserId, StoreError> {
     row.text(0).map(UserId::from_stored)
 }
 
-/// Five columns from `first` on: amount, held, version, status, plan.
+/// Five columns from `first` on: amount, held, version, status, plan. The caller adds whether it is exhausted.
 pub fn balance_of(row: &impl Columns, first: usize) -> Result<Balance, StoreError> {
     Ok(Balance {
         amount: row.money(first)?,
@@ -29,7 +30,13 @@ pub fn balance_of(row: &impl Columns, first: usize) -> Result<Balance, StoreErro
         version: row.number(first + 2)?,
         status: account_status_of(row.number(first + 3)?)?,
         plan: row.optional_text(first + 4)?.as_deref().map(PlanName::from_stored),
+        exhausted: None,
     })
+}
+
+/// Two columns from `first` on: the month in which it was exhausted, and the alerts.
+pub fn watch_of(row: &impl Columns, first: usize) -> Result<Watch, StoreError> {
+    Ok(Watch::of_stored(row.optional_text(first)?.as_deref(), row.optional_text(first + 1)?))
 }
 
 /// Three columns from `first` on: total, used, held.
@@ -37,8 +44,8 @@ pub fn quota_of(row: &impl Columns, first: usize) -> Result<Quota, StoreError> {
     Ok(Quota { total: row.number(first)?, used: row.number(first + 1)?, held: row.number(first + 2)? })
 }
 
-/// Six columns from `first` on, all NULL for a user without caps: day, daily and monthly cap, daily
-/// and monthly calls, start of the count.
+/// Eight columns from `first` on, all NULL for a user without caps: day, daily and monthly cap, daily
+/// and monthly calls, start of the count, fired percentages of the day and of the month.
 pub fn requests_of(row: &impl Columns, first: usize) -> Result<Option<Requests>, StoreError> {
     let Some(day) = row.optional_day(first)? else { return Ok(None) };
     Ok(Some(Requests {
@@ -47,10 +54,11 @@ pub fn requests_of(row: &impl Columns, first: usize) -> Result<Option<Requests>,
         day,
         daily: row.number(first + 3)?,
         monthly: row.number(first + 4)?,
+        fired: Fired { daily: row.number(first + 6)?, monthly: row.number(first + 7)? },
     }))
 }
 
-/// An account from its rows, one for each quota: the balance, the service and its quota, the caps.
+/// An account from its rows, one for each quota: the balance, the service and its quota, the caps, the watch.
 pub fn account_of(rows: &[impl Columns]) -> Result<Option<Account>, StoreError> {
     let Some(first) = rows.first() else { return Ok(None) };
     let mut quotas = BTreeMap::new();
@@ -59,7 +67,8 @@ pub fn account_of(rows: &[impl Columns]) -> Result<Option<Account>, StoreError> 
             quotas.insert(ServiceName::from_stored(service), quota_of(row, 6)?);
         }
     }
-    Ok(Some(Account { balance: balance_of(first, 0)?, quotas, requests: requests_of(first, 9)? }))
+    let balance = Balance { exhausted: watch_of(first, 17)?.exhausted, ..balance_of(first, 0)? };
+    Ok(Some(Account { balance, quotas, requests: requests_of(first, 9)? }))
 }
 
 /// A user, and the last change of the account.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::account::user_of;
 use crate::{
     biz::{
+        events::alerts::Alerts,
         jobs::audit::{DifferingDay, Evidence},
         settlement::order_refund::{RefundKind, RefundStatus},
         values::{
@@ -159,6 +160,12 @@ pub fn note_reservations(evidence: &mut Evidence, row: &impl Columns) -> Result<
     }
     evidence.reserved = evidence.reserved.plus(row.money(4)?);
     Ok(())
+}
+
+/// The alerts of a user. The configured ones replace a text that cannot be read.
+pub fn note_alerts(_: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    let is_readable = row.optional_text(1)?.is_none_or(|text| Alerts::from_stored(&text).is_some());
+    if is_readable { Ok(()) } else { Err(corrupt("alerts")) }
 }
 
 /// The description of a row that the service cannot read.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Adds a row: key, kind, period, limit, used, day, beginning, version; units taken in the day,
-/// the month and in all.
+/// the month and in all; the fired percentage.
 pub fn add(quotas: &mut KeyQuotas, row: &impl Columns) -> Result<(), StoreError> {
     let kind: QuotaType = row.text(1)?.parse().map_err(|_| corrupt("quota type"))?;
     let period: Period = row.text(2)?.parse().map_err(|_| corrupt("period"))?;
@@ -20,6 +20,7 @@ pub fn add(quotas: &mut KeyQuotas, row: &impl Columns) -> Result<(), StoreError>
         taken: taken.with(period, row.number(4)?),
         day: row.day(5)?,
         since: row.time(6)?,
+        fired: row.number(11)?,
         version: row.number(7)?,
     };
     quotas.insert((ApiKeyId::from_stored(row.text(0)?), kind), quota);

@@ -112,6 +112,8 @@ pub struct KeyQuota {
     pub since: DateTime<Utc>,
     /// The last day on which anything was taken.
     pub day: NaiveDate,
+    /// The highest percentage that has fired in the period of `day`. The caches do not keep it.
+    pub fired: u8,
     /// Increases with every change of the quota.
     pub version: i64,
 }
@@ -231,6 +233,9 @@ impl KeyQuota {
                     continue;
                 }
                 *count = 0;
+                if period == self.period {
+                    self.fired = 0;
+                }
             }
             *count = count.saturating_add(taken).max(0);
         }
@@ -347,7 +352,7 @@ impl NewKeyQuota {
 #[async_trait]
 pub trait KeyQuotaStore: Send + Sync + 'static {
     /// Sets a quota from the next call on. The use of an earlier quota stays. If the period
-    /// changes, the use in the new period counts. Writes the event of `call` with the change. The
+    /// changes, the use in the new period counts. The alerts of a changed quota begin anew. Writes the event of `call` with the change. The
     /// same quota as before changes nothing.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ fn at(day: &str) -> BillingTime {
 /// A quota of 9 that counts since noon of the 29th of November.
 fn quota(period: Period, used: i64, day: &str) -> KeyQuota {
     let taken = Taken { day: used, month: used, total: used };
-    KeyQuota { period, limit: 9, taken, since: at("2026-11-29").utc, day: at(day).day, version: 0 }
+    KeyQuota { period, limit: 9, taken, since: at("2026-11-29").utc, day: at(day).day, fired: 0, version: 0 }
 }
 
 fn key() -> ApiKeyId {

@@ -12,7 +12,10 @@ use super::{
     trace,
 };
 use crate::biz::{
-    settlement::{ledger::SettledBatch, posting::Batch},
+    settlement::{
+        ledger::SettledBatch,
+        posting::{Batch, Posting},
+    },
     values::{
         error::{Error, StoreError},
         spans,
@@ -61,7 +64,10 @@ impl Lane {
                     batch.extend(self.parking.admit(job));
                 }
             }
-            if !batch.is_empty() {
+            // Refused checks make a batch of their own, because a batch of calls alone may take one round trip.
+            let is_note = |job: &Job| matches!(job.posting, Posting::NoteRefusal(_));
+            let (notes, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_note);
+            for batch in [batch, notes].into_iter().filter(|batch| !batch.is_empty()) {
                 self.settle(batch, now + self.limits.retry_timeout).await;
             }
         }

@@ -5,7 +5,8 @@ mod payments;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
+use sha2::{Digest, Sha256};
+use uuid::{Builder, Uuid};
 
 pub use self::payments::{
     OrderRefundRequest, OrderRefundUpdate, OrderUpdate, PaymentCredit, PaymentUpdate, RefundEvent, ReportedRefund,
@@ -23,6 +24,7 @@ use crate::biz::{
         prices::PriceBook,
         quote::{Quote, Tariff},
     },
+    events::alerts::Alerts,
     settlement::{
         order::Order,
         order_refund::OrderRefund,
@@ -58,6 +60,9 @@ pub enum Posting {
     CreditPayment(PaymentCredit),
     SetStatus(StatusChange),
     SetPlan(PlanChange),
+    SetAlerts(AlertsChange),
+    /// Notes that a check was refused for money.
+    NoteRefusal(RefusedCall),
 }
 
 impl Posting {
@@ -78,6 +83,8 @@ impl Posting {
             Posting::CreditPayment(credit) => &credit.user,
             Posting::SetStatus(change) => &change.user,
             Posting::SetPlan(change) => &change.user,
+            Posting::SetAlerts(change) => &change.user,
+            Posting::NoteRefusal(refused) => &refused.call.user,
         }
     }
 
@@ -87,6 +94,16 @@ impl Posting {
             Posting::UpdateOrder(update) => Some(&update.order),
             Posting::RefundOrder(request) => Some(&request.content.order),
             Posting::UpdateOrderRefund(update) => Some(&update.order),
+            _ => None,
+        }
+    }
+
+    /// The stop of a stream that the posting carries.
+    pub fn stop(&self) -> Option<Stop> {
+        match self {
+            Posting::Report(report) => report.stop,
+            Posting::Commit(commit) => commit.stop,
+            Posting::Expire(Expire { cause: Cause::Broken { stop, .. }, .. }) => *stop,
             _ => None,
         }
     }
@@ -185,6 +202,39 @@ pub struct Report {
     pub target: Option<Usage>,
     /// Lifetime of the hold from now on.
     pub ttl: TimeDelta,
+    /// The stop that subscribers must learn of.
+    pub stop: Option<Stop>,
+}
+
+/// A stop of a stream: the service has told the gateway that hold and funds are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// The id of its event. Several postings may carry the same stop, and only the first one writes the event.
+    pub id: Uuid,
+    /// Output tokens that were delivered when the gateway was told.
+    pub output_tokens: u32,
+}
+
+impl Stop {
+    /// The stop of a stream with this hold. The same hold gives the same id, so a stream that is opened again and stops
+    /// again leaves no second event. The hold grows before the gateway is asked to go on.
+    pub fn of(stream: &Transaction, output_tokens: u32) -> Self {
+        let held = stream.reservation.as_ref().map(|held| (held.free, held.amount.micros()));
+        let (free, amount) = held.unwrap_or_default();
+        let mut hash = Sha256::new();
+        hash.update(stream.user.as_str());
+        // No id has this byte.
+        hash.update([0]);
+        hash.update(stream.trace.as_str());
+        hash.update([0]);
+        hash.update(free.to_be_bytes());
+        hash.update(amount.to_be_bytes());
+        let hash = hash.finalize();
+        let mut random = [0; 10];
+        random.copy_from_slice(&hash[..10]);
+        let millis = u64::try_from(stream.created_at.timestamp_millis()).unwrap_or_default();
+        Self { id: Builder::from_unix_timestamp_millis(millis, &random).into_uuid(), output_tokens }
+    }
 }
 
 /// The end of a reservation whose call was delivered.
@@ -209,6 +259,8 @@ pub struct Commit {
     pub served: Option<Served>,
     /// The stream that commits, if any. It must be the current stream of the reservation.
     pub stream: Option<Uuid>,
+    /// As [`Report::stop`].
+    pub stop: Option<Stop>,
     /// As [`Charge::record_ids`].
     pub record_ids: RecordIds,
 }
@@ -245,8 +297,8 @@ pub struct Expire {
 pub enum Cause {
     /// The reservation is past its expiry. The policy of its service applies.
     Expired,
-    /// Its stream broke, and no other took over. `usage` is the delivered usage.
-    Broken { stream: Uuid, usage: Option<Usage> },
+    /// Its stream broke, and no other took over. `usage` is the delivered usage; `stop` is as [`Report::stop`].
+    Broken { stream: Uuid, usage: Option<Usage>, stop: Option<Stop> },
 }
 
 /// An operator's credit or debit.
@@ -312,6 +364,22 @@ pub struct PlanChange {
     /// `None` for the default.
     pub plan: Option<PlanName>,
     pub call: AuditedCall,
+}
+
+/// New alerts of a user.
+#[derive(Debug, Clone)]
+pub struct AlertsChange {
+    pub user: UserId,
+    /// `None` for the configured ones.
+    pub alerts: Option<Arc<Alerts>>,
+    pub call: AuditedCall,
+}
+
+/// A call that a check refused for money. The balance may have changed since.
+#[derive(Debug, Clone)]
+pub struct RefusedCall {
+    /// The checked call. Its trace id and its record ids mean nothing.
+    pub call: Charge,
 }
 
 /// Postings settled together, in arrival order, at one instant.
@@ -418,5 +486,11 @@ pub enum Outcome {
         /// False if the user had the plan already, and nothing changed.
         changed: bool,
     },
+    AlertsSet {
+        /// False if the user had the alerts already, and nothing changed.
+        changed: bool,
+    },
+    /// A refused check was noted, if the account is still short of money.
+    RefusalNoted,
     Refused(Error),
 }

@@ -128,6 +128,7 @@ impl Book<'_> {
         let balance = self.balance_of(&order.user)?;
         balance.held = balance.held.minus(refund.amount);
         let (balance_after, updated_at) = (balance.amount, self.batch.at.utc);
+        self.note_refill(&order.user);
         let order = Order { refunding: order.refunding.minus(refund.amount), ..order };
         let refund = OrderRefund { status: RefundStatus::Failed, updated_at, balance_after, ..refund };
         Ok(self.note_refund(order, refund, false))
@@ -182,6 +183,7 @@ impl Book<'_> {
             updated_at: self.batch.at.utc,
             ..order
         };
+        self.note_order_refund(&refund);
         self.changed.insert(order.user.clone());
         self.changed_orders.insert(order.id.clone());
         self.changed_order_refunds.entry(refund.id.clone()).or_insert(is_new);

@@ -15,6 +15,7 @@ use crate::{
     biz::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         audit_trail::AuditEvent,
+        events::alerts::Watch,
         settlement::{
             keys::Keys,
             lock::LeftOut,
@@ -36,7 +37,7 @@ use crate::{
             statement::{LockMode, Row, STALE, Statement},
         },
         row::Columns,
-        rows::account::{account_of, balance_of, change_of, quota_of, requests_of, user_of},
+        rows::account::{account_of, balance_of, change_of, quota_of, requests_of, user_of, watch_of},
     },
 };
 
@@ -86,7 +87,8 @@ pub struct NewAccounts<'n> {
 async fn read(connections: &Connections, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
     let query = sqlx::query(
         "SELECT b.balance, b.held, b.version, b.status, b.plan, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
-         l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
+         l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at, \
+         l.fired_daily, l.fired_monthly, b.exhausted_month, b.alerts \
          FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
          LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
          WHERE b.user_id = ?",
@@ -178,7 +180,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: Lock
     statement
         .push(
             "SELECT b.user_id, b.balance, b.held, b.version, b.status, b.plan, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
-             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
+             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at, l.fired_daily, l.fired_monthly, b.exhausted_month, b.alerts \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
         .texts([month.to_string().as_str()]);
@@ -240,6 +242,7 @@ pub fn add_locked(
     month: Month,
     rows: &[MySqlRow],
 ) -> Result<(), StoreError> {
+    let mut before: Option<UserId> = None;
     for row in rows {
         let user = user_of(row)?;
         if let Some(service) = row.optional_text(6)?
@@ -247,8 +250,18 @@ pub fn add_locked(
         {
             state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota);
         }
+        // The other columns are the same in all rows of a user, which are side by side.
+        if before.as_ref() == Some(&user) {
+            continue;
+        }
+        before = Some(user.clone());
         if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 10))?.flatten() {
             state.requests.insert(user.clone(), requests);
+        }
+        if let Some(watch) = left_out.decoded(&user, "user_balance", watch_of(row, 18))?
+            && !watch.is_default()
+        {
+            state.watches.insert(user.clone(), watch);
         }
         if let Some(balance) = left_out.decoded(&user, "user_balance", balance_of(row, 1))? {
             state.balances.insert(user, balance);
@@ -342,6 +355,18 @@ pub fn set_statuses(statement: &mut Statement, statuses: &[(UserId, AccountStatu
             row.text(user.as_str()).number(account_status_number(*status));
         })
         .push(" ON DUPLICATE KEY UPDATE status = VALUES(status); ");
+}
+
+/// As [`set_balances`].
+pub fn set_watches(statement: &mut Statement, watches: &[(UserId, Watch)]) {
+    statement
+        .push("INSERT INTO user_balance (user_id, exhausted_month, alerts) VALUES ")
+        .rows(watches, |row, (user, watch)| {
+            let exhausted = watch.exhausted.map(|month| month.to_string());
+            row.text(user.as_str()).optional(exhausted.as_deref(), Row::text);
+            row.optional(watch.stored_alerts().as_deref(), Row::text);
+        })
+        .push(" ON DUPLICATE KEY UPDATE exhausted_month = VALUES(exhausted_month), alerts = VALUES(alerts); ");
 }
 
 /// As [`set_balances`]. The unused quotas of later months get the free units of the plan.

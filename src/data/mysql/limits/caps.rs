@@ -32,7 +32,7 @@ impl LimitStore for MySqlStore {
             let event = caps::audited(call, user, stored.unwrap_or_default(), caps, at);
             Ok(event.map(|event| {
                 Statement::committing(LockMode::Wait, |packet| {
-                    set(packet, user, (stored.is_some(), caps), at);
+                    set(packet, user, (stored, caps), at);
                     audit_trail::insert(packet, &[event]);
                 })
             }))
@@ -42,16 +42,22 @@ impl LimitStore for MySqlStore {
 }
 
 /// Writes the caps of a user, whose row is locked if it exists.
-fn set(statement: &mut Statement, user: &UserId, (exists, caps): (bool, Caps), at: BillingTime) {
+fn set(statement: &mut Statement, user: &UserId, (stored, caps): (Option<Caps>, Caps), at: BillingTime) {
     if caps == Caps::default() {
         statement.push("DELETE FROM tenant_quota WHERE user_id = ").texts([user.as_str()]).push("; ");
-    } else if exists {
+    } else if let Some(stored) = stored {
         statement.push("UPDATE tenant_quota SET daily_limit = ").row(|row| {
             row.optional(caps.daily, StatementRow::number);
         });
         statement.push(", monthly_limit = ").row(|row| {
             row.optional(caps.monthly, StatementRow::number);
         });
+        if stored.daily != caps.daily {
+            statement.push(", fired_daily = 0");
+        }
+        if stored.monthly != caps.monthly {
+            statement.push(", fired_monthly = 0");
+        }
         statement.push(", version = version + 1, updated_at = ").instant(at.utc);
         statement.push(" WHERE user_id = ").texts([user.as_str()]).push("; ");
     } else {
@@ -92,18 +98,22 @@ pub fn push_exists(statement: &mut Statement, keys: &Keys<'_>) {
 pub fn set_used(statement: &mut Statement, requests: &[(UserId, Requests)], at: BillingTime) {
     statement
         .push(
-            "INSERT INTO tenant_quota (user_id, usage_date, daily_used, monthly_used, created_at, updated_at) VALUES ",
+            "INSERT INTO tenant_quota \
+             (user_id, usage_date, daily_used, monthly_used, fired_daily, fired_monthly, created_at, updated_at) VALUES ",
         )
         .rows(requests, |row, (user, requests)| {
             row.text(user.as_str())
                 .day(requests.day)
                 .number(requests.daily)
                 .number(requests.monthly)
+                .number(requests.fired.daily)
+                .number(requests.fired.monthly)
                 .instant(at.utc)
                 .instant(at.utc);
         })
         .push(
             " ON DUPLICATE KEY UPDATE usage_date = VALUES(usage_date), daily_used = VALUES(daily_used), \
-             monthly_used = VALUES(monthly_used), version = version + 1, updated_at = VALUES(updated_at); ",
+             monthly_used = VALUES(monthly_used), fired_daily = VALUES(fired_daily), \
+             fired_monthly = VALUES(fired_monthly), version = version + 1, updated_at = VALUES(updated_at); ",
         );
 }

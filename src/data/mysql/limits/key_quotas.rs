@@ -41,7 +41,7 @@ impl KeyQuotaStore for MySqlStore {
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let query = sqlx::query(
             "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, \
-             used_month, used_total FROM api_key_quota WHERE api_key_id = ?",
+             used_month, used_total, fired FROM api_key_quota WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
         let mut quotas = KeyQuotas::new();
@@ -81,7 +81,7 @@ fn set(statement: &mut Statement, quota: &NewKeyQuota, stored: Option<(Period, i
                 });
             }
             statement.push("period = ").texts([quota.period.name()]).push(", quota_limit = ").number(limit);
-            statement.push(", version = version + 1, updated_at = ").instant(at.utc);
+            statement.push(", fired = 0, version = version + 1, updated_at = ").instant(at.utc);
             of_row(statement, quota).push("; ");
         }
         (Some(limit), None) => {
@@ -104,7 +104,7 @@ fn set(statement: &mut Statement, quota: &NewKeyQuota, stored: Option<(Period, i
 pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
     statement.push(
         "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version, \
-         k.used_day, k.used_month, k.used_total",
+         k.used_day, k.used_month, k.used_total, k.fired",
     );
     of_batch(statement, keys);
     statement.push(mode.suffix());
@@ -163,18 +163,19 @@ pub fn set_used(statement: &mut Statement, quotas: &KeyQuotas, at: BillingTime) 
     statement
         .push(
             "INSERT INTO api_key_quota \
-             (api_key_id, quota_type, period, quota_limit, used, used_day, used_month, used_total, usage_date, \
+             (api_key_id, quota_type, period, quota_limit, used, used_day, used_month, used_total, fired, usage_date, \
              created_at, updated_at) VALUES ",
         )
         .rows(quotas, |row, ((key, kind), quota)| {
             let KeyQuota { period, limit, taken, .. } = quota;
             row.text(key.as_str()).text(kind.name()).text(period.name()).number(*limit).number(taken.of(*period));
             row.number(taken.day).number(taken.month).number(taken.total);
-            row.day(quota.day).instant(at.utc).instant(at.utc);
+            row.number(quota.fired).day(quota.day).instant(at.utc).instant(at.utc);
         })
         .push(
             " ON DUPLICATE KEY UPDATE used = VALUES(used), used_day = VALUES(used_day), \
-             used_month = VALUES(used_month), used_total = VALUES(used_total), usage_date = VALUES(usage_date), version = version + 1, \
+             used_month = VALUES(used_month), used_total = VALUES(used_total), fired = VALUES(fired), \
+             usage_date = VALUES(usage_date), version = version + 1, \
              updated_at = VALUES(updated_at); ",
         );
 }

@@ -191,6 +191,10 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
         ),
         audit::note_unreadable,
     ),
+    (
+        "SELECT user_id, alerts FROM user_balance WHERE alerts IS NOT NULL AND user_id BETWEEN ? AND ?",
+        audit::note_alerts,
+    ),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
 ];

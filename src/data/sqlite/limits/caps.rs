@@ -50,7 +50,9 @@ fn set(
         transaction.execute(
             "INSERT INTO tenant_quota (user_id, daily_limit, monthly_limit, usage_date, created_at, updated_at) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT DO UPDATE SET daily_limit = excluded.daily_limit, \
-             monthly_limit = excluded.monthly_limit, version = version + 1, updated_at = excluded.updated_at",
+             monthly_limit = excluded.monthly_limit, \
+             fired_daily = CASE WHEN daily_limit IS excluded.daily_limit THEN fired_daily ELSE 0 END, \
+             fired_monthly = CASE WHEN monthly_limit IS excluded.monthly_limit THEN fired_monthly ELSE 0 END, version = version + 1, updated_at = excluded.updated_at",
             params![user.as_str(), caps.daily, caps.monthly, at.day.to_string(), at.utc.timestamp_micros()],
         )
     };
@@ -67,7 +69,8 @@ pub fn load(
 ) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached(
-            "SELECT usage_date, daily_limit, monthly_limit, daily_used, monthly_used, created_at FROM tenant_quota WHERE user_id = ?",
+            "SELECT usage_date, daily_limit, monthly_limit, daily_used, monthly_used, created_at, \
+             fired_daily, fired_monthly FROM tenant_quota WHERE user_id = ?",
         )
         .map_err(writer_error)?;
     for &user in &keys.users {
@@ -84,12 +87,13 @@ pub fn set_used(
     at: BillingTime,
 ) -> rusqlite::Result<()> {
     let mut update = transaction.prepare_cached(
-        "UPDATE tenant_quota SET usage_date = ?, daily_used = ?, monthly_used = ?, version = version + 1, \
-         updated_at = ? WHERE user_id = ?",
+        "UPDATE tenant_quota SET usage_date = ?, daily_used = ?, monthly_used = ?, fired_daily = ?, fired_monthly = ?, \
+         version = version + 1, updated_at = ? WHERE user_id = ?",
     )?;
     for (user, requests) in requests {
         let (day, now) = (requests.day.to_string(), at.utc.timestamp_micros());
-        update.execute(params![day, requests.daily, requests.monthly, now, user.as_str()])?;
+        let (Requests { daily, monthly, .. }, fired) = (*requests, requests.fired);
+        update.execute(params![day, daily, monthly, fired.daily, fired.monthly, now, user.as_str()])?;
     }
     Ok(())
 }

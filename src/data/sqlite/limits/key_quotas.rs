@@ -25,7 +25,7 @@ use crate::{
 /// The quotas of a key, in the columns of [`key_quota::add`].
 const OF_KEY: &str = "\
     SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, \
-    used_total FROM api_key_quota WHERE api_key_id = ?";
+    used_total, fired FROM api_key_quota WHERE api_key_id = ?";
 
 #[async_trait]
 impl KeyQuotaStore for SqliteStore {
@@ -73,7 +73,7 @@ fn set(
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET \
              used = CASE excluded.period WHEN period THEN used WHEN 'day' THEN used_day \
              WHEN 'month' THEN used_month ELSE used_total END, period = excluded.period, \
-             quota_limit = excluded.quota_limit, version = version + 1, updated_at = excluded.updated_at",
+             quota_limit = excluded.quota_limit, fired = 0, version = version + 1, updated_at = excluded.updated_at",
             params![key, kind, quota.period.name(), limit, at.day.to_string(), now],
         ),
         None => {
@@ -115,13 +115,14 @@ fn load_key(find: &mut Statement<'_>, key: &ApiKeyId, quotas: &mut KeyQuotas) ->
 
 pub fn set_used(transaction: &Transaction<'_>, quotas: &KeyQuotas, at: BillingTime) -> rusqlite::Result<()> {
     let mut update = transaction.prepare_cached(
-        "UPDATE api_key_quota SET used = ?, used_day = ?, used_month = ?, used_total = ?, usage_date = ?, \
+        "UPDATE api_key_quota SET used = ?, used_day = ?, used_month = ?, used_total = ?, fired = ?, usage_date = ?, \
          version = version + 1, updated_at = ? WHERE api_key_id = ? AND quota_type = ?",
     )?;
     let now = at.utc.timestamp_micros();
     for ((key, kind), quota) in quotas {
         let (used, Taken { day, month, total }) = (quota.taken.of(quota.period), quota.taken);
-        update.execute(params![used, day, month, total, quota.day.to_string(), now, key.as_str(), kind.name()])?;
+        let (last, fired) = (quota.day.to_string(), quota.fired);
+        update.execute(params![used, day, month, total, fired, last, now, key.as_str(), kind.name()])?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use billing_service::biz::{
     account::{Balance, Quota},
     check::cache::entry::{AccountEntry, CacheEntry},
     limits::{
-        caps::{Caps, Requests},
+        caps::{Caps, Fired, Requests},
         key_quota::{KeyQuota, KeyQuotas, Period, QuotaType, Taken},
     },
     settlement::change::{AccountChange, Change, KeyChange},
@@ -59,7 +59,14 @@ pub fn day() -> NaiveDate {
 }
 
 pub fn requests(daily: Option<u32>, monthly: Option<u32>, made: u32) -> Requests {
-    Requests { caps: Caps { daily, monthly }, since: at(17), day: day(), daily: made, monthly: made + 5 }
+    Requests {
+        caps: Caps { daily, monthly },
+        since: at(17),
+        day: day(),
+        daily: made,
+        monthly: made + 5,
+        fired: Fired::default(),
+    }
 }
 
 /// An account with this version and a quota of November.
@@ -81,7 +88,7 @@ pub fn change(user: &UserId, before: i64, after: i64) -> Change {
 
 pub fn key_quota(version: i64) -> KeyQuota {
     let taken = Taken { day: version, month: version * 2, total: version * 3 };
-    KeyQuota { period: Period::Day, limit: 1_000_000, taken, since: at(0), day: day(), version }
+    KeyQuota { period: Period::Day, limit: 1_000_000, taken, since: at(0), day: day(), fired: 0, version }
 }
 
 /// An API key with this version and a quota of requests.

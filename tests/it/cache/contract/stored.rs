@@ -46,7 +46,11 @@ fn accounts() -> Vec<AccountEntry> {
             quotas: BTreeMap::new(),
         },
         AccountEntry {
-            balance: Balance { status: AccountStatus::Frozen, ..balance(4, 1, 0) },
+            balance: Balance {
+                status: AccountStatus::Frozen,
+                exhausted: Some("2026-11".parse().unwrap()),
+                ..balance(4, 1, 0)
+            },
             requests: None,
             quotas: BTreeMap::new(),
         },

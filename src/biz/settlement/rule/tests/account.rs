@@ -17,6 +17,7 @@ use crate::biz::{
         prices::{PriceBook, PriceList, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
+    events::alerts::Alerts,
     jobs::audit,
     limits::{
         caps::Caps,
@@ -137,6 +138,12 @@ impl TestAccount {
             account.settle(adjust("opening", balance));
         }
         account
+    }
+
+    pub fn set_default_alerts(&mut self, alerts: Alerts) {
+        let mut catalog = Catalog::clone(&self.catalog);
+        catalog.set_alerts(alerts);
+        self.catalog = Arc::new(catalog);
     }
 
     pub fn pass(&mut self, time: TimeDelta) {
@@ -311,6 +318,7 @@ pub fn commit() -> Commit {
         service_tier: None,
         served: None,
         stream: None,
+        stop: None,
         record_ids: RecordIds::fresh(),
     }
 }
@@ -332,7 +340,16 @@ pub fn reported(input: u32, output: u32) -> Report {
 
 /// A report of the first stream without tokens and without a target.
 pub fn report() -> Report {
-    Report { user: user(), trace: trace(), stream: stream(1), takes_over: false, usage: None, target: None, ttl: TTL }
+    Report {
+        user: user(),
+        trace: trace(),
+        stream: stream(1),
+        takes_over: false,
+        usage: None,
+        target: None,
+        ttl: TTL,
+        stop: None,
+    }
 }
 
 pub fn release() -> Release {
@@ -345,7 +362,7 @@ pub fn expire() -> Expire {
 
 /// The end of a stream that broke.
 pub fn break_off(number: u128, usage: Option<Usage>) -> Expire {
-    Expire { cause: Cause::Broken { stream: stream(number), usage }, ..expire() }
+    Expire { cause: Cause::Broken { stream: stream(number), usage, stop: None }, ..expire() }
 }
 
 pub fn adjust(id: &str, amount: &str) -> Posting {
@@ -468,7 +485,8 @@ fn answer(outcome: &Outcome) -> String {
         Outcome::PaymentCredited { payment, changed } => {
             format!("{}{}", if *changed { "" } else { "unchanged: " }, payment.status)
         }
-        Outcome::StatusSet { changed } | Outcome::PlanSet { changed } => {
+        Outcome::RefusalNoted => "noted".into(),
+        Outcome::StatusSet { changed } | Outcome::PlanSet { changed } | Outcome::AlertsSet { changed } => {
             if *changed { "set" } else { "unchanged" }.into()
         }
         Outcome::Refused(error) => format!("refused: {error}"),

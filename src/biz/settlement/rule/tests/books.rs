@@ -9,12 +9,14 @@ use chrono::{DateTime, Utc};
 
 use super::histories::{
     Stage, USERS,
+    events::shown,
     model::SERVICES,
     postings::{call, month, service, user},
 };
 use crate::biz::{
     account::{Account, Balance, Quota},
     audit_trail::{AuditEvent, SET_USER_LIMITS},
+    events::{NewEvent, alerts::Watch},
     jobs::audit::{DayBook, DifferingDay, Evidence},
     limits::{
         caps::{self, Caps, Requests},
@@ -61,6 +63,8 @@ struct Tables {
     records: Vec<NewRecord>,
     usage: BTreeMap<UsageKey, (UsageDelta, RefundDelta)>,
     audit_events: Vec<AuditEvent>,
+    events: Vec<NewEvent>,
+    watches: BTreeMap<UserId, Watch>,
 }
 
 impl Books {
@@ -83,9 +87,11 @@ impl Books {
             key_quotas: tables.key_quotas.clone(),
             created: Default::default(),
             transactions: tables.transactions.clone(),
+            watches: tables.watches.clone(),
             adjustments: tables.adjustments.clone(),
             refunds: tables.refunds.clone(),
             audit_events: tables.audit_events.iter().map(|event| event.id).collect(),
+            events: tables.events.iter().filter_map(|event| event.id).collect(),
             orders: tables.orders.clone(),
             payments: tables
                 .orders
@@ -146,6 +152,8 @@ impl Books {
             tables.transactions.get_mut(&key).unwrap().refunded = refunded;
         }
         tables.audit_events.extend(writes.audit_events);
+        tables.events.extend(writes.events);
+        tables.watches.extend(writes.watches);
         for order in writes.orders {
             tables.orders.insert(order.id.clone(), order);
         }
@@ -183,8 +191,19 @@ impl Books {
         if caps == Caps::default() {
             tables.requests.remove(user);
         } else {
-            tables.requests.entry(user.clone()).or_insert(Requests::new(caps, at)).caps = caps;
+            let requests = tables.requests.entry(user.clone()).or_insert(Requests::new(caps, at));
+            if before.daily != caps.daily {
+                requests.fired.daily = 0;
+            }
+            if before.monthly != caps.monthly {
+                requests.fired.monthly = 0;
+            }
+            requests.caps = caps;
         }
+    }
+
+    pub fn events(&self) -> Vec<NewEvent> {
+        self.0.lock().unwrap().events.clone()
     }
 
     pub fn audit_events(&self) -> Vec<AuditEvent> {
@@ -197,9 +216,11 @@ impl Books {
 
     pub fn keep_key_quota(&self, new: &NewKeyQuota, at: BillingTime) {
         let limit = new.limit.unwrap();
-        let quota =
-            KeyQuota { period: new.period, limit, taken: Taken::default(), since: at.utc, day: at.day, version: 0 };
-        self.0.lock().unwrap().key_quotas.insert((new.key.clone(), new.kind), quota);
+        let (period, taken) = (new.period, Taken::default());
+        let first = KeyQuota { period, limit, taken, since: at.utc, day: at.day, fired: 0, version: 0 };
+        let mut tables = self.0.lock().unwrap();
+        let quota = tables.key_quotas.entry((new.key.clone(), new.kind)).or_insert(first);
+        *quota = KeyQuota { period, limit, fired: 0, ..*quota };
     }
 
     pub fn keep_order(&self, order: &Order) {
@@ -464,6 +485,11 @@ impl Stage for Books {
     async fn audit_events(&self, user: &UserId) -> Vec<AuditEvent> {
         let all = Books::audit_events(self);
         all.into_iter().filter(|event| event.user.as_ref() == Some(user)).collect()
+    }
+
+    async fn events(&self, user: &UserId) -> Vec<String> {
+        let all = Books::events(self).into_iter().filter(|event| event.user.as_ref() == Some(user));
+        all.map(|event| shown(event.kind, &event.data)).collect()
     }
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {

@@ -2,7 +2,7 @@ use chrono::{DateTime, NaiveDate};
 
 use super::*;
 use crate::biz::{
-    limits::caps::{Caps, Requests},
+    limits::caps::{Caps, Fired, Requests},
     settlement::lock::{LeftOut, Lock, Obstacle},
     values::money::Money,
 };
@@ -29,7 +29,10 @@ fn read(capped: bool) -> Read {
     state.quotas.insert(quota_key("asset"), quota(0));
     if capped {
         let (since, day) = (DateTime::UNIX_EPOCH, NaiveDate::default());
-        state.requests.insert(user(), Requests { caps: Caps::default(), since, day, daily: 0, monthly: 0 });
+        state.requests.insert(
+            user(),
+            Requests { caps: Caps::default(), since, day, daily: 0, monthly: 0, fired: Fired::default() },
+        );
     }
     Read::of(&state)
 }

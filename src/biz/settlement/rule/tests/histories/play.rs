@@ -11,6 +11,7 @@ use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 use super::{
     StoppedClock,
     answers::{Stored, answer, days, line, lines, order_refund_state, order_state},
+    events::{Fired, Foreseen, Levels, Taken},
     model::{
         Answer, KEY_LIMITS, Model, Moment, ORDERS, OrderRefundState, OrderRefundStep, SERVICES, STRAYS, Shared, State,
         Step,
@@ -25,8 +26,8 @@ use super::{
 use crate::biz::{
     account::Account,
     audit_trail::{
-        ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT, SET_ACCOUNT_STATUS, SET_USER_LIMITS,
-        SET_USER_PLAN,
+        ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT, SET_ACCOUNT_STATUS, SET_ALERTS,
+        SET_USER_LIMITS, SET_USER_PLAN,
     },
     jobs::audit,
     limits::{
@@ -67,6 +68,10 @@ struct Play<'h, S> {
     months: BTreeSet<u32>,
     models: Vec<Model>,
     shared: Shared,
+    /// The events of each user.
+    foreseen: Vec<Foreseen>,
+    fired_key: [Fired; 3],
+    daily_amount: bool,
 }
 
 /// No server ends a stream twice in one batch. A repeat of such a batch would know the second end
@@ -108,6 +113,9 @@ impl<'h, S: Stage> Play<'h, S> {
             months: BTreeSet::new(),
             models: (0..USERS).map(|number| Model::of(number, history.policies, history.close_minutes)).collect(),
             shared: Shared::new(history.daily_amount),
+            foreseen: vec![Foreseen::default(); USERS.into()],
+            fired_key: <[Fired; 3]>::default(),
+            daily_amount: history.daily_amount,
         }
     }
 
@@ -130,7 +138,9 @@ impl<'h, S: Stage> Play<'h, S> {
             let (daily, monthly) = caps.map(|(daily, monthly)| (cap(daily), cap(monthly))).unzip();
             self.stage.set_caps(&user(self.postings.case, number), Caps { daily, monthly }, self.at).await;
             let moment = self.moment();
-            self.models[usize::from(number)].set_caps(caps, moment);
+            let model = &mut self.models[usize::from(number)];
+            self.foreseen[usize::from(number)].set_caps(model.caps(), caps);
+            model.set_caps(caps, moment);
         }
         let postings: Vec<_> = round.steps.iter().map(|(number, step)| self.postings.of(*number, step)).collect();
         let last = postings.last().cloned();
@@ -166,8 +176,19 @@ impl<'h, S: Stage> Play<'h, S> {
         let answers = steps.iter().zip(&outcomes).map(|((_, step), outcome)| answer(step, outcome)).collect();
         let (now, shared) = (self.moment(), &mut self.shared);
         let models = &mut self.models;
-        let expected =
-            steps.iter().map(|(number, step)| models[usize::from(*number)].step(step, now, shared)).collect();
+        let (months, foreseen) = (&self.months, &mut self.foreseen);
+        let (fired_key, daily_amount) = (&mut self.fired_key, self.daily_amount);
+        let expected = steps.iter().map(|(number, step)| {
+            let number = usize::from(*number);
+            let before = Levels::of(&models[number], shared, months.iter().copied(), now);
+            let is_refused_check = models[number].is_refused_check(step, now, shared);
+            let answer = models[number].step(step, now, shared);
+            let after = Levels::of(&models[number], shared, months.iter().copied(), now);
+            let taken = Taken { step, answer: &answer, before, after, now, daily_amount, is_refused_check };
+            foreseen[number].take(&taken, fired_key);
+            answer
+        });
+        let expected = expected.collect();
         self.shared.payments.end_batch();
         (answers, expected)
     }
@@ -236,6 +257,18 @@ impl<'h, S: Stage> Play<'h, S> {
                 prop_assert_eq!(stored, (refund.state, refund.amount, refund.state == OrderRefundState::Success));
             }
 
+            // In the order of the steps. The events of one step may come in any order.
+            let mut told = self.stage.events(&user).await;
+            let mut foreseen = self.foreseen[usize::from(number)].steps.clone();
+            let mut rest = &mut told[..];
+            for events in &mut foreseen {
+                let (of_step, later) = rest.split_at_mut(events.len().min(rest.len()));
+                of_step.sort_unstable();
+                events.sort_unstable();
+                rest = later;
+            }
+            prop_assert_eq!(told, foreseen.concat());
+
             let mut events = BTreeMap::new();
             for event in self.stage.audit_events(&user).await {
                 *events.entry(event.rpc.into_owned()).or_default() += 1;
@@ -250,6 +283,7 @@ impl<'h, S: Stage> Play<'h, S> {
                 (RESOLVE_PAYMENT.to_owned(), model.credits),
                 (SET_ACCOUNT_STATUS.to_owned(), model.status_changes.len()),
                 (SET_USER_PLAN.to_owned(), model.plan_changes.len()),
+                (SET_ALERTS.to_owned(), model.alerts_changes.len()),
                 (SET_USER_LIMITS.to_owned(), model.caps_changes),
             ]);
             expected.retain(|_, count| *count > 0);

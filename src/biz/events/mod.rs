@@ -1,0 +1,343 @@
+//! Events: facts that a subscriber must learn, such as a low balance or a credited top-up.
+//!
+//! An event is written in the transaction that made it true. Repeats and refusals of a posting change nothing
+//! and so write none. The feed gives each event a position when it is first read, see [`EventFeed`].
+
+pub mod alerts;
+pub mod closing;
+pub mod reader;
+
+use std::{fmt, str::FromStr};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::biz::values::{error::StoreError, ids::UserId, invalid::Invalid};
+
+/// The types of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// The balance fell below a threshold.
+    BalanceLow,
+    /// A charge, a reserve or a check was refused for money, for the first time since the last credit.
+    BalanceExhausted,
+    /// The use of a free quota, of a quota of an API key or of a cap reached a percentage of it.
+    QuotaThreshold,
+    RechargeSucceeded,
+    RechargeFailed,
+    RechargeExpired,
+    RechargeRefunded,
+    RechargeChargedBack,
+    PaymentUnapplied,
+    ChargeRefunded,
+    AccountStatus,
+    /// The service told the gateway of a stream to stop, because hold and funds are used up.
+    StreamStopped,
+    MonthClosed,
+}
+
+impl EventType {
+    pub const ALL: [Self; 13] = [
+        Self::BalanceLow,
+        Self::BalanceExhausted,
+        Self::QuotaThreshold,
+        Self::RechargeSucceeded,
+        Self::RechargeFailed,
+        Self::RechargeExpired,
+        Self::RechargeRefunded,
+        Self::RechargeChargedBack,
+        Self::PaymentUnapplied,
+        Self::ChargeRefunded,
+        Self::AccountStatus,
+        Self::StreamStopped,
+        Self::MonthClosed,
+    ];
+
+    /// Whether settlements write it.
+    pub fn is_settled(self) -> bool {
+        !matches!(self, Self::PaymentUnapplied | Self::MonthClosed)
+    }
+
+    /// The name in the tables and on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BalanceLow => "balance.low",
+            Self::BalanceExhausted => "balance.exhausted",
+            Self::QuotaThreshold => "quota.threshold",
+            Self::RechargeSucceeded => "recharge.succeeded",
+            Self::RechargeFailed => "recharge.failed",
+            Self::RechargeExpired => "recharge.expired",
+            Self::RechargeRefunded => "recharge.refunded",
+            Self::RechargeChargedBack => "recharge.charged_back",
+            Self::PaymentUnapplied => "payment.unapplied",
+            Self::ChargeRefunded => "charge.refunded",
+            Self::AccountStatus => "account.status",
+            Self::StreamStopped => "stream.stopped",
+            Self::MonthClosed => "month.closed",
+        }
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for EventType {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Invalid::new("types", format!("has a type that is not known; the types are {names}"))
+        })
+    }
+}
+
+/// An event to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// `None` if a repeat of its cause is known without it. It gets an id where it is written then.
+    pub id: Option<Uuid>,
+    pub kind: EventType,
+    /// `None` if it belongs to no user.
+    pub user: Option<UserId>,
+    /// A JSON object in which amounts are texts.
+    pub data: Map<String, Value>,
+    pub at: DateTime<Utc>,
+}
+
+impl NewEvent {
+    /// An event with the fields of `data`, which must be a JSON object, and with its user.
+    pub fn new(kind: EventType, user: Option<&UserId>, data: Value, at: DateTime<Utc>) -> Self {
+        let mut fields = Map::new();
+        if let Some(user) = user {
+            fields.insert("user_id".into(), user.as_str().into());
+        }
+        if let Value::Object(data) = data {
+            fields.extend(data);
+        }
+        Self { id: None, kind, user: user.cloned(), data: fields, at }
+    }
+
+    /// The id to write.
+    pub fn id(&self) -> Uuid {
+        self.id.unwrap_or_else(Uuid::now_v7)
+    }
+
+    /// The stored form of the data.
+    pub fn data(&self) -> String {
+        serde_json::to_string(&self.data).unwrap_or_default()
+    }
+}
+
+/// A stored event with its position in the feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub position: Position,
+    pub id: Uuid,
+    /// The name of the type. A newer server may have written one that is not in [`EventType`].
+    pub kind: String,
+    pub user: Option<UserId>,
+    /// A JSON object.
+    pub data: String,
+    pub at: DateTime<Utc>,
+}
+
+/// A position in the feed; zero is before the first event.
+pub type Position = u64;
+
+/// The events to list. Empty fields match every event.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventFilter {
+    pub types: Vec<EventType>,
+    pub user: Option<UserId>,
+}
+
+/// The positions that one page looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRange {
+    /// The first position is behind this one.
+    pub after: Position,
+    pub until: Position,
+    last: Position,
+    is_beyond: bool,
+}
+
+impl EventFilter {
+    /// The range of the page behind `after`, in a feed with the positions `first` to `last`. The events of one user
+    /// have an index of their own, see [`Self::user_to_bound`].
+    pub fn range(&self, after: Position, first: Position, last: Position) -> PageRange {
+        let is_beyond = after > last;
+        let after = after.max(first.saturating_sub(1));
+        let until = if self.user.is_some() { last } else { last.min(after.saturating_add(LOOKED_AT)) };
+        PageRange { after, until, last, is_beyond }
+    }
+
+    /// The user of whom a page must look at [`LOOKED_AT`] events at most. Without types the limit of the page is the
+    /// bound.
+    pub fn user_to_bound(&self) -> Option<&UserId> {
+        self.user.as_ref().filter(|_| !self.types.is_empty())
+    }
+}
+
+impl PageRange {
+    /// Ends the range at the last event that the page may look at, if there is one.
+    pub fn bounded(self, last: Option<Position>) -> Self {
+        Self { until: last.map_or(self.until, |last| last.min(self.until)), ..self }
+    }
+
+    /// The page of these events; a full one ends with the last of them.
+    pub fn page(self, events: Vec<Event>, limit: u32) -> EventPage {
+        let next = match events.last() {
+            Some(last) if events.len() >= limit as usize => last.position,
+            _ => self.until.max(self.after),
+        };
+        EventPage { events, next, has_more: next < self.last, is_beyond: self.is_beyond }
+    }
+}
+
+/// A page of the feed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventPage {
+    pub events: Vec<Event>,
+    /// The next page begins after this position.
+    pub next: Position,
+    /// Whether further events may follow at once.
+    pub has_more: bool,
+    /// Whether the page would begin after a position that was never given, as after a restore of an older copy of the
+    /// database. Later events would get positions that the reader has passed.
+    pub is_beyond: bool,
+}
+
+/// Events that get their positions in one transaction.
+pub const PLACED_AT_ONCE: u32 = 500;
+/// Events that one page looks at, whether they match or not.
+pub const LOOKED_AT: u64 = 10_000;
+/// Events that a page of old events looks at, and most that are deleted in one transaction.
+pub const OLD_AT_ONCE: u32 = 1_000;
+
+/// The feed of events.
+///
+/// Transactions become visible in another order than they took their numbers. So the position of an event is not
+/// such a number. It is given when the feed is read, under one lock, to events that are visible. An event that
+/// becomes visible later gets a later position, and a reader that has passed a position never misses one.
+/// The events of one user are written under the lock of the account, so their positions are in the order of
+/// the commits.
+#[async_trait]
+pub trait EventFeed: Send + Sync + 'static {
+    /// Gives positions to the visible events without one, at most [`PLACED_AT_ONCE`].
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`]: nothing was written; [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn place_events(&self) -> Result<Placing, StoreError>;
+
+    /// At most `limit` events with a position after `after`, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn placed_events(&self, filter: &EventFilter, after: Position, limit: u32) -> Result<EventPage, StoreError>;
+
+    /// Looks at the next [`OLD_AT_ONCE`] events with a number after `after`, and returns those older than `before`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn old_events(&self, before: DateTime<Utc>, after: i64) -> Result<OldEvents, StoreError>;
+
+    /// Deletes the events with these numbers, and pauses for as long as that took.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`]: nothing was deleted; [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn delete_events(&self, seqs: &[i64]) -> Result<(), StoreError>;
+}
+
+/// The end of a transaction that gives positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placing {
+    /// This many events got a position.
+    Placed(u32),
+    /// Another process gives positions at this moment. There are visible events without one.
+    Elsewhere,
+}
+
+/// The old events of a page in the order of their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OldEvents {
+    pub seqs: Vec<i64>,
+    /// The next page begins after this number; `None` at the end.
+    pub next: Option<i64>,
+}
+
+impl OldEvents {
+    /// Filters a page of numbers and times. Numbers are nearly in the order of time, so a page without an old event is
+    /// the last one.
+    pub fn of_page(page: &[(i64, DateTime<Utc>)], before: DateTime<Utc>) -> Self {
+        let seqs: Vec<i64> = page.iter().filter(|(_, at)| *at < before).map(|(seq, _)| *seq).collect();
+        let is_last = seqs.is_empty() || page.len() < OLD_AT_ONCE as usize;
+        Self { seqs, next: page.last().map(|(seq, _)| *seq).filter(|_| !is_last) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_type_is_found_by_its_name() {
+        for kind in EventType::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+        }
+        let unknown = EventType::from_str("balance").unwrap_err().to_string();
+        assert!(unknown.starts_with("types: ") && unknown.contains("balance.low, "), "{unknown}");
+    }
+
+    #[test]
+    fn a_page_looks_at_a_bounded_range_and_goes_on_behind_it() {
+        let all = EventFilter::default();
+        let page = |after, first, last| all.range(after, first, last).page(Vec::new(), 100);
+        let of = |page: EventPage| (page.next, page.has_more, page.is_beyond);
+        assert_eq!(of(page(0, 1, 0)), (0, false, false), "an empty feed");
+        assert_eq!(of(page(0, 1, LOOKED_AT + 5)), (LOOKED_AT, true, false));
+        assert_eq!(of(page(LOOKED_AT, 1, LOOKED_AT + 5)), (LOOKED_AT + 5, false, false));
+        assert_eq!(of(page(3, 50, 60)), (60, false, false), "the events before 50 are deleted");
+        assert_eq!(of(page(60, 61, 60)), (60, false, false), "all events are deleted");
+        assert_eq!(of(page(61, 1, 60)), (61, false, true));
+        // A user has an index of its own.
+        let of_user = EventFilter { user: Some(UserId::from_stored("u")), ..EventFilter::default() };
+        let range = of_user.range(0, 1, 5 * LOOKED_AT);
+        assert_eq!(of(range.page(Vec::new(), 100)), (5 * LOOKED_AT, false, false));
+        assert_eq!(of(range.bounded(None).page(Vec::new(), 100)), (5 * LOOKED_AT, false, false));
+        assert_eq!(of(range.bounded(Some(7)).page(Vec::new(), 100)), (7, true, false));
+    }
+
+    #[test]
+    fn a_page_of_old_events_goes_on_until_a_page_has_none() {
+        let at = |seconds| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(seconds);
+        let old = |page: &[(i64, DateTime<Utc>)]| OldEvents::of_page(page, at(5));
+        let mut page: Vec<_> = (1..=i64::from(OLD_AT_ONCE)).map(|seq| (seq, at(0))).collect();
+        page[7].1 = at(5);
+        let found = old(&page);
+        assert_eq!((found.seqs.len(), found.next), (OLD_AT_ONCE as usize - 1, Some(OLD_AT_ONCE.into())));
+        assert!(!found.seqs.contains(&8));
+        assert_eq!(old(&page[..9]).next, None, "a short page is the last one");
+        let young: Vec<_> = page.iter().map(|(seq, _)| (*seq, at(5))).collect();
+        assert_eq!(old(&young), OldEvents::default());
+        assert_eq!(old(&[]), OldEvents::default());
+    }
+
+    #[test]
+    fn the_data_of_an_event_names_its_user() {
+        let at = DateTime::UNIX_EPOCH;
+        let user = UserId::from_stored("u1");
+        let event = NewEvent::new(EventType::AccountStatus, Some(&user), json!({"after": "FROZEN"}), at);
+        assert_eq!(event.data(), r#"{"after":"FROZEN","user_id":"u1"}"#);
+        let of_all = NewEvent::new(EventType::MonthClosed, None, json!({"month": "2026-10"}), at);
+        assert_eq!(of_all.data(), r#"{"month":"2026-10"}"#);
+    }
+}
