@@ -129,7 +129,7 @@ fn tls_files(tls: &ServerTls) -> TlsFiles {
 /// # Errors
 /// The key of sessions is not usable.
 fn consoles(config: &Config, core: &Core, api: &Arc<Api>) -> anyhow::Result<Option<Consoles>> {
-    let ConsoleConfig { enabled, key, idle_timeout, max_age, demo_user, .. } = &config.console;
+    let ConsoleConfig { enabled, url, key, idle_timeout, max_age, demo_user, .. } = &config.console;
     if !enabled {
         return Ok(None);
     }
@@ -143,6 +143,8 @@ fn consoles(config: &Config, core: &Core, api: &Arc<Api>) -> anyhow::Result<Opti
             port,
             signs_in,
             demo_user: demo_user.to_owned(),
+            url: Some(url.clone()).filter(|url| !url.is_empty()),
+            knows_hosts: port == Port::Public && !server.http.hosts.is_empty(),
             currency: config.billing.currency.to_string(),
             thresholds: config.low_thresholds(),
             is_tls: server.tls.is_some(),

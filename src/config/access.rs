@@ -246,19 +246,20 @@ fn header_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HeaderName,
 /// Origins as browsers send them: scheme, host, and the port if it is not that of the scheme.
 fn origins<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let origins = values::texts(deserializer)?;
-    let is_origin = |origin: &&String| {
-        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        host.is_some_and(|host| {
-            let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-            !host.is_empty() && host.bytes().all(is_host) && host.to_ascii_lowercase() == host
-        })
-    };
     match origins.iter().find(|origin| !is_origin(origin)) {
         Some(wrong) => Err(de::Error::custom(format!(
             "{wrong:?} is not an origin such as https://app.example.com: scheme and host in lower case, no path, no *"
         ))),
         None => Ok(origins),
     }
+}
+
+pub(super) fn is_origin(origin: &str) -> bool {
+    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    host.is_some_and(|host| {
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+        !host.is_empty() && host.bytes().all(is_host) && host.to_ascii_lowercase() == host
+    })
 }
 
 /// Host names, without ports, in lower case.

@@ -6,11 +6,7 @@ use axum::{
     extract::{FromRequestParts, Query},
     response::Response,
 };
-use http::{
-    StatusCode,
-    header::{HOST, ORIGIN},
-    request::Parts,
-};
+use http::{StatusCode, header::HOST, request::Parts};
 use maud::Markup;
 
 use super::{
@@ -53,8 +49,8 @@ pub(super) struct Page {
     asked: Asked,
     /// The origin of the request, for payment-service.
     pub origin: Origin,
-    /// The address of this console as the browser knows it: `https://billing.example.com`.
-    pub own_site: String,
+    /// The origin of this console for the browser, `https://billing.example.com`; `None` if only the request names it.
+    pub own_site: Option<String>,
 }
 
 impl Page {
@@ -162,7 +158,7 @@ impl FromRequestParts<Console> for Page {
         }
         Ok(Self {
             origin: Origin::of(&parts.headers, &parts.extensions),
-            own_site: own_site(parts, visit.is_secure),
+            own_site: own_site(console, parts, visit.is_secure),
             texts: Texts(visit.language),
             named: if user == own { String::new() } else { user.clone() },
             user,
@@ -177,13 +173,14 @@ impl FromRequestParts<Console> for Page {
     }
 }
 
-/// A browser names the origin of a form. The check of other origins has compared it with the host.
-fn own_site(parts: &Parts, is_secure: bool) -> String {
-    let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(origin) = text(ORIGIN).filter(|origin| origin.starts_with("http")) {
-        return origin.to_owned();
-    }
-    let scheme = if is_secure { "https" } else { "http" };
-    let host = parts.uri.authority().map(|authority| authority.as_str()).or_else(|| text(HOST)).unwrap_or_default();
-    format!("{scheme}://{host}")
+/// The configured origin, or the `Host` if the check of other origins has found it in a list. Payers are led there, so
+/// a client may not choose it.
+fn own_site(console: &Console, parts: &Parts, is_secure: bool) -> Option<String> {
+    let settings = &console.settings;
+    let listed = || {
+        let header = || parts.headers.get(HOST).and_then(|value| value.to_str().ok());
+        let host = parts.uri.authority().map(|authority| authority.as_str()).or_else(header)?;
+        Some(format!("{}://{host}", if is_secure { "https" } else { "http" }))
+    };
+    settings.url.clone().or_else(|| settings.knows_hosts.then(listed).flatten())
 }

@@ -25,6 +25,10 @@ pub struct Settings {
     pub signs_in: bool,
     /// The account of a page that nobody named; empty for none. Counts only where users need no proof.
     pub demo_user: String,
+    /// The configured origin of the pages of users.
+    pub url: Option<String>,
+    /// Whether the check of other origins admits listed values of `Host` alone.
+    pub knows_hosts: bool,
     /// The currency of every amount.
     pub currency: String,
     /// Below them an account shows as low.

@@ -74,7 +74,7 @@ async fn recharge(page: &Page, values: &Values) -> Answer<String> {
         idempotency_key: values.key.clone(),
     };
     let mut origin = page.origin.clone();
-    origin.return_to = Some(format!("{}/console/top-ups/", page.own_site));
+    origin.return_to = page.own_site.as_ref().map(|site| format!("{site}/console/top-ups/"));
     let reply = page.console.api.recharges.recharge(message, origin, page.request()).await?;
     Ok(reply.order_id)
 }

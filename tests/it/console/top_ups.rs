@@ -5,7 +5,7 @@ use rstest::rstest;
 use super::visitor::Visitor;
 use crate::harness::{Backend, MySql, Sqlite, payments::Paying, wait::until};
 
-const OPEN: [(&str, &str); 1] = [("console", "{enabled: true, demo_user: u}")];
+const OPEN: [(&str, &str); 2] = [("console", "{enabled: true, demo_user: u}"), ("server.http.hosts", "[127.0.0.1]")];
 const FORM: [(&str, &str); 2] = [("amount", "50.5"), ("method", "wechatpay")];
 
 #[rstest]
@@ -48,6 +48,32 @@ async fn a_top_up_goes_to_the_pay_page_and_back_to_the_credit(#[values(MySql, Sq
     let list = visitor.get("/console/top-ups").await;
     assert!(list.text().contains(&format!("{} WeChat Pay Credited 50.50 0.00", order.order_id)), "{}", list.text());
     paying.assert_books("u", 50.5).await;
+}
+
+#[tokio::test]
+async fn the_request_does_not_choose_the_address_to_which_a_payer_returns() {
+    const FOREIGN: [(&str, &str); 2] = [("host", "evil.example"), ("origin", "http://evil.example")];
+    let with_url = "{enabled: true, demo_user: u, url: 'https://billing.example.com'}";
+    for (console, expected) in [(OPEN[0].1, "https://app.example.com/paid"), (with_url, "https://billing.example.com")]
+    {
+        let changes = [("console", console), ("payment_service.return_url", "https://app.example.com/paid")];
+        let paying = Paying::start_with(Sqlite, &changes).await;
+        let visitor = Visitor::of(&paying.service);
+        let hidden = visitor.get("/console/top-up").await.hidden("/console/top-up");
+        let fields: Vec<_> = hidden.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(FORM).collect();
+        let started = visitor.post_with("/console/top-up", &FOREIGN, &fields).await;
+        assert_eq!(started.status, 303, "{}", started.html);
+        let orders = paying.orders("u").await;
+        let pay_page = paying.service.http.get(&orders[0].payment_url).send().await.unwrap().text().await.unwrap();
+        assert!(pay_page.contains(&format!("href=\"{expected}")), "{pay_page}");
+        assert!(!pay_page.contains("evil.example"), "{pay_page}");
+    }
+    let paying = Paying::start_with(Sqlite, &OPEN).await;
+    let visitor = Visitor::of(&paying.service);
+    let hidden = visitor.get("/console/top-up").await.hidden("/console/top-up");
+    let fields: Vec<_> = hidden.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(FORM).collect();
+    assert_eq!(visitor.post_with("/console/top-up", &FOREIGN, &fields).await.status, 403, "the Host is not listed");
+    assert!(paying.orders("u").await.is_empty());
 }
 
 #[tokio::test]

@@ -146,10 +146,10 @@ impl Visitor {
             request = request.header("cookie", cookies.join("; "));
         }
         if let Some(body) = body {
-            request = request
-                .header("content-type", "application/x-www-form-urlencoded")
-                .header("origin", &self.base)
-                .body(body);
+            if !headers.iter().any(|(name, _)| *name == "origin") {
+                request = request.header("origin", &self.base);
+            }
+            request = request.header("content-type", "application/x-www-form-urlencoded").body(body);
         }
         let response = request.send().await.unwrap();
         for cookie in response.headers().get_all(SET_COOKIE) {
