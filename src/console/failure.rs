@@ -35,6 +35,9 @@ use crate::{
 /// Most bytes of an error of the transport.
 const MAX_REFUSAL: usize = 64 * 1024;
 
+/// The parameter of an address to which a page without cookies has led.
+const LED: &str = "led=1";
+
 /// The request of a page that may fail.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
@@ -88,6 +91,13 @@ impl Asked {
             follows,
         };
         frame.respond(status, content)
+    }
+
+    /// The address of the page with the mark that it was led to; `None` if the address has the mark.
+    fn again(&self) -> Option<String> {
+        let address = self.back();
+        let mark = if address.contains('?') { '&' } else { '?' };
+        (!address.ends_with(LED)).then(|| format!("{address}{mark}{LED}"))
     }
 
     /// The page to go on with after a sign-in or a change of the language.
@@ -165,7 +175,10 @@ fn sign_in(console: &Console, asked: &Asked, why: &str) -> Response {
             }
         }
     };
-    let mut response = asked.respond(console, StatusCode::UNAUTHORIZED, title, content);
+    // The same page once more, to which the browser sends its cookies.
+    let again = asked.again().filter(|_| asked.visit.may_lack_cookies);
+    let follows = again.as_deref().map(|address| (0, address));
+    let mut response = asked.respond_and_follow(console, (StatusCode::UNAUTHORIZED, follows), title, content);
     response.extensions_mut().insert(NewSession(fresh));
     response
 }

@@ -38,6 +38,15 @@ pub struct Settings {
     pub forwarding: Forwarding,
 }
 
+/// The names of the cookies of a port.
+#[derive(Debug, Clone, Copy)]
+pub struct Cookies {
+    /// A session with the token of its user. Only a sign-in, a sign-out, a renewal and the end of a session change it.
+    pub session: &'static str,
+    /// A session without a token, which binds the forms of visitors who have not signed in.
+    pub visitor: &'static str,
+}
+
 /// The port of pages, and so their readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
@@ -46,11 +55,18 @@ pub enum Port {
 }
 
 impl Port {
-    /// The cookie of its sessions. Cookies of one host are for all its ports.
-    pub fn cookie(self) -> &'static str {
-        match self {
-            Self::Public => "billing_console",
-            Self::Internal => "billing_operator",
+    /// The cookies of its sessions. Cookies of one host are for all its ports. Over TLS, the prefix keeps pages of
+    /// neighbouring hosts from setting them.
+    pub fn cookies(self, is_secure: bool) -> Cookies {
+        match (self, is_secure) {
+            (Self::Public, false) => Cookies { session: "billing_console", visitor: "billing_console_visitor" },
+            (Self::Public, true) => {
+                Cookies { session: "__Host-billing_console", visitor: "__Host-billing_console_visitor" }
+            }
+            (Self::Internal, false) => Cookies { session: "billing_operator", visitor: "billing_operator_visitor" },
+            (Self::Internal, true) => {
+                Cookies { session: "__Host-billing_operator", visitor: "__Host-billing_operator_visitor" }
+            }
         }
     }
 }

@@ -12,6 +12,9 @@ pub(super) struct Visit {
     pub address: String,
     /// Whether the browser came over TLS.
     pub is_secure: bool,
+    /// Whether another site may have led here, so that the browser kept its cookies to itself. Over plain HTTP a
+    /// browser does not say so.
+    pub may_lack_cookies: bool,
 }
 
 /// The session that a response begins in place of the old one.

@@ -133,6 +133,49 @@ async fn a_cookie_is_for_tls_alone_where_the_browser_came_over_tls() {
         let reply = service.http.get(url).header("x-forwarded-proto", proto).send().await.unwrap();
         reply.headers()["set-cookie"].to_str().unwrap().to_owned()
     };
-    assert!(cookie("https").await.ends_with("; Secure"));
+    let secure = cookie("https").await;
+    assert!(secure.starts_with("__Host-billing_console") && secure.ends_with("; Secure"), "{secure}");
+    assert!(secure.contains("; Path=/;"), "{secure}");
     assert!(!cookie("http").await.contains("Secure"));
+}
+
+#[tokio::test]
+async fn a_cookie_that_a_neighbouring_host_set_beside_the_session_signs_nobody_in() {
+    let service = Service::start_with(Sqlite, &signing_in()).await;
+    let [own, other] = [Visitor::of(&service), Visitor::of(&service)];
+    own.sign_in(&token("u")).await;
+    other.sign_in(&token("attacker")).await;
+    let [own, other] = [own, other].map(|visitor| format!("{SESSION}={}", visitor.cookie(SESSION).unwrap()));
+    let url = format!("http://{}/console", service.app.http_addr);
+    for (cookies, status) in [(own.clone(), 200), (format!("{other}; {own}"), 401), (format!("{own}; {other}"), 401)] {
+        let reply = service.http.get(&url).header("cookie", cookies).send().await.unwrap();
+        assert_eq!(reply.status(), status);
+    }
+}
+
+#[tokio::test]
+async fn a_form_of_another_site_leaves_the_cookies_of_a_visitor() {
+    let service = Service::start_with(Sqlite, &signing_in()).await;
+    let url = |path: &str| format!("http://{}{path}", service.app.http_addr);
+    for path in ["/console/language", "/console/sign-out", "/console/sign-in", "/console/top-up"] {
+        let sent = service.http.post(url(path)).header("origin", "https://evil.example");
+        let sent =
+            sent.header("sec-fetch-site", "cross-site").header("content-type", "application/x-www-form-urlencoded");
+        let refused = sent.body("language=zh").send().await.unwrap();
+        assert_eq!(refused.status(), 403, "{path}");
+        assert!(!refused.headers().contains_key("set-cookie"), "{path}");
+    }
+    let first = service.http.get(url("/console")).send().await.unwrap();
+    let cookies: Vec<_> = first.headers().get_all("set-cookie").iter().map(|cookie| cookie.to_str().unwrap()).collect();
+    assert!(cookies.iter().all(|cookie| !cookie.starts_with("billing_console=")), "{cookies:?}");
+}
+
+#[tokio::test]
+async fn a_page_without_cookies_and_without_the_name_of_a_site_leads_on_once() {
+    let service = Service::start_with(Sqlite, &signing_in()).await;
+    let page = Visitor::of(&service).get("/console/top-ups/o?wait=1").await;
+    let next = "/console/top-ups/o?wait=1&led=1";
+    assert_eq!(page.attributes("content").last().unwrap(), &format!("0;url={next}"), "{}", page.html);
+    let again = Visitor::of(&service).get(next).await;
+    assert!(again.status == 401 && !again.html.contains("http-equiv"), "{}", again.html);
 }

@@ -157,7 +157,11 @@ impl Visitor {
             let (pair, attributes) = cookie.split_once("; ").unwrap();
             assert!(attributes.starts_with("Path=/console; HttpOnly; SameSite=Strict; Max-Age="), "{attributes}");
             let (name, value) = pair.split_once('=').unwrap();
-            self.cookies.borrow_mut().insert(name.into(), value.into());
+            if attributes.contains("Max-Age=0") {
+                self.cookies.borrow_mut().remove(name);
+            } else {
+                self.cookies.borrow_mut().insert(name.into(), value.into());
+            }
         }
         Shown::of(response).await
     }
