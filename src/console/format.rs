@@ -15,8 +15,16 @@ pub(super) fn amount(wire: f64) -> Money {
 
 /// With two places at least, and commas: 1,234.50.
 pub(super) fn money(amount: Money) -> String {
-    let text = Decimal::new(amount.micros(), 6).to_string();
-    let (number, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    places(&Decimal::new(amount.micros(), 6).to_string())
+}
+
+/// A number of a reply with all its places, as [`money`]. A product of factors has more places than an amount.
+pub(super) fn number(wire: f64) -> String {
+    places(&wire.to_string())
+}
+
+fn places(text: &str) -> String {
+    let (number, fraction) = text.split_once('.').unwrap_or((text, ""));
     let fraction = fraction.trim_end_matches('0');
     let (sign, whole) = number.strip_prefix('-').map_or(("", number), |whole| ("\u{2212}", whole));
     format!("{sign}{}.{fraction:0<2}", grouped(whole))
@@ -30,9 +38,9 @@ pub(super) fn money_parts(amount: Money) -> (String, String) {
     (shown, rest)
 }
 
-/// An amount of a reply, as [`money`].
+/// An amount of a reply, as [`money`]. A number that is no amount shows as it is, and not as 0.
 pub(super) fn wire_money(wire: f64) -> String {
-    money(amount(wire))
+    number(wire)
 }
 
 /// With commas: 1,234.
@@ -77,6 +85,19 @@ mod tests {
             let (two, rest) = money_parts(Money::from_micros(micros));
             assert_eq!((format!("{two}{rest}").as_str(), two.len() - two.find('.').unwrap()), (text, 3));
             assert_eq!(wire_money(Money::from_micros(micros).to_wire()), text);
+        }
+    }
+
+    #[test]
+    fn a_product_of_factors_shows_all_its_places() {
+        for (wire, text) in [
+            (0.5 * 1.2, "0.60"),
+            (1.000_001 * 1.000_001, "1.000002000001"),
+            (0.012_345_67, "0.01234567"),
+            (1.0, "1.00"),
+            (-12_345.123_456_7, "\u{2212}12,345.1234567"),
+        ] {
+            assert_eq!((number(wire).as_str(), wire_money(wire).as_str()), (text, text));
         }
     }
 

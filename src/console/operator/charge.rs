@@ -86,8 +86,8 @@ fn lines(page: &Page, charge: &GetTransactionReply) -> Markup {
                 tr {
                     th scope="row" { (texts.word("price_class", &line.class)) }
                     td.number { (format::count(line.tokens)) }
-                    td.number { (format::wire_money(line.price)) }
-                    td.number { (format::wire_money(line.factor)) }
+                    td.number { (format::number(line.price)) }
+                    td.number { (format::number(line.factor)) }
                     td.number { (format::wire_money(line.amount)) }
                 }
             }
