@@ -23,7 +23,7 @@ use crate::{
         invalid::Invalid,
     },
     service::{
-        origin::{Account, Origin},
+        origin::{Account, Caller, Origin},
         request::RequestId,
     },
     texts::Texts,
@@ -31,6 +31,9 @@ use crate::{
 
 /// The parameter with an account that is not that of the proof.
 const USER_ID: &str = "user_id";
+
+/// The role whose callers read accounts, and not the quotas of API keys.
+const SUPPORT: &str = "support";
 
 /// The request of a page.
 pub(super) struct Page {
@@ -42,6 +45,8 @@ pub(super) struct Page {
     named: String,
     /// Whether the proof allows reads alone.
     pub is_read_only: bool,
+    /// Whether the reader may see quotas of API keys: the user, or a caller that is not of the role support.
+    pub sees_key_quotas: bool,
     pub visit: Visit,
     query: BTreeMap<String, String>,
     /// The proof of forms that concern the account.
@@ -164,6 +169,8 @@ impl FromRequestParts<Console> for Page {
             user,
             is_read_only: console.settings.port == Port::Internal
                 || account.is_some_and(|account| account.is_read_only),
+            sees_key_quotas: !account.is_some_and(|account| account.reads_any)
+                && parts.extensions.get::<Caller>().is_none_or(|caller| caller.role != SUPPORT),
             proof: console.sessions.form_token(&visit.session, account_of(&parts.extensions)),
             visit,
             query,

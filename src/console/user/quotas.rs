@@ -107,8 +107,12 @@ pub(super) fn caps(texts: Texts, limits: &UserLimits) -> Markup {
     }
 }
 
-/// The quotas of the API keys with which the account was charged in the last 30 days.
+/// The quotas of the API keys with which the account was charged in the last 30 days; none for readers who may not
+/// see them.
 pub(super) async fn of_keys(page: &Page) -> Result<Vec<(String, Vec<ApiKeyQuota>)>> {
+    if !page.sees_key_quotas {
+        return Ok(Vec::new());
+    }
     let (groups, _) = groups(page, By::ApiKey).await?;
     let keys: BTreeSet<String> =
         groups.into_iter().map(|group| group.api_key_id).filter(|key| !key.is_empty()).take(MAX_KEYS).collect();

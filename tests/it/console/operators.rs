@@ -100,6 +100,17 @@ async fn an_operator_finds_an_account_a_charge_and_a_top_up() {
 }
 
 #[tokio::test]
+async fn support_sees_no_quotas_of_api_keys() {
+    let service = Service::start_with(Sqlite, &settings()).await;
+    history(&service, "alice").await;
+    for (role, sees) in [("support", false), ("admin", true)] {
+        let operator = Visitor::of_operators(&service).with("authorization", &format!("Bearer {}", token(role)));
+        let shown = operator.get("/console?user_id=alice").await;
+        assert_eq!((shown.status, shown.text().contains("Quotas of API keys")), (200, sees), "{role}");
+    }
+}
+
+#[tokio::test]
 async fn a_charge_is_explained_by_the_lines_of_its_price() {
     let service = super::open(Sqlite).await;
     history(&service, "alice").await;

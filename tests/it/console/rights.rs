@@ -108,6 +108,18 @@ async fn who_may_only_read_sees_no_form_that_changes_something() {
 }
 
 #[tokio::test]
+async fn only_the_user_sees_the_quotas_of_api_keys() {
+    let service = Service::start_with(Sqlite, &signing_in()).await;
+    history(&service, "u").await;
+    let support = sign(&issuer::with(&issuer::claims("s"), "scope", json!("billing:support")));
+    for (proof, sees) in [(token("u"), true), (support, false)] {
+        let visitor = Visitor::of(&service).with("authorization", &format!("Bearer {proof}"));
+        let shown = visitor.get("/console?user_id=u").await;
+        assert_eq!((shown.status, shown.text().contains("Quotas of API keys")), (200, sees));
+    }
+}
+
+#[tokio::test]
 async fn behind_a_gateway_the_page_is_that_of_the_named_user() {
     let hash = sha256("a token of the gateway");
     let callers = format!("[{{name: edge, roles: [gateway], token_sha256: ['{hash}']}}]");
