@@ -20,7 +20,8 @@ pub(super) fn money(amount: Money) -> String {
 
 /// A number of a reply with all its places, as [`money`]. A product of factors has more places than an amount.
 pub(super) fn number(wire: f64) -> String {
-    places(&wire.to_string())
+    // Without the sign of a negative zero.
+    places(&(wire + 0.0).to_string())
 }
 
 fn places(text: &str) -> String {
