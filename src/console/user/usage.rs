@@ -41,7 +41,11 @@ pub(super) async fn show(page: Page) -> Result<Response, Response> {
             }
         }
         @if !shown.groups.is_empty() {
-            section.card { h2 { (by_name(texts, by)) } (sums(texts, by, &shown)) }
+            section.card {
+                h2 { (by_name(texts, by)) }
+                @if shown.has_more { p.notice { (texts.get("usage.more")) } }
+                (sums(texts, by, &shown))
+            }
             section.card { h2 { (texts.get("usage.by_day")) } (days(&page, &shown)) }
         }
     };
@@ -99,9 +103,10 @@ fn sums(texts: Texts, by: By, shown: &Use) -> Markup {
     let content = html! {
         (controls::head(&[by_name(texts, by)], &numbers, &[]))
         tbody {
-            @for group in &shown.groups {
+            @let others = shown.others.iter().map(|group| (texts.get("usage.other").to_owned(), group));
+            @for (name, group) in shown.groups.iter().map(|group| (name(group), group)).chain(others) {
                 tr {
-                    th scope="row" { (name(group)) }
+                    th scope="row" { (name) }
                     @for count in counts(group) { td.number { (count) } }
                     td.number { (format::wire_money(group.refunded_cost)) }
                     td.number { (format::wire_money(group.total_cost)) }

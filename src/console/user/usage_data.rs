@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    biz::values::error::Result,
+    biz::values::{error::Result, money::Money},
     console::{
         chart::{COLOURS, Chart, Measure},
         format,
@@ -46,18 +46,25 @@ impl By {
     }
 }
 
+/// Most groups that a page shows, so that it stays small. A name has at most 128 bytes.
+const MAX_ROWS: usize = 50;
+
 /// The use of some days.
 pub(super) struct Use {
     pub chart: Chart,
-    /// Largest first.
+    /// Largest first; at most [`MAX_ROWS`].
     pub groups: Vec<UsageGroup>,
+    /// The sum of the smaller groups.
+    pub others: Option<UsageGroup>,
+    /// Whether the account has more groups than one reply has.
+    pub has_more: bool,
     pub from: String,
     pub to: String,
     /// Charges that the groups may lack.
     pub pending: i64,
 }
 
-/// The groups of the last 30 days, largest first, and the reply that has them.
+/// The groups of the last 30 days, those of the largest cost first, and the reply that has them.
 pub(super) async fn groups(page: &Page, by: By) -> Result<(Vec<UsageGroup>, GetUsageReply)> {
     let reports = &page.console.api.reports;
     let request = GetUsageRequest { group_by: by.name().into(), ..of_user(page) };
@@ -69,9 +76,12 @@ pub(super) async fn groups(page: &Page, by: By) -> Result<(Vec<UsageGroup>, GetU
 
 /// The use of the last 30 days. `measure` is the cost unless nothing was paid, if the page names none.
 pub(super) async fn load(page: &Page, by: By, measure: Option<Measure>) -> Result<Use> {
-    let (groups, reply) = groups(page, by).await?;
+    let (mut groups, reply) = groups(page, by).await?;
     let is_paid = groups.iter().any(|group| group.total_cost != 0.0);
     let measure = measure.unwrap_or(if is_paid { Measure::Cost } else { Measure::Units });
+    if measure == Measure::Units {
+        groups.sort_by_key(|group| std::cmp::Reverse(group.total_units));
+    }
     let all = page.console.api.reports.get_usage(of_user(page)).await?;
     let days = all.series.first().map(|series| series.days.iter().map(|day| day.date.clone()).collect());
     let days: Vec<String> = days.unwrap_or_default();
@@ -90,7 +100,29 @@ pub(super) async fn load(page: &Page, by: By, measure: Option<Measure>) -> Resul
         series.push((page.texts.get("usage.other").to_owned(), rest));
     }
     let chart = Chart { measure, series, days };
-    Ok(Use { chart, groups, from: reply.from, to: reply.to, pending: reply.pending_records })
+    let smaller = groups.split_off(MAX_ROWS.min(groups.len()));
+    let has_more = !reply.next_page_token.is_empty();
+    let others = sum_of_groups(&smaller);
+    Ok(Use { chart, groups, others, has_more, from: reply.from, to: reply.to, pending: reply.pending_records })
+}
+
+/// The columns of the table of some groups; `None` without a group.
+fn sum_of_groups(groups: &[UsageGroup]) -> Option<UsageGroup> {
+    let count = |number: fn(&UsageGroup) -> i64| groups.iter().map(number).fold(0, i64::saturating_add);
+    let cost = |number: fn(&UsageGroup) -> f64| {
+        let micros = groups.iter().map(|group| format::amount(number(group)).micros()).fold(0, i64::saturating_add);
+        Money::from_micros(micros).to_wire()
+    };
+    (!groups.is_empty()).then(|| UsageGroup {
+        calls: count(|group| group.calls),
+        total_units: count(|group| group.total_units),
+        free_units: count(|group| group.free_units),
+        input_tokens: count(|group| group.input_tokens),
+        output_tokens: count(|group| group.output_tokens),
+        refunded_cost: cost(|group| group.refunded_cost),
+        total_cost: cost(|group| group.total_cost),
+        ..Default::default()
+    })
 }
 
 /// The services with use, largest first. The charges keep their sums, so they lack nothing.
