@@ -55,9 +55,16 @@ pub(super) async fn start(page: Page, fields: Fields) -> Result<Response, Respon
         }
         Err(error) => {
             errors::log(&error, page.request());
-            form(&page, values, Some(&error)).await
+            // The key belongs to another top-up, so no form with it can start this one.
+            let key = if is_used(&error) { Uuid::now_v7().to_string() } else { values.key };
+            form(&page, Values { key, ..values }, Some(&error)).await
         }
     }
+}
+
+/// Whether the key of the form has started another top-up.
+fn is_used(error: &Error) -> bool {
+    matches!(error, Error::IdempotencyConflict { .. })
 }
 
 /// Starts the top-up. Returns its order.
@@ -88,7 +95,11 @@ async fn form(page: &Page, values: Values, wrong: Option<&Error>) -> Result<Resp
         section.narrow.card {
             h1 { (texts.get("top_up.title")) }
             p.quiet { (texts.with("top_up.balance", &[("amount", &balance), ("currency", &account.currency)])) }
-            @if let Some(error) = wrong { p.notice.bad role="alert" { (errors::message(error)) } }
+            @if let Some(error) = wrong {
+                p.notice.bad role="alert" {
+                    @if is_used(error) { (texts.get("top_up.new_key")) } @else { (errors::message(error)) }
+                }
+            }
             @if is_open { (fields(page, &values, &account.currency)) }
             @else { p.notice.bad { (texts.get("top_up.closed")) } }
         }

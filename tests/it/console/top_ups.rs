@@ -89,6 +89,27 @@ async fn a_form_that_is_sent_twice_starts_one_top_up() {
 }
 
 #[tokio::test]
+async fn a_form_that_is_sent_again_with_another_amount_gets_a_new_key() {
+    let paying = Paying::start_with(Sqlite, &OPEN).await;
+    let visitor = Visitor::of(&paying.service);
+    let hidden = visitor.get("/console/top-up").await.hidden("/console/top-up");
+    let with = |hidden: &std::collections::BTreeMap<String, String>, amount: &str| {
+        let own = [("amount".to_owned(), amount.to_owned()), ("method".to_owned(), "alipay".to_owned())];
+        hidden.clone().into_iter().chain(own).collect::<Vec<_>>()
+    };
+    let send = async |fields: Vec<(String, String)>| {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        visitor.post("/console/top-up", &fields).await
+    };
+    assert_eq!(send(with(&hidden, "5")).await.status, 303);
+    let other = send(with(&hidden, "6")).await;
+    assert_eq!(other.status, 409, "{}", other.html);
+    assert!(other.text().contains("Send it again to start another one."), "{}", other.text());
+    assert_eq!(send(with(&other.hidden("/console/top-up"), "6")).await.status, 303);
+    assert_eq!(paying.orders("u").await.len(), 2);
+}
+
+#[tokio::test]
 async fn a_wrong_amount_stays_in_the_form_with_its_reason() {
     let paying = Paying::start_with(Sqlite, &OPEN).await;
     let visitor = Visitor::of(&paying.service);
