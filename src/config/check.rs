@@ -50,6 +50,12 @@ impl Config {
     /// The keys that leave a door open, with the danger of each.
     pub fn open_doors(&self) -> Vec<(&'static str, &'static str)> {
         let mut open = self.server.open_doors();
+        if self.console.enabled && !self.server.has_callers() {
+            open.push((
+                "console.enabled",
+                "opens the pages of operators to any peer of 9107, because no caller is configured",
+            ));
+        }
         if self.payment_service.as_ref().is_some_and(|payment| payment.callback_auth() == CallbackAuth::None) {
             open.push(("payment_service.callback_auth", "is none, so a forged callback credits a top-up"));
         }

@@ -57,6 +57,17 @@ async fn an_insecure_start_in_production_is_refused_and_names_its_key() {
 }
 
 #[tokio::test]
+async fn the_pages_of_operators_are_an_open_door_without_callers() {
+    let database = Database::create(Sqlite).await;
+    let is_open = |callers: &str| {
+        let config = database.config(&[("console.enabled", "true"), ("server.grpc.auth.callers", callers)]);
+        config.open_doors().iter().any(|(key, _)| *key == "console.enabled")
+    };
+    let caller = format!("[{{name: desk, roles: [support], token_sha256: ['{}']}}]", sha256("a-token-of-the-desk"));
+    assert!(is_open("[]") && !is_open(&caller));
+}
+
+#[tokio::test]
 async fn users_need_no_proof_on_the_loopback_address() {
     let mut keys = closed();
     for (key, value) in
