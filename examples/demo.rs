@@ -65,7 +65,8 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = args().skip(1);
     let file = arguments.next().context("argument CONFIG is missing")?;
     let config = Config::load(Path::new(&file))?;
-    ensure!(config.environment != Some(Environment::Production), "environment: production takes no made-up history");
+    let is_development = config.environment == Some(Environment::Development);
+    ensure!(is_development, "config key environment: must be development; nothing else takes made-up history");
     let named = arguments.next().filter(|user| !user.is_empty());
     let user = named.unwrap_or_else(|| config.console.demo_user.clone());
     ensure!(!user.is_empty(), "config key console.demo_user: is empty; name a user as the second argument");
