@@ -38,10 +38,13 @@ async fn visit(State(console): State<Console>, mut request: Request, next: Next)
     let cookies = console.settings.port.cookies(is_secure);
     let sent_session = has_cookie(request.headers(), cookies.session);
     let sent_cookies = sent_session || has_cookie(request.headers(), cookies.visitor);
-    let open = |name| cookie(request.headers(), name).and_then(|cookie| console.sessions.open(cookie, now));
-    let known = open(cookies.session)
-        .filter(|session| session.token.is_some())
-        .or_else(|| open(cookies.visitor).filter(|session| session.token.is_none()));
+    // In a block, so that no reference to the request lives while the answer is made.
+    let known = {
+        let open = |name| cookie(request.headers(), name).and_then(|cookie| console.sessions.open(cookie, now));
+        open(cookies.session)
+            .filter(|session| session.token.is_some())
+            .or_else(|| open(cookies.visitor).filter(|session| session.token.is_none()))
+    };
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
     let mut is_changed = known.is_none() && is_get;
     let is_known = known.is_some();
