@@ -37,7 +37,7 @@ impl ConsoleConfig {
             bail!("config key console.key: must have at least {MIN_KEY} characters");
         }
         let is_safe = |url: &str| url.strip_prefix("http://").is_none_or(|host| is_loopback(&with_port(host)));
-        if !self.url.is_empty() && !(is_origin(&self.url) && is_safe(&self.url)) {
+        if !(self.url.is_empty() || is_origin(&self.url) && is_safe(&self.url)) {
             bail!(
                 "config key console.url: must be an origin such as https://billing.example.com, without a path; http is for loopback alone"
             );

@@ -7,7 +7,7 @@
 //! | `balance`, `held` | amounts |
 //! | `status` | the status of the account; an entry without it counts as absent, because an earlier release stored it |
 //! | `plan` | the plan of the user; as for `status` |
-//! | `exhausted` | 1 if subscribers know of a refusal for money, or else 0; absent in entries of an earlier release |
+//! | `exhausted` | the last month in which a call was refused for money since a credit, or `-`; absent in entries of an earlier release |
 //! | `requests` | since (microseconds), day, calls of that day, calls of its month, daily cap, monthly cap; absent without caps |
 //! | `quota:MONTH:SERVICE` | total, used, held |
 //!

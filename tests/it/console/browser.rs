@@ -68,7 +68,9 @@ async fn axe_finds_nothing_on_any_page() {
 
 #[tokio::test]
 async fn a_keyboard_alone_shows_the_numbers_of_a_day_and_starts_a_top_up() {
-    let paying = Paying::start_with(Sqlite, &super::OPEN).await;
+    // Payers come back to a listed host alone.
+    let settings = [&super::OPEN[..], &[("server.http.hosts", "[127.0.0.1]")]].concat();
+    let paying = Paying::start_with(Sqlite, &settings).await;
     let service = &paying.service;
     history(service, "u").await;
     let browser = Browser::open().await;

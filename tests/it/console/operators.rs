@@ -102,7 +102,15 @@ async fn an_operator_finds_an_account_a_charge_and_a_top_up() {
 #[tokio::test]
 async fn support_sees_no_quotas_of_api_keys() {
     let service = Service::start_with(Sqlite, &settings()).await;
-    history(&service, "alice").await;
+    for (route, body) in [
+        ("adjust", r#"{"user_id":"alice","amount":5,"operator":"ann","reason":"r","adjustment_id":"a"}"#),
+        ("api-keys/k/quota", r#"{"quota_type":"requests","period":"month","limit":77}"#),
+        ("deduct", r#"{"user_id":"alice","service_name":"asset","count":1,"trace_id":"t","api_key_id":"k"}"#),
+    ] {
+        let url = format!("http://{}/internal/v1/billing/{route}", service.app.grpc_addr);
+        let reply = service.http.post(url).bearer_auth(token("admin")).body(body).send().await.unwrap();
+        assert_eq!(reply.status(), 200, "{}", reply.text().await.unwrap());
+    }
     for (role, sees) in [("support", false), ("admin", true)] {
         let operator = Visitor::of_operators(&service).with("authorization", &format!("Bearer {}", token(role)));
         let shown = operator.get("/console?user_id=alice").await;

@@ -62,10 +62,12 @@ impl Tables {
         };
         let status = "CASE status WHEN 0 THEN 'ACTIVE' WHEN 1 THEN 'FROZEN' ELSE 'CLOSED' END";
         let plan = "COALESCE(CONCAT('=', plan), '-')";
-        let columns = ["user_id", "version", "MICROS(balance)", "MICROS(held)", status, plan];
+        let exhausted = "COALESCE(exhausted_month, '-')";
+        let columns = ["user_id", "version", "MICROS(balance)", "MICROS(held)", status, plan, exhausted];
         for row in database.rows(&columns, "FROM user_balance").await {
-            let [user, version, balance, held, status, plan] = row.try_into().unwrap();
+            let [user, version, balance, held, status, plan, exhausted] = row.try_into().unwrap();
             enter(&user, "plan", plan);
+            enter(&user, "exhausted", exhausted);
             enter(&user, "version", version);
             enter(&user, "balance", balance);
             enter(&user, "held", held);
