@@ -11,7 +11,7 @@ use billing_service::service::proto::{
 use futures_util::stream::unfold;
 use tokio::{
     sync::mpsc::{self, Receiver},
-    time::{interval, sleep},
+    time::{Instant, interval_at, sleep},
 };
 use tonic::{
     Status,
@@ -126,7 +126,8 @@ async fn session<I: Interceptor>(
     let mut replies = client.meter_stream(sent).await?.into_inner();
     // Output is delivered to the user only after the reservation.
     let (mut is_open, mut has_finished) = (false, false);
-    let mut heartbeat = interval(HEARTBEAT);
+    // The first tick of an interval would come at once.
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     loop {
         tokio::select! {
             reply = replies.message() => match reply?.and_then(|reply| reply.event) {

@@ -451,6 +451,15 @@ async fn the_sums_of_an_earlier_release_follow_from_its_rows(#[values(MySql, Sql
     app::connect(&database.config(&[])).await.unwrap().close().await;
     if on == Sqlite {
         database.execute("DROP INDEX idx_refund_status_updated").await;
+        for (table, column) in [
+            ("tenant_quota", "fired_daily"),
+            ("tenant_quota", "fired_monthly"),
+            ("api_key_quota", "fired"),
+            ("user_balance", "exhausted_month"),
+            ("user_balance", "alerts"),
+        ] {
+            database.execute(&format!("ALTER TABLE {table} DROP COLUMN {column}")).await;
+        }
     }
     database.execute("ALTER TABLE unapplied_payment DROP COLUMN returned_amount").await;
     database.execute("DROP TABLE unapplied_return").await;

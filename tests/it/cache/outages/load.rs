@@ -346,10 +346,11 @@ impl CheckingCaller {
             };
             match code.as_str() {
                 "10014" => {}
-                "10001" | "10002" => {
+                "10001" => {
                     self.books.refuse(&request.user_id, &request.trace_id);
                     return Err(code);
                 }
+                "10002" => return Err(code),
                 _ => panic!("neither an outage nor a refusal: {code}"),
             }
         }
