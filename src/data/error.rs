@@ -49,6 +49,8 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         // A row, or a table, changed since the transaction began; lock wait timeout; deadlock, or
         // certification failed on Galera; rolled back by group replication.
         1020 | 1205 | 1213 | 1412 | 3101 => StoreError::Conflict(text),
+        // The wait for the next number of a table met a deadlock or a time limit: concurrent inserts into `event`.
+        1467 => StoreError::Conflict(text),
         // TiDB: a lock that can't be taken again, write conflicts, a commit to be retried, tables
         // that changed meanwhile. The transaction is rolled back.
         8002 | 8005 | 8022 | 8028 | 9007 => StoreError::Conflict(text),
@@ -115,6 +117,11 @@ mod tests {
         for (number, is_read_only) in [(1290, true), (1836, true), (1047, false), (1213, false)] {
             assert_eq!(of_mysql(number, String::new()).is_read_only(), is_read_only, "{number}");
         }
+    }
+
+    #[test]
+    fn a_number_that_a_table_could_not_give_is_a_conflict() {
+        assert!(matches!(of_mysql(1467, String::new()), StoreError::Conflict(_)));
     }
 
     #[test]
