@@ -11,14 +11,14 @@ use super::{
 };
 use crate::{
     biz::{
-        check::{Quotas, cache::Watched},
+        check::{Quotas, cache::Watched, refusals::Refusals},
         limits::shares::Shares,
         metering::{Meter, StreamTimeouts},
     },
     config::{Config, ServerLimits, Streams},
     service::{
-        AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, Hints,
-        LimitService, PriceService, ReadBounds, Reads, RechargeService, RefundService, ReportService,
+        AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, EventService,
+        Hints, LimitService, PriceService, ReadBounds, Reads, RechargeService, RefundService, ReportService,
         ReservationService, StatementService, StatementTerms, StreamService, TokenService, Uses,
         exports::{ExportLimits, Exports},
         json::UnknownPolicy,
@@ -34,6 +34,7 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
     let bounds = ReadBounds { exports: exports(config), reads: reads.clone() };
     Ok(Api {
         accounts: accounts(config, core, reads.clone()),
+        events: EventService::new(core.store.clone()),
         audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
         checks: checks(config, core),
         charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),
@@ -68,7 +69,7 @@ fn checks(config: &Config, core: &Core) -> CheckService {
         core.rates.clone(),
         core.catalog.clone(),
         core.quoter.clone(),
-        core.calendar.clone(),
+        (core.calendar.clone(), Refusals::new(core.engine.clone())),
     );
     let unknown = UnknownPolicy::new(config.server.http.unknown_fields, core.metrics.clone());
     CheckService::new(quotas, core.catalog.clone(), core.metrics.clone(), core.calendar.clone(), unknown)

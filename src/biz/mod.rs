@@ -9,6 +9,7 @@ pub mod audit_trail;
 pub mod charge;
 pub mod check;
 pub mod database;
+pub mod events;
 pub mod jobs;
 pub mod limits;
 pub mod metering;

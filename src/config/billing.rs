@@ -5,7 +5,14 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
-use super::{metering, models, plans, rates::RateLimitsConfig, settlement::SettlementConfig, shown::shown, values};
+use super::{
+    events::{AlertsConfig, EventsConfig},
+    metering, models, plans,
+    rates::RateLimitsConfig,
+    settlement::SettlementConfig,
+    shown::shown,
+    values,
+};
 use crate::biz::{
     account::{
         catalog::{Catalog, Price, QuotaUnit, ServiceTerms},
@@ -75,6 +82,10 @@ pub struct Billing {
     #[serde(default)]
     pub rate_limits: RateLimitsConfig,
     #[serde(default)]
+    pub alerts: AlertsConfig,
+    #[serde(default)]
+    pub events: EventsConfig,
+    #[serde(default)]
     pub settlement: SettlementConfig,
 }
 
@@ -120,6 +131,7 @@ impl Billing {
         for (name, plan) in others {
             catalog.add_plan(PlanName::from_stored(name), of_plan(plan));
         }
+        catalog.set_alerts(self.alerts.alerts());
         catalog
     }
 

@@ -9,6 +9,7 @@ mod check;
 mod choices;
 mod cron;
 mod database;
+mod events;
 mod loaded;
 mod log;
 mod metering;

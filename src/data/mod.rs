@@ -30,6 +30,7 @@ use crate::biz::{
     charge::prices::{PriceStore, VersionStore},
     database::clock_skew::DatabaseClock,
     database::identity::IdentityStore,
+    events::{EventFeed, closing::ClosedMonths},
     jobs::{
         archive::RecordArchive, audit::AuditStore, low_balance::LowBalanceStore, ops_stats::OpsStatsStore,
         reset::QuotaRows, rollup::RollupStore, runs::RunStore,
@@ -49,6 +50,8 @@ pub trait Store:
     + AuditTrail
     + DatabaseClock
     + IdentityStore
+    + EventFeed
+    + ClosedMonths
     + Ledger
     + TransactionStore
     + LimitStore

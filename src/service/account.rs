@@ -11,7 +11,8 @@ use super::{
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, BalanceAdjustment, FreeQuota, GetAccountReply, GetAccountRequest,
         InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest,
-        SetAccountStatusReply, SetAccountStatusRequest, SetUserPlanReply, SetUserPlanRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetAlertsReply, SetAlertsRequest, SetUserPlanReply,
+        SetUserPlanRequest,
     },
     reads::Reads,
     reports::paging::Page,
@@ -19,12 +20,17 @@ use super::{
 use crate::{
     biz::{
         account::catalog::Catalog,
-        audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS, SET_USER_PLAN},
+        audit_trail::{
+            ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS, SET_ALERTS, SET_USER_PLAN,
+        },
+        events::alerts::{Alerts, MAX_THRESHOLDS},
         settlement::{
             accounts::Accounts,
             adjustments::AdjustmentStore,
             engine::Engine,
-            posting::{Adjusted, Adjustment, AdjustmentContent, PlanChange, StatusChange, UNAPPLIED_PREFIX},
+            posting::{
+                Adjusted, Adjustment, AdjustmentContent, AlertsChange, PlanChange, StatusChange, UNAPPLIED_PREFIX,
+            },
         },
         values::{
             account_status::AccountStatus,
@@ -132,6 +138,20 @@ impl AccountService {
         Ok(SetUserPlanReply { success: true, plan: plan_name(plan), changed })
     }
 
+    pub async fn set_alerts(&self, request: SetAlertsRequest, actor: Actor) -> Result<SetAlertsReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let own = alerts(&request)?;
+        let call = AuditedCall::new(SET_ALERTS, actor, free_text("reason", request.reason, 0, 255)?);
+        let in_force = own.clone().unwrap_or_else(|| self.catalog.alerts().clone());
+        let changed = self.engine.set_alerts(AlertsChange { user, alerts: own, call }).await?;
+        Ok(SetAlertsReply {
+            success: true,
+            balance_below: in_force.balance_below.iter().map(|threshold| threshold.to_wire()).collect(),
+            quota_percent: in_force.quota_percent.iter().copied().map(i32::from).collect(),
+            changed,
+        })
+    }
+
     pub async fn adjust_balance(&self, request: AdjustBalanceRequest, actor: Actor) -> Result<AdjustBalanceReply> {
         let started = Instant::now();
         let adjustment = adjustment(request, actor)?;
@@ -174,6 +194,28 @@ impl AccountService {
             created_at: Some(adjusted.created_at.into()),
         }
     }
+}
+
+/// The alerts of a request; `None` for the configured ones.
+fn alerts(request: &SetAlertsRequest) -> Result<Option<Arc<Alerts>>> {
+    if request.use_defaults {
+        if !request.balance_below.is_empty() || !request.quota_percent.is_empty() {
+            return Err(Invalid::new("use_defaults", "takes no thresholds beside it").into());
+        }
+        return Ok(None);
+    }
+    // The length is checked first, so that a long list costs nothing.
+    if request.balance_below.len() > MAX_THRESHOLDS || request.quota_percent.len() > MAX_THRESHOLDS {
+        let field = if request.balance_below.len() > MAX_THRESHOLDS { "balance_below" } else { "quota_percent" };
+        return Err(Invalid::new(field, format!("must have at most {MAX_THRESHOLDS} values")).into());
+    }
+    let balances: Result<Vec<Money>> = request
+        .balance_below
+        .iter()
+        .map(|threshold| Money::from_wire("balance_below", *threshold).map_err(Into::into))
+        .collect();
+    let percents = request.quota_percent.iter().map(|percent| u8::try_from(*percent).unwrap_or(u8::MAX)).collect();
+    Ok(Some(Arc::new(Alerts::new(balances?, percents)?)))
 }
 
 fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment> {

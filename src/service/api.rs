@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use super::{
     account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
-    limits::LimitService, metering::StreamService, prices::PriceService, recharge::RechargeService,
-    refund::RefundService, reports::ReportService, reservation::ReservationService, statements::StatementService,
-    tokens::TokenService,
+    events::EventService, limits::LimitService, metering::StreamService, prices::PriceService,
+    recharge::RechargeService, refund::RefundService, reports::ReportService, reservation::ReservationService,
+    statements::StatementService, tokens::TokenService,
 };
 
 /// Every rpc of the contract, by feature. gRPC and REST both call it.
 pub struct Api {
     pub accounts: AccountService,
     pub audit_trail: AuditTrailService,
+    pub events: EventService,
     pub checks: CheckService,
     pub charges: ChargeService,
     pub refunds: RefundService,

@@ -21,16 +21,16 @@ use super::{
         GetStatementRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest,
         GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply, GetUsageRequest,
         InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply,
-        ListAuditEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest, ListRechargeOrdersReply,
-        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, ListUnappliedPaymentsReply,
-        ListUnappliedPaymentsRequest, MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest,
-        QuotePriceReply, QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder,
-        RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply,
+        ListAuditEventsRequest, ListEventsReply, ListEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
+        ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest,
+        ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamRequest, PutPriceVersionReply,
+        PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest,
+        RechargeOrder, RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply,
         RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
         ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
-        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply,
-        SetUserPlanRequest, billing_internal_service_server::BillingInternalService,
-        billing_service_server::BillingService,
+        SetAccountStatusRequest, SetAlertsReply, SetAlertsRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
+        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
 };
@@ -179,6 +179,11 @@ impl BillingInternalService for Grpc {
         call.reply(self.0.accounts.set_account_status(message, call.actor()).await)
     }
 
+    async fn set_alerts(&self, request: Request<SetAlertsRequest>) -> Reply<SetAlertsReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.accounts.set_alerts(message, call.actor()).await)
+    }
+
     async fn set_user_plan(&self, request: Request<SetUserPlanRequest>) -> Reply<SetUserPlanReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.accounts.set_user_plan(message, call.actor()).await)
@@ -231,6 +236,11 @@ impl BillingInternalService for Grpc {
         let (call, message) = Call::with_id(request, IdSource::RefundId, |message| &mut message.refund_id)?;
         note_trace_id(&message.trace_id);
         call.reply(self.0.refunds.refund_charge(message, call.actor()).await)
+    }
+
+    async fn list_events(&self, request: Request<ListEventsRequest>) -> Reply<ListEventsReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.events.list_events(message).await)
     }
 
     async fn list_audit_events(&self, request: Request<ListAuditEventsRequest>) -> Reply<ListAuditEventsReply> {

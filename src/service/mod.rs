@@ -12,6 +12,7 @@ pub mod check;
 mod codec;
 mod convert;
 pub mod errors;
+mod events;
 pub mod exports;
 mod gen_ai;
 pub mod grpc;
@@ -44,6 +45,7 @@ pub use self::{
     call::CallParser,
     charge::ChargeService,
     check::CheckService,
+    events::EventService,
     limits::LimitService,
     metering::StreamService,
     prices::PriceService,

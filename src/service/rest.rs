@@ -159,6 +159,7 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
             "/internal/v1/billing/users/{user_id}/status",
             post(rpc!(audited accounts.set_account_status, IdSource::None)),
         )
+        .route("/internal/v1/billing/users/{user_id}/alerts", post(rpc!(audited accounts.set_alerts, IdSource::None)))
         .route("/internal/v1/billing/users/{user_id}/plan", post(rpc!(audited accounts.set_user_plan, IdSource::None)))
         .route(
             "/internal/v1/billing/users/{user_id}/limits",
@@ -185,6 +186,7 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
                 .post(rpc!(audited prices.put_price_version, IdSource::None))
                 .delete(rpc!(audited prices.delete_price_version, IdSource::None)),
         )
+        .route("/internal/v1/billing/events", get(rpc!(events.list_events)))
         .route("/internal/v1/billing/audit-events", get(rpc!(audit_trail.list_audit_events)))
         .layer(DefaultBodyLimit::max(MAX_BODY.min(limit)))
         .merge(large)

@@ -22,6 +22,7 @@ mod crash;
 mod cron;
 mod deploy;
 mod documents;
+mod events;
 mod export;
 mod fuzz_targets;
 mod galera;

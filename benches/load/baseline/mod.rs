@@ -19,13 +19,14 @@ use billing_service::{
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, DeletePriceVersionReply, DeletePriceVersionRequest,
         GetApiKeyQuotaRequest, GetTransactionReply, GetTransactionRequest, InitializeUserReply, InitializeUserRequest,
-        ListAuditEventsReply, ListAuditEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
-        ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamReply, MeterStreamRequest,
-        PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest, RechargeCallbackReply,
-        RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply, RefundRechargeRequest,
-        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
-        ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply, SetAccountStatusRequest,
-        SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
+        ListAuditEventsReply, ListAuditEventsRequest, ListEventsReply, ListEventsRequest, ListPriceVersionsReply,
+        ListPriceVersionsRequest, ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamReply,
+        MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest,
+        RechargeCallbackReply, RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply,
+        RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
+        ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
+        SetAccountStatusRequest, SetAlertsReply, SetAlertsRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -183,6 +184,14 @@ impl BillingInternalService for Baseline {
     }
 
     async fn set_account_status(&self, _: Request<SetAccountStatusRequest>) -> Reply<SetAccountStatusReply> {
+        not_measured()
+    }
+
+    async fn list_events(&self, _: Request<ListEventsRequest>) -> Reply<ListEventsReply> {
+        not_measured()
+    }
+
+    async fn set_alerts(&self, _: Request<SetAlertsRequest>) -> Reply<SetAlertsReply> {
         not_measured()
     }
 

@@ -27,12 +27,16 @@ pub enum Job {
     ArchiveRecords,
     /// Rebuild the rollups from the records where they differ.
     RebuildRollup,
+    /// Write the event of each month that has closed.
+    CloseMonths,
+    /// Delete old events.
+    ExpireEvents,
     /// Write the price versions of a published list.
     ImportPrices,
 }
 
 impl Job {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::ResetQuotas,
         Self::ExpireReservations,
         Self::ReconcileRecharges,
@@ -40,6 +44,8 @@ impl Job {
         Self::Audit,
         Self::ArchiveRecords,
         Self::RebuildRollup,
+        Self::CloseMonths,
+        Self::ExpireEvents,
         Self::ImportPrices,
     ];
 
@@ -52,6 +58,8 @@ impl Job {
             Self::Audit => audit::JOB,
             Self::ArchiveRecords => "archive-records",
             Self::RebuildRollup => "rebuild-rollup",
+            Self::CloseMonths => "close-months",
+            Self::ExpireEvents => "expire-events",
             Self::ImportPrices => import_prices::JOB,
         }
     }
@@ -66,6 +74,8 @@ impl Job {
             Self::ReconcileCache => Some("30 */5 * * * *"),
             Self::Audit => Some("0 30 3 * * *"),
             Self::ArchiveRecords => Some("0 30 4 2 * *"),
+            Self::CloseMonths => Some("0 7 * * * *"),
+            Self::ExpireEvents => Some("0 15 4 * * *"),
             Self::RebuildRollup | Self::ImportPrices => None,
         }
     }
@@ -79,19 +89,21 @@ impl Job {
             Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
             Self::ArchiveRecords => "move records older than billing.record_months to the archive",
             Self::RebuildRollup => "recreate the rollups from the records where they differ",
+            Self::CloseMonths => "write the event of each month that has closed",
+            Self::ExpireEvents => "delete events older than billing.events.keep",
             Self::ImportPrices => "write the price versions of a published list; needs --file",
         }
     }
 
-    /// Whether the job runs every few minutes. Its schedule is then the same in every zone.
+    /// Whether the job runs every hour or more often. Its schedule is then the same in every zone.
     fn is_frequent(self) -> bool {
-        matches!(self, Self::ExpireReservations | Self::ReconcileRecharges | Self::ReconcileCache)
+        matches!(self, Self::ExpireReservations | Self::ReconcileRecharges | Self::ReconcileCache | Self::CloseMonths)
     }
 
     /// Longest time of a run. The limit keeps a run that hangs from blocking the next ones.
     pub(super) fn limit(self) -> Duration {
         match self {
-            Self::ResetQuotas | Self::Audit | Self::ArchiveRecords | Self::RebuildRollup => {
+            Self::ResetQuotas | Self::Audit | Self::ArchiveRecords | Self::RebuildRollup | Self::ExpireEvents => {
                 Duration::from_secs(6 * 3_600)
             }
             _ => Duration::from_secs(30 * 60),

@@ -1,6 +1,7 @@
 //! Performs each job, in a run or as a dry run, and writes the lines of its report.
 
 use anyhow::{Context, anyhow};
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 
@@ -9,9 +10,12 @@ use crate::{
     app::jobs,
     biz::{
         charge::prices::{Prices, import},
+        events::closing::{announce_closed_months, last_to_close},
         jobs::{
             archive::{Archived, archive_records},
-            audit, import_prices,
+            audit,
+            expire_events::delete_old_events,
+            import_prices,
             progress::Progress,
             reset::{self, reset_quotas},
             rollup::{Rebuilt, rebuild_rollup},
@@ -45,6 +49,8 @@ impl Runner {
             Job::Audit => unless(interrupt, self.audit(progress)).await,
             Job::ArchiveRecords => unless(interrupt, self.archive(false, progress)).await,
             Job::RebuildRollup => unless(interrupt, self.rebuild_rollup(false, progress)).await,
+            Job::CloseMonths => unless(interrupt, self.close_months()).await,
+            Job::ExpireEvents => unless(interrupt, self.expire_events(progress)).await,
             Job::ImportPrices => unless(interrupt, self.import_prices(false, progress)).await,
         }
     }
@@ -60,6 +66,8 @@ impl Runner {
             Job::Audit => self.audit(progress).await,
             Job::ArchiveRecords => self.archive(true, progress).await,
             Job::RebuildRollup => self.rebuild_rollup(true, progress).await,
+            Job::CloseMonths => self.preview_close_months().await,
+            Job::ExpireEvents => self.preview_expire_events().await,
             Job::ImportPrices => self.import_prices(true, progress).await,
         }
     }
@@ -176,6 +184,39 @@ impl Runner {
         let verb = if is_dry_run { "would be summed" } else { "summed" };
         let by = format!("rebuild-rollup: {use_days} days by service, model and API key {verb}");
         Ok(JobReport { lines: vec![by, line], is_good: true })
+    }
+
+    async fn close_months(&self) -> anyhow::Result<JobReport> {
+        let months = announce_closed_months(&*self.store, &self.calendar).await?;
+        let line = format!("close-months: {} months have closed", months.len());
+        let closed = months.iter().map(|month| format!("close-months: {month} has closed"));
+        Ok(JobReport { lines: closed.chain([line]).collect(), is_good: true })
+    }
+
+    async fn preview_close_months(&self) -> anyhow::Result<JobReport> {
+        let closed = last_to_close(&self.calendar, self.calendar.now());
+        let line = match self.store.last_closed().await? {
+            None => format!("close-months: begins behind {closed}"),
+            Some(last) if last < closed => format!("close-months: the months after {last} up to {closed} have closed"),
+            Some(_) => "close-months: 0 months have closed".into(),
+        };
+        Ok(JobReport { lines: vec![line], is_good: true })
+    }
+
+    async fn expire_events(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
+        let before = self.events_before();
+        let deleted = delete_old_events(&*self.store, before, progress).await?;
+        Ok(JobReport { lines: vec![format!("expire-events: {deleted} events deleted")], is_good: true })
+    }
+
+    async fn preview_expire_events(&self) -> anyhow::Result<JobReport> {
+        let old = self.store.count_old_events(self.events_before()).await?;
+        Ok(JobReport { lines: vec![format!("expire-events: {old} events would be deleted")], is_good: true })
+    }
+
+    /// Older events are deleted.
+    fn events_before(&self) -> DateTime<Utc> {
+        self.calendar.now().utc - self.config.billing.events.keep
     }
 
     /// Reads the price list, and writes the versions that the book lacks unless this is a dry run.

@@ -1,9 +1,10 @@
 //! The billable services, each with its price and its free units a month.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::biz::{
     account::{policy::Policy, quota_weights::QuotaWeights},
+    events::alerts::Alerts,
     values::{
         error::Error,
         ids::{PlanName, ServiceName},
@@ -52,16 +53,27 @@ pub struct Catalog {
     services: BTreeMap<ServiceName, ServiceTerms>,
     /// The services that differ, by the plan of the user.
     plans: BTreeMap<PlanName, BTreeMap<ServiceName, ServiceTerms>>,
+    /// The alerts of users without their own.
+    alerts: Arc<Alerts>,
 }
 
 impl Catalog {
     pub fn new(services: impl IntoIterator<Item = (ServiceName, ServiceTerms)>) -> Self {
-        Self { services: services.into_iter().collect(), plans: BTreeMap::new() }
+        Self { services: services.into_iter().collect(), plans: BTreeMap::new(), alerts: Arc::default() }
     }
 
     /// Adds a plan of users, with the services that differ.
     pub fn add_plan(&mut self, name: PlanName, services: impl IntoIterator<Item = (ServiceName, ServiceTerms)>) {
         self.plans.insert(name, services.into_iter().collect());
+    }
+
+    /// Sets the alerts of users without their own.
+    pub fn set_alerts(&mut self, alerts: Alerts) {
+        self.alerts = Arc::new(alerts);
+    }
+
+    pub fn alerts(&self) -> &Arc<Alerts> {
+        &self.alerts
     }
 
     /// Whether users may have a plan other than the default.

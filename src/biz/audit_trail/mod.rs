@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::biz::values::{error::StoreError, ids::UserId, paging::Cursor};
 
 /// The rpcs whose calls leave events.
-pub const AUDITED_RPCS: [&str; 11] = [
+pub const AUDITED_RPCS: [&str; 12] = [
     ADJUST_BALANCE,
     DELETE_PRICE_VERSION,
     INITIALIZE_USER,
@@ -24,6 +24,7 @@ pub const AUDITED_RPCS: [&str; 11] = [
     REFUND_RECHARGE,
     RESOLVE_PAYMENT,
     SET_ACCOUNT_STATUS,
+    SET_ALERTS,
     SET_API_KEY_QUOTA,
     SET_USER_LIMITS,
     SET_USER_PLAN,
@@ -37,6 +38,7 @@ pub const REFUND_CHARGE: &str = "RefundCharge";
 pub const REFUND_RECHARGE: &str = "RefundRecharge";
 pub const RESOLVE_PAYMENT: &str = "ResolvePayment";
 pub const SET_ACCOUNT_STATUS: &str = "SetAccountStatus";
+pub const SET_ALERTS: &str = "SetAlerts";
 pub const SET_API_KEY_QUOTA: &str = "SetApiKeyQuota";
 pub const SET_USER_LIMITS: &str = "SetUserLimits";
 pub const SET_USER_PLAN: &str = "SetUserPlan";

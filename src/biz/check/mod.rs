@@ -2,6 +2,7 @@
 //! [`super::charge`], which also charges the call.
 
 pub mod cache;
+pub mod refusals;
 
 use std::sync::Arc;
 
@@ -16,16 +17,23 @@ use super::{
         self, Funds, Split,
         quote::{Ask, ESTIMATE, Quote, Quoter},
     },
-    check::cache::{Need, ReadModel, Trust, View, entry::AccountEntry},
+    check::{
+        cache::{Need, ReadModel, Trust, View, entry::AccountEntry},
+        refusals::Refusals,
+    },
     limits::{
         caps::Caps,
         key_quota::{self, Take},
         rate_limit::RateGuard,
     },
+    settlement::{
+        posting::{Charge, RecordIds},
+        transaction::ChargeContent,
+    },
     values::{
         calendar::{BillingTime, Calendar},
         error::{Error, Result},
-        ids::{ApiKeyId, ModelName, PlanName, ServiceName, ServiceTier, UserId},
+        ids::{ApiKeyId, ModelName, PlanName, ServiceName, ServiceTier, TraceId, UserId},
         money::Money,
     },
 };
@@ -65,6 +73,8 @@ pub struct Verdict {
     pub caps: Caps,
     /// The time of the decision.
     pub at: BillingTime,
+    /// The version of the account.
+    pub version: i64,
 }
 
 /// The source of the payment, or the refusal.
@@ -85,6 +95,7 @@ pub struct Quotas {
     catalog: Arc<Catalog>,
     quoter: Arc<Quoter>,
     calendar: Arc<Calendar>,
+    refusals: Refusals,
 }
 
 /// An account is far from its limits if it could make the same call this many times. A near
@@ -100,9 +111,9 @@ impl Quotas {
         rates: Arc<RateGuard>,
         catalog: Arc<Catalog>,
         quoter: Arc<Quoter>,
-        calendar: Arc<Calendar>,
+        (calendar, refusals): (Arc<Calendar>, Refusals),
     ) -> Self {
-        Self { accounts, rates, catalog, quoter, calendar }
+        Self { accounts, rates, catalog, quoter, calendar, refusals }
     }
 
     /// Decides on the committed state. The only changes are that a new account is opened and that
@@ -124,25 +135,45 @@ impl Quotas {
         let (within_rates, verdict) = join(rates, self.verdict(check, service, priced)).await;
         let verdict = verdict?;
         Ok(match within_rates {
-            Ok(()) => verdict,
+            Ok(()) => {
+                if let Decision::Refused(Error::InsufficientBalance { .. }) = verdict.decision {
+                    self.refusals.note(&check.user, verdict.version, || self.call_of(check, service));
+                }
+                verdict
+            }
             Err(refusal) => Verdict { decision: Decision::Refused(refusal), ..verdict },
         })
+    }
+
+    /// The charge that a check is about. Its ids mean nothing.
+    fn call_of(&self, check: &Check, service: &ServiceName) -> Charge {
+        let terms = self.catalog.service_in(None, service);
+        let terms = terms.ok_or_else(|| Error::UnknownService(check.service.clone()));
+        Charge {
+            user: check.user.clone(),
+            trace: TraceId::fresh(),
+            content: ChargeContent {
+                service: service.clone(),
+                count: check.count,
+                cost: check.cost,
+                api_key: check.api_key.clone(),
+                model: check.model.clone(),
+                usage: None,
+                estimate: check.usage,
+                service_tier: check.service_tier.clone(),
+            },
+            is_delivered: false,
+            quote: terms.and_then(|terms| self.quoter.quote(terms, ask(check, None))),
+            tariff: self.catalog.has_plans().then(|| self.quoter.tariff()),
+            record_ids: RecordIds::fresh(),
+        }
     }
 
     /// Prices a check in a plan.
     fn priced(&self, check: &Check, service: &ServiceName, plan: Option<PlanName>) -> Result<Priced> {
         let terms = self.catalog.service_in(plan, service);
         let terms = terms.ok_or_else(|| Error::UnknownService(check.service.clone()))?;
-        let ask = Ask {
-            plan,
-            count: check.count,
-            cost: check.cost,
-            model: check.model.as_ref(),
-            service_tier: check.service_tier.as_ref(),
-            usage: check.usage,
-            tokens_field: ESTIMATE,
-        };
-        let Quote { units, cost, .. } = self.quoter.quote(terms, ask)?;
+        let Quote { units, cost, .. } = self.quoter.quote(terms, ask(check, plan))?;
         let list_price = match terms.price {
             Price::Unit(price) => price.times(check.count).unwrap_or(Money::MAX),
             // The cost of a call to a model has no bound, so such an account is never far.
@@ -176,6 +207,19 @@ impl Quotas {
             }
         }
         Err(Error::Internal(format!("account of {} has no quota of this month after it was opened", check.user)))
+    }
+}
+
+/// The question for the price of a check.
+fn ask(check: &Check, plan: Option<PlanName>) -> Ask<'_> {
+    Ask {
+        plan,
+        count: check.count,
+        cost: check.cost,
+        model: check.model.as_ref(),
+        service_tier: check.service_tier.as_ref(),
+        usage: check.usage,
+        tokens_field: ESTIMATE,
     }
 }
 
@@ -252,6 +296,7 @@ impl Call<'_> {
             free_total: quota.map_or(0, |quota| quota.total),
             caps: account.requests.map_or(Caps::default(), |requests| requests.caps),
             at: self.now,
+            version: account.balance.version,
         })
     }
 

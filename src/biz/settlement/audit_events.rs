@@ -8,13 +8,17 @@ use serde_json::json;
 use super::{
     order::Order,
     order_refund::OrderRefund,
-    posting::{Adjusted, Adjustment, Batch, Opening, OrderRefundRequest, PlanChange, Posting, Refund, StatusChange},
+    posting::{
+        Adjusted, Adjustment, AlertsChange, Batch, Opening, OrderRefundRequest, PlanChange, Posting, Refund,
+        StatusChange,
+    },
     refund::Refunded,
     unapplied::UnappliedPayment,
 };
 use crate::biz::{
     account::Balance,
     audit_trail::{AuditEvent, AuditedCall},
+    events::alerts::Alerts,
     values::{
         account_status::AccountStatus,
         ids::{PlanName, UserId},
@@ -77,6 +81,16 @@ pub fn of_plan(request: &PlanChange, before: Option<PlanName>, at: DateTime<Utc>
     let name = |plan: Option<PlanName>| plan.map_or_else(|| PlanName::DEFAULT.to_owned(), |plan| plan.to_string());
     let state = |plan| Some(json!({"plan": name(plan)}));
     request.call.event(at, Some(&request.user), state(before), state(request.plan))
+}
+
+/// The event of a change of the alerts `before`.
+pub fn of_alerts(request: &AlertsChange, before: Option<&Alerts>, at: DateTime<Utc>) -> AuditEvent {
+    let state = |alerts: Option<&Alerts>| {
+        let alerts = alerts?;
+        let balance_below: Vec<String> = alerts.balance_below.iter().map(Money::to_string).collect();
+        Some(json!({"balance_below": balance_below, "quota_percent": alerts.quota_percent}))
+    };
+    request.call.event(at, Some(&request.user), state(before), state(request.alerts.as_deref()))
 }
 
 /// The event of a refund that holds its amount on the balance `before`.

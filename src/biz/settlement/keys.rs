@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::posting::{Batch, Charge, Posting};
+use super::posting::{Batch, Charge, Posting, RefusedCall};
 use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, RefundId, ServiceName, TraceId, UserId};
 
 /// The keys of a batch.
@@ -71,6 +71,14 @@ impl<'a> Keys<'a> {
                 Posting::SetPlan(change) => {
                     keys.accounts.insert(user);
                     keys.audit_events.insert(change.call.id);
+                }
+                Posting::SetAlerts(change) => {
+                    keys.accounts.insert(user);
+                    keys.audit_events.insert(change.call.id);
+                }
+                Posting::NoteRefusal(RefusedCall { call }) => {
+                    keys.accounts.insert(user);
+                    keys.quotas.insert((user, &call.content.service));
                 }
                 Posting::UpdateOrder(update) => {
                     keys.accounts.insert(user);

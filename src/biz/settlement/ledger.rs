@@ -1,6 +1,6 @@
 //! The interface of settlement to the database.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -9,8 +9,12 @@ use super::{
     posting::{Batch, Outcome},
 };
 use crate::biz::{
+    events::alerts::Watch,
     settlement::change::Change,
-    values::{error::StoreError, ids::ApiKeyId},
+    values::{
+        error::StoreError,
+        ids::{ApiKeyId, UserId},
+    },
 };
 
 /// The result of a committed transaction.
@@ -20,6 +24,8 @@ pub struct SettledBatch {
     pub outcomes: Vec<Outcome>,
     /// The changes that this transaction committed.
     pub changes: Vec<Change>,
+    /// The watches of the batch's accounts that are not the default.
+    pub watches: BTreeMap<UserId, Watch>,
     /// Every API key whose quotas the batch may have changed.
     pub api_keys: Vec<ApiKeyId>,
     /// The accounts of the batch that the transaction did not touch.

@@ -90,7 +90,8 @@ impl MySqlStore {
         self.change_sets(read, move |sets| change(sets.last().map_or(&[], Vec::as_slice))).await
     }
 
-    async fn change_sets(
+    /// As [`Self::change_rows`], with the rows of each statement of `read`.
+    pub(super) async fn change_sets(
         &self,
         read: Statement,
         change: impl Fn(&[Vec<MySqlRow>]) -> Result<Option<Statement>, StoreError>,

@@ -8,6 +8,7 @@ mod account;
 mod audit_trail;
 mod connect;
 mod connections;
+mod events;
 mod exports;
 mod identity;
 mod jobs;

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{QueryBuilder, mysql::MySqlRow};
 
 use super::{
-    MySqlStore, audit_trail,
+    MySqlStore, audit_trail, events,
     reports::LAST,
     statement::{LockMode, Row as StatementRow, Statement},
 };
@@ -68,6 +68,7 @@ impl UnappliedStore for MySqlStore {
                      AND VALUES(amount) <> returned_amount, 'conflict', status), \
                      times_seen = times_seen + 1; ",
                 );
+            events::insert_if_first_report(statement, &report.event(at), report.payment.as_str());
         });
         self.waiter.run(upsert).await
     }

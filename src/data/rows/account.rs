@@ -1,19 +1,20 @@
 //! Accounts: `user_balance`, with `free_quota` and `tenant_quota`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
 use crate::{
     biz::{
         account::{Account, Balance, Quota, users::UserSpan},
+        events::alerts::{Alerts, Watch},
         limits::caps::{Caps, Requests},
         values::{
             error::StoreError,
             ids::{PlanName, ServiceName, UserId},
         },
     },
-    data::{column_codes::account_status_of, row::Columns},
+    data::{column_codes::account_status_of, error::corrupt, row::Columns},
 };
 
 /// A user, in the first column.
@@ -30,6 +31,13 @@ pub fn balance_of(row: &impl Columns, first: usize) -> Result<Balance, StoreErro
         status: account_status_of(row.number(first + 3)?)?,
         plan: row.optional_text(first + 4)?.as_deref().map(PlanName::from_stored),
     })
+}
+
+/// Two columns from `first` on: whether it is exhausted, and the alerts.
+pub fn watch_of(row: &impl Columns, first: usize) -> Result<Watch, StoreError> {
+    let alerts = row.optional_text(first + 1)?;
+    let alerts = alerts.map(|text| Alerts::from_stored(&text).ok_or_else(|| corrupt("alerts"))).transpose()?;
+    Ok(Watch { is_exhausted: row.number::<i64>(first)? != 0, alerts: alerts.map(Arc::new) })
 }
 
 /// Three columns from `first` on: total, used, held.

@@ -4,6 +4,7 @@
 pub(super) mod account;
 pub(super) mod audit;
 pub(super) mod audit_trail;
+pub(super) mod event;
 pub(super) mod jobs;
 pub(super) mod key_quota;
 pub(super) mod order;

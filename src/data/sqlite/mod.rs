@@ -6,6 +6,7 @@
 
 mod account;
 mod audit_trail;
+mod events;
 mod exports;
 mod identity;
 mod jobs;

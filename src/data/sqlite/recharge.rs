@@ -181,7 +181,7 @@ impl SettlementStore for SqliteStore {
 /// The transaction is immediate, so no other write happens until the commit.
 fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
-    let account = accounts::balance(&transaction, &order.user)?.unwrap_or_default();
+    let account = accounts::balance(&transaction, &order.user)?.unwrap_or_default().0;
     if !account.status.is_active() {
         return Ok(Created::NotActive(account.status));
     }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
-    SqliteStore, audit_trail,
+    SqliteStore, audit_trail, events,
     writer::{commit, found, writer_error},
 };
 use crate::{
@@ -44,8 +44,11 @@ impl UnappliedStore for SqliteStore {
     async fn report_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Result<(), StoreError> {
         let report = report.clone();
         let upsert = move |connection: &mut Connection| {
-            let done = connection.execute(
-                "INSERT INTO unapplied_payment \
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+            transaction
+                .execute(
+                    "INSERT INTO unapplied_payment \
                  (payment_order_id, order_id, amount, currency, cause, first_seen_at, last_seen_at) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) \
                  ON CONFLICT DO UPDATE SET times_seen = times_seen + 1, last_seen_at = excluded.last_seen_at, \
@@ -55,16 +58,23 @@ impl UnappliedStore for SqliteStore {
                  cause = iif(status = 'open' OR times_seen = 0, excluded.cause, cause), \
                  status = iif(status = 'refunded' AND times_seen = 0 \
                  AND excluded.amount <> returned_amount, 'conflict', status)",
-                params![
-                    report.payment.as_str(),
-                    report.order.as_str(),
-                    report.amount.micros(),
-                    report.currency,
-                    report.cause.name(),
-                    at.timestamp_micros(),
-                ],
-            );
-            done.map(drop).map_err(writer_error)
+                    params![
+                        report.payment.as_str(),
+                        report.order.as_str(),
+                        report.amount.micros(),
+                        report.currency,
+                        report.cause.name(),
+                        at.timestamp_micros(),
+                    ],
+                )
+                .map_err(writer_error)?;
+            let seen = "SELECT times_seen FROM unapplied_payment WHERE payment_order_id = ?";
+            let seen: i64 =
+                transaction.query_row(seen, [report.payment.as_str()], |row| row.get(0)).map_err(writer_error)?;
+            if seen == 1 {
+                events::insert(&transaction, &[report.event(at)]).map_err(writer_error)?;
+            }
+            commit(transaction)
         };
         self.writer.run(upsert).await
     }

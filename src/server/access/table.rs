@@ -16,14 +16,17 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
         "RechargeCallback" => &[Payment, Admin],
         "InitializeUser" | "SetApiKeyQuota" | "GetApiKeyQuota" => &[Keys, Admin],
         "ListAuditEvents"
+        | "ListEvents"
         | "ListUnappliedPayments"
         | "ExportStatements"
         | "ExportAllRecords"
         | "ExportRecharges"
         | "ExportRechargeRefunds"
         | "ExportAdjustments" => &[Support, Admin],
-        "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" | "RefundRecharge"
-        | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion" => &[Admin],
+        "SetUserLimits" | "SetUserPlan" | "SetAlerts" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge"
+        | "RefundRecharge" | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion" => {
+            &[Admin]
+        }
         _ => return None,
     })
 }

@@ -135,6 +135,7 @@ mod tests {
             free_total: 10,
             caps,
             at: calendar.at("2026-11-29T23:59:58.5Z".parse().unwrap()),
+            version: 1,
         };
         let headers = headers(&verdict, &policies(&verdict, &calendar));
         headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect()

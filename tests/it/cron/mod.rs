@@ -1,6 +1,7 @@
 //! Scheduled jobs: each period runs once, even after an interruption. Months are opened ahead.
 
 mod dry_run;
+mod events;
 mod kills;
 mod live;
 mod reset;

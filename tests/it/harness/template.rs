@@ -23,7 +23,8 @@ pub async fn database() -> String {
     }
     let Template { name, tables } = TEMPLATE.get_or_init(template).await;
     let copies = tables.iter().map(|table| format!("CREATE TABLE {table} LIKE {name}.{table};"));
-    let copies = copies.collect::<String>() + &format!("INSERT _sqlx_migrations SELECT * FROM {name}._sqlx_migrations");
+    let rows = ["_sqlx_migrations", "event_feed"].map(|table| format!("INSERT {table} SELECT * FROM {name}.{table};"));
+    let copies = copies.chain(rows).collect::<String>();
     let mut connection = Database::on(source.clone()).mysql().await;
     sqlx::raw_sql(AssertSqlSafe(copies)).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();

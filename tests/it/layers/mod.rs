@@ -40,10 +40,11 @@ const CRATES: [(&str, &[&str]); 10] = [
 ];
 
 /// The folders of `biz`, from the inside out. A folder may import itself and the folders before it.
-const BIZ: [&str; 13] = [
+const BIZ: [&str; 14] = [
     "values",
     "database",
     "audit_trail",
+    "events",
     "limits",
     "account",
     "charge",

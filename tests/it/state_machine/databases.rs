@@ -9,6 +9,7 @@ use billing_service::{
     biz::{
         account::{Account, Balance},
         audit_trail::{AuditEvent, AuditFilter, AuditTrail, SET_API_KEY_QUOTA, SET_USER_LIMITS},
+        events::{EventFilter, read_feed},
         jobs::audit::Evidence,
         limits::{
             caps::{Caps, LimitStore},
@@ -41,6 +42,7 @@ use chrono::{DateTime, Utc};
 
 use super::histories::{
     Stage, USERS,
+    events::shown,
     postings::{call, month},
 };
 
@@ -114,6 +116,12 @@ impl Stage for Arc<dyn Store> {
     async fn audit_events(&self, user: &UserId) -> Vec<AuditEvent> {
         let filter = AuditFilter { user: Some(user.clone()), ..Default::default() };
         AuditTrail::audit_events(&**self, &filter, None, ALL).await.unwrap()
+    }
+
+    async fn events(&self, user: &UserId) -> Vec<String> {
+        let filter = EventFilter { user: Some(user.clone()), ..Default::default() };
+        let page = read_feed(&**self, &filter, 0, ALL).await.unwrap();
+        page.events.iter().map(|event| shown(event.kind, &serde_json::from_str(&event.data).unwrap())).collect()
     }
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {

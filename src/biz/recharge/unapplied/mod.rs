@@ -2,9 +2,11 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
 use crate::biz::{
     audit_trail::{AuditEvent, AuditedCall},
+    events::{EventType, NewEvent},
     settlement::{
         audit_events,
         unapplied::{UnappliedCause, UnappliedChange, UnappliedPayment, UnappliedStatus},
@@ -32,6 +34,18 @@ pub struct UnappliedReport {
 impl UnappliedReport {
     /// Longest code of a currency that is stored.
     pub const MAX_CURRENCY: usize = 8;
+
+    /// Its event, which its first report writes.
+    pub fn event(&self, at: DateTime<Utc>) -> NewEvent {
+        let data = json!({
+            "payment_order_id": self.payment.as_str(),
+            "order_id": self.order.as_str(),
+            "amount": self.amount.to_string(),
+            "currency": self.currency,
+            "cause": self.cause.name(),
+        });
+        NewEvent::new(EventType::PaymentUnapplied, None, data, at)
+    }
 
     /// The code of a reported currency, as it is stored.
     pub fn currency_of(reported: &str) -> String {

@@ -40,8 +40,9 @@ use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
     posting::{
-        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderRefundRequest, OrderRefundUpdate,
-        OrderUpdate, PaymentCredit, PlanChange, Posting, Refund, Release, Report, Reserve, StatusChange,
+        Adjusted, Adjustment, AlertsChange, Charge, Commit, Effect, Expire, Opening, OrderRefundRequest,
+        OrderRefundUpdate, OrderUpdate, PaymentCredit, PlanChange, Posting, Refund, RefusedCall, Release, Report,
+        Reserve, StatusChange,
     },
     refund::Refunded,
     transaction::Transaction,
@@ -246,6 +247,23 @@ impl Engine {
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub fn set_plan(&self, change: PlanChange) -> impl Future<Output = Result<bool>> + Send + 'static {
         self.post(Posting::SetPlan(change), Reply::PlanSet)
+    }
+
+    /// Sets the alerts of a user. Opens the account of a new user. Returns whether they have changed.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn set_alerts(&self, change: AlertsChange) -> impl Future<Output = Result<bool>> + Send + 'static {
+        self.post(Posting::SetAlerts(change), Reply::AlertsSet)
+    }
+
+    /// Notes that a check was refused for money. Changes nothing if that is known, or if the account can pay
+    /// the call now.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`], and those of the price of the call.
+    pub fn note_refusal(&self, refused: RefusedCall) -> impl Future<Output = Result<()>> + Send + 'static {
+        self.post(Posting::NoteRefusal(refused), Reply::RefusalNoted)
     }
 
     /// Postings that wait in each lane.

@@ -37,6 +37,8 @@ pub(super) enum Reply {
     PaymentCredited(oneshot::Sender<Result<(UnappliedPayment, bool)>>),
     StatusSet(oneshot::Sender<Result<bool>>),
     PlanSet(oneshot::Sender<Result<bool>>),
+    AlertsSet(oneshot::Sender<Result<bool>>),
+    RefusalNoted(oneshot::Sender<Result<()>>),
 }
 
 impl Reply {
@@ -72,6 +74,8 @@ impl Reply {
             }
             (Self::StatusSet(reply), Outcome::StatusSet { changed }) => answer(reply, Ok(changed)),
             (Self::PlanSet(reply), Outcome::PlanSet { changed }) => answer(reply, Ok(changed)),
+            (Self::AlertsSet(reply), Outcome::AlertsSet { changed }) => answer(reply, Ok(changed)),
+            (Self::RefusalNoted(reply), Outcome::RefusalNoted) => answer(reply, Ok(())),
             (_, outcome) => tracing::error!(?outcome, "ledger returned the wrong kind of outcome for a posting"),
         }
     }
@@ -89,6 +93,8 @@ impl Reply {
             Self::PaymentCredited(reply) => answer(reply, Err(error)),
             Self::StatusSet(reply) => answer(reply, Err(error)),
             Self::PlanSet(reply) => answer(reply, Err(error)),
+            Self::AlertsSet(reply) => answer(reply, Err(error)),
+            Self::RefusalNoted(reply) => answer(reply, Err(error)),
         }
     }
 }

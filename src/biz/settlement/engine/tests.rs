@@ -142,7 +142,13 @@ impl Ledger for ScriptedLedger {
         }
         match fault {
             Some(Fault::LostAfterCommit) => Err(StoreError::Unavailable("connection lost".into())),
-            _ => Ok(SettledBatch { outcomes, changes: writes.changes, api_keys: writes.api_keys, left_out }),
+            _ => Ok(SettledBatch {
+                outcomes,
+                changes: writes.changes,
+                api_keys: writes.api_keys,
+                left_out,
+                ..SettledBatch::default()
+            }),
         }
     }
 }

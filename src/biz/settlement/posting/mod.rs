@@ -23,6 +23,7 @@ use crate::biz::{
         prices::PriceBook,
         quote::{Quote, Tariff},
     },
+    events::alerts::Alerts,
     settlement::{
         order::Order,
         order_refund::OrderRefund,
@@ -58,6 +59,9 @@ pub enum Posting {
     CreditPayment(PaymentCredit),
     SetStatus(StatusChange),
     SetPlan(PlanChange),
+    SetAlerts(AlertsChange),
+    /// Notes that a check was refused for money.
+    NoteRefusal(RefusedCall),
 }
 
 impl Posting {
@@ -78,6 +82,8 @@ impl Posting {
             Posting::CreditPayment(credit) => &credit.user,
             Posting::SetStatus(change) => &change.user,
             Posting::SetPlan(change) => &change.user,
+            Posting::SetAlerts(change) => &change.user,
+            Posting::NoteRefusal(refused) => &refused.call.user,
         }
     }
 
@@ -314,6 +320,22 @@ pub struct PlanChange {
     pub call: AuditedCall,
 }
 
+/// New alerts of a user.
+#[derive(Debug, Clone)]
+pub struct AlertsChange {
+    pub user: UserId,
+    /// `None` for the configured ones.
+    pub alerts: Option<Arc<Alerts>>,
+    pub call: AuditedCall,
+}
+
+/// A call that a check refused for money. The balance may have changed since.
+#[derive(Debug, Clone)]
+pub struct RefusedCall {
+    /// The checked call. Its trace id and its record ids mean nothing.
+    pub call: Charge,
+}
+
 /// Postings settled together, in arrival order, at one instant.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -418,5 +440,11 @@ pub enum Outcome {
         /// False if the user had the plan already, and nothing changed.
         changed: bool,
     },
+    AlertsSet {
+        /// False if the user had the alerts already, and nothing changed.
+        changed: bool,
+    },
+    /// A refused check was noted, if the account is still short of money.
+    RefusalNoted,
     Refused(Error),
 }

@@ -1,7 +1,9 @@
 //! The rule of a batch: a pure function from loaded state and postings to outcomes and writes. Both
 //! databases and the tests' reference model use it.
 
+mod alerts;
 mod changes;
+mod events;
 mod order_refund;
 mod plan;
 mod recharge;
@@ -29,6 +31,7 @@ use crate::biz::{
     account::{Balance, Quota},
     audit_trail::AuditEvent,
     charge::{self, Funds, Split, quote::Quote},
+    events::NewEvent,
     limits::key_quota::{self, KeyQuota, KeyQuotas, QuotaType, Take},
     reports::{
         record::{Record, RecordType},
@@ -57,9 +60,11 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         adjustments: Vec::new(),
         refunds: Vec::new(),
         audit_events: Vec::new(),
+        events: Vec::new(),
         changed: BTreeSet::new(),
         changed_statuses: BTreeSet::new(),
         changed_plans: BTreeSet::new(),
+        changed_watches: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
         changed_requests: BTreeSet::new(),
         changed_key_quotas: BTreeSet::new(),
@@ -74,29 +79,15 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
     let outcomes = batch
         .postings
         .iter()
-        .map(|posting| match posting {
-            // Only the first opening in a batch reports a new account.
-            Posting::Open(opening) => Ok(Outcome::Opened { created: book.state.created.remove(&opening.user) }),
-            Posting::Charge(charge) => book.charge(charge),
-            Posting::Reserve(reserve) => book.reserve(reserve),
-            Posting::Report(report) => book.report(report),
-            Posting::Commit(commit) => book.commit(commit),
-            Posting::Release(release) => book.release(release),
-            Posting::Expire(expire) => book.expire(expire),
-            Posting::Adjust(adjustment) => book.adjust(adjustment),
-            Posting::Refund(refund) => book.refund(refund),
-            Posting::UpdateOrder(update) => book.update_order(update),
-            Posting::RefundOrder(request) => book.refund_order(request),
-            Posting::UpdateOrderRefund(update) => book.update_order_refund(update),
-            Posting::CreditPayment(credit) => book.credit_payment(credit),
-            Posting::SetStatus(change) => book.set_status(change),
-            Posting::SetPlan(change) => book.set_plan(change),
+        .map(|posting| {
+            let levels = book.levels(posting);
+            let outcome = book.settle(posting);
+            book.note_events(posting, &levels, &outcome);
+            outcome.unwrap_or_else(Outcome::Refused)
         })
-        .map(|outcome| outcome.unwrap_or_else(Outcome::Refused))
         .collect();
     (outcomes, book.into_writes())
 }
-
 /// The state after the decided postings, and the rows to write.
 struct Book<'a> {
     batch: &'a Batch,
@@ -106,9 +97,11 @@ struct Book<'a> {
     adjustments: Vec<Adjusted>,
     refunds: Vec<Refunded>,
     audit_events: Vec<AuditEvent>,
+    events: Vec<NewEvent>,
     changed: BTreeSet<UserId>,
     changed_statuses: BTreeSet<UserId>,
     changed_plans: BTreeSet<UserId>,
+    changed_watches: BTreeSet<UserId>,
     changed_quotas: BTreeSet<QuotaKey>,
     changed_requests: BTreeSet<UserId>,
     changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
@@ -125,6 +118,29 @@ struct Book<'a> {
 }
 
 impl Book<'_> {
+    fn settle(&mut self, posting: &Posting) -> Result<Outcome, Error> {
+        match posting {
+            // Only the first opening in a batch reports a new account.
+            Posting::Open(opening) => Ok(Outcome::Opened { created: self.state.created.remove(&opening.user) }),
+            Posting::Charge(charge) => self.charge(charge),
+            Posting::Reserve(reserve) => self.reserve(reserve),
+            Posting::Report(report) => self.report(report),
+            Posting::Commit(commit) => self.commit(commit),
+            Posting::Release(release) => self.release(release),
+            Posting::Expire(expire) => self.expire(expire),
+            Posting::Adjust(adjustment) => self.adjust(adjustment),
+            Posting::Refund(refund) => self.refund(refund),
+            Posting::UpdateOrder(update) => self.update_order(update),
+            Posting::RefundOrder(request) => self.refund_order(request),
+            Posting::UpdateOrderRefund(update) => self.update_order_refund(update),
+            Posting::CreditPayment(credit) => self.credit_payment(credit),
+            Posting::SetStatus(change) => self.set_status(change),
+            Posting::SetPlan(change) => self.set_plan(change),
+            Posting::SetAlerts(change) => self.set_alerts(change),
+            Posting::NoteRefusal(refused) => self.note_refusal(refused),
+        }
+    }
+
     fn charge(&mut self, request: &Charge) -> Result<Outcome, Error> {
         let key = (request.user.clone(), request.trace.clone());
         if let Some(first) = self.state.transactions.get(&key) {
@@ -147,7 +163,9 @@ impl Book<'_> {
 
         let (balance, quota) = self.account(&quota_key)?;
         balance.amount = debited(balance.amount, split.amount)?;
+        let before = *quota;
         quota.used += u64::from(split.free);
+        let after = *quota;
         let transaction = Transaction {
             user: request.user.clone(),
             trace: request.trace.clone(),
@@ -164,10 +182,11 @@ impl Book<'_> {
             record_id: request.record_ids.main,
             refunded: RefundedPart::default(),
             balance_after: balance.amount,
-            free_remaining_after: quota.remaining(),
+            free_remaining_after: after.remaining(),
             created_at: self.batch.at.utc,
         };
         if split.free > 0 {
+            self.note_use(&quota_key, before, after);
             self.changed_quotas.insert(quota_key);
         }
         self.count_call(&request.user, &request.content, take);
@@ -316,7 +335,7 @@ impl Book<'_> {
 
     fn into_writes(self) -> Writes {
         let plans = self.new_plans();
-        let Book { mut state, charges, records, adjustments, refunds, audit_events, .. } = self;
+        let Book { mut state, charges, records, adjustments, refunds, audit_events, events, .. } = self;
         let mut orders = std::mem::take(&mut state.orders);
         let mut order_refunds = std::mem::take(&mut state.order_refunds);
         let mut unapplied = std::mem::take(&mut state.unapplied);
@@ -334,6 +353,14 @@ impl Book<'_> {
             .filter_map(|user| {
                 let status = state.balances.get(&user)?.status;
                 Some((user, status))
+            })
+            .collect();
+        let watches: Vec<_> = self
+            .changed_watches
+            .into_iter()
+            .map(|user| {
+                let watch = state.watches.get(&user).cloned().unwrap_or_default();
+                (user, watch)
             })
             .collect();
         let quotas: Vec<_> = self
@@ -386,12 +413,14 @@ impl Book<'_> {
             refunds,
             refunded_charges,
             audit_events,
+            events,
             orders: orders.collect(),
             new_order_refunds: without(new),
             order_refunds: without(changed),
             unapplied: unapplied.collect(),
             balances,
             statuses,
+            watches,
             plans,
             quotas,
             requests,
@@ -399,6 +428,7 @@ impl Book<'_> {
             usage: self.usage.into_iter().collect(),
             refund_usage: self.refund_usage.into_iter().collect(),
             changes,
+            known_watches: state.watches.into_iter().filter(|(_, watch)| !watch.is_default()).collect(),
             api_keys: api_keys.into_iter().collect(),
         }
     }

@@ -182,6 +182,7 @@ impl Book<'_> {
             updated_at: self.batch.at.utc,
             ..order
         };
+        self.note_order_refund(&refund);
         self.changed.insert(order.user.clone());
         self.changed_orders.insert(order.id.clone());
         self.changed_order_refunds.entry(refund.id.clone()).or_insert(is_new);

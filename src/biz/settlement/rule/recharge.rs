@@ -36,6 +36,8 @@ impl Book<'_> {
         if let Some(payment) = &order.payment {
             self.state.payments.insert(payment.clone(), order.id.clone());
         }
+        let balance = self.state.balances.get(&order.user).map_or(Money::ZERO, |balance| balance.amount);
+        self.note_order(&order, balance);
         self.changed_orders.insert(order.id.clone());
         self.state.orders.insert(order.id.clone(), order.clone());
         Ok(Outcome::OrderUpdated { order, changed: true })

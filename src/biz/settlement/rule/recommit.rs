@@ -86,9 +86,11 @@ impl Book<'_> {
         let amount = above_hold.charged(due.amount, left_of_hold, balance.available()).max(Money::ZERO);
         let (split, shortfall) = (Split { amount, ..due }, due.amount.minus(amount));
         balance.amount = debited(balance.amount, amount)?;
+        let before = *quota;
         quota.used += u64::from(due.free);
-        let (balance_after, free_remaining_after) = (balance.amount, quota.remaining());
+        let (balance_after, free_remaining_after, after) = (balance.amount, quota.remaining(), *quota);
         if due.free > 0 {
+            self.note_use(&quota_key, before, after);
             self.changed_quotas.insert(quota_key);
         }
 

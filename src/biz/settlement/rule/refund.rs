@@ -63,6 +63,7 @@ impl Book<'_> {
         self.state.transactions.insert(charge_key, transaction);
         self.changed.insert(request.user.clone());
         self.audit_events.push(audit_events::of_refund(request, before, &refunded));
+        self.note_refund_of_charge(&refunded);
         self.state.refunds.insert(key, refunded.clone());
         self.refunds.push(refunded.clone());
         Ok(Outcome::Refunded { refunded, replayed: false })

@@ -145,6 +145,7 @@ impl Book<'_> {
         let due = charge::split(units, full_cost, new_quota.remaining());
         let charged = above_hold.charged(due.amount, reservation.amount, new_balance.available());
         let split = Split { amount: charged, ..due };
+        let before = new_quota;
         new_quota.used += u64::from(split.free);
         new_balance.amount = debited(new_balance.amount, split.amount)?;
         (*balance, *quota) = (new_balance, new_quota);
@@ -169,6 +170,7 @@ impl Book<'_> {
             ..first.clone()
         };
         if split.free > 0 {
+            self.note_use(&quota_key, before, new_quota);
             self.changed_quotas.insert(quota_key);
         }
         let taken = Take::of_tokens(first.taken_tokens(units, delivered.usage), split.amount);

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::biz::{
     account::{Balance, Quota},
     audit_trail::AuditEvent,
+    events::{NewEvent, alerts::Watch},
     limits::{caps::Requests, key_quota::KeyQuotas},
     reports::{record::Record, statistics::Totals},
     settlement::{
@@ -34,6 +35,8 @@ use crate::biz::{
 #[derive(Debug, Default)]
 pub struct State {
     pub balances: BTreeMap<UserId, Balance>,
+    /// The watches of the users that have another one than the default.
+    pub watches: BTreeMap<UserId, Watch>,
     pub quotas: BTreeMap<QuotaKey, Quota>,
     /// The caps and counts of the users that have caps.
     pub requests: BTreeMap<UserId, Requests>,
@@ -130,7 +133,9 @@ impl State {
             | Posting::UpdateOrderRefund(_)
             | Posting::CreditPayment(_)
             | Posting::SetStatus(_)
-            | Posting::SetPlan(_) => return None,
+            | Posting::SetPlan(_)
+            | Posting::SetAlerts(_)
+            | Posting::NoteRefusal(_) => return None,
         };
         let ending = self.transactions.get(&(posting.user().clone(), trace.clone()))?;
         ending.content.api_key.as_ref()
@@ -159,10 +164,14 @@ pub struct Writes {
     pub order_refunds: Vec<OrderRefund>,
     /// Every unapplied payment that changed.
     pub unapplied: Vec<UnappliedPayment>,
+    /// New events, in the order of their postings.
+    pub events: Vec<NewEvent>,
     /// Every account that changed. Its status is in `statuses`.
     pub balances: Vec<(UserId, Balance)>,
     /// Every status of an account that changed.
     pub statuses: Vec<(UserId, AccountStatus)>,
+    /// Every watch that changed.
+    pub watches: Vec<(UserId, Watch)>,
     /// Every plan of a user that changed. The later months that are open get its free quotas.
     pub plans: Vec<NewPlan>,
     /// Every quota that changed.
@@ -177,6 +186,8 @@ pub struct Writes {
     pub refund_usage: Vec<(UsageKey, RefundDelta)>,
     /// The changes of the state that the caches keep.
     pub changes: Vec<Change>,
+    /// The watches after the batch that are not the default.
+    pub known_watches: BTreeMap<UserId, Watch>,
     /// Every API key whose quotas the batch may have changed.
     pub api_keys: Vec<ApiKeyId>,
 }
@@ -184,12 +195,13 @@ pub struct Writes {
 impl Writes {
     /// The result of the batch after the commit.
     pub fn into_settlement(self, outcomes: Vec<Outcome>, left_out: LeftOut) -> SettledBatch {
-        SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys, left_out }
+        let Self { changes, known_watches, api_keys, .. } = self;
+        SettledBatch { outcomes, changes, watches: known_watches, api_keys, left_out }
     }
 
     /// Whether there is nothing to write, as for a batch of refusals, replays and openings.
     pub fn is_empty(&self) -> bool {
-        self.balances.is_empty() && self.orders.is_empty() && self.reservations.is_empty()
+        self.events.is_empty() && self.balances.is_empty() && self.orders.is_empty() && self.reservations.is_empty()
     }
 }
 

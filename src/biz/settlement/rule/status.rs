@@ -1,7 +1,10 @@
 //! The status of an account.
 
+use serde_json::json;
+
 use super::Book;
 use crate::biz::{
+    events::EventType,
     settlement::{
         audit_events,
         posting::{Outcome, StatusChange},
@@ -28,6 +31,8 @@ impl Book<'_> {
         let before = std::mem::replace(&mut balance.status, request.status);
         self.state.audit_events.insert(request.call.id);
         self.audit_events.push(audit_events::of_status(request, before, self.batch.at.utc));
+        let data = json!({"before": before.name(), "after": request.status.name()});
+        self.note_event(EventType::AccountStatus, &request.user, data);
         self.changed.insert(request.user.clone());
         self.changed_statuses.insert(request.user.clone());
         Ok(Outcome::StatusSet { changed: true })

@@ -15,6 +15,7 @@ use crate::{
     biz::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         audit_trail::AuditEvent,
+        events::alerts::Watch,
         settlement::{
             keys::Keys,
             lock::LeftOut,
@@ -36,7 +37,7 @@ use crate::{
             statement::{LockMode, Row, STALE, Statement},
         },
         row::Columns,
-        rows::account::{account_of, balance_of, change_of, quota_of, requests_of, user_of},
+        rows::account::{account_of, balance_of, change_of, quota_of, requests_of, user_of, watch_of},
     },
 };
 
@@ -178,7 +179,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: Lock
     statement
         .push(
             "SELECT b.user_id, b.balance, b.held, b.version, b.status, b.plan, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
-             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
+             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at, b.is_exhausted, b.alerts \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
         .texts([month.to_string().as_str()]);
@@ -249,6 +250,11 @@ pub fn add_locked(
         }
         if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 10))?.flatten() {
             state.requests.insert(user.clone(), requests);
+        }
+        if let Some(watch) = left_out.decoded(&user, "user_balance", watch_of(row, 16))?
+            && !watch.is_default()
+        {
+            state.watches.insert(user.clone(), watch);
         }
         if let Some(balance) = left_out.decoded(&user, "user_balance", balance_of(row, 1))? {
             state.balances.insert(user, balance);
@@ -342,6 +348,17 @@ pub fn set_statuses(statement: &mut Statement, statuses: &[(UserId, AccountStatu
             row.text(user.as_str()).number(account_status_number(*status));
         })
         .push(" ON DUPLICATE KEY UPDATE status = VALUES(status); ");
+}
+
+/// As [`set_balances`].
+pub fn set_watches(statement: &mut Statement, watches: &[(UserId, Watch)]) {
+    statement
+        .push("INSERT INTO user_balance (user_id, is_exhausted, alerts) VALUES ")
+        .rows(watches, |row, (user, watch)| {
+            let alerts = watch.alerts.as_ref().map(|alerts| alerts.stored());
+            row.text(user.as_str()).number(watch.is_exhausted).optional(alerts.as_deref(), Row::text);
+        })
+        .push(" ON DUPLICATE KEY UPDATE is_exhausted = VALUES(is_exhausted), alerts = VALUES(alerts); ");
 }
 
 /// As [`set_balances`]. The unused quotas of later months get the free units of the plan.

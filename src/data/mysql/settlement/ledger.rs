@@ -31,6 +31,7 @@ use crate::{
         account::accounts,
         audit_trail,
         connections::Lease,
+        events,
         limits::{caps, key_quotas},
         recharge,
         statement::{LockMode, Row as StatementRow, Statement},
@@ -208,6 +209,9 @@ pub(super) fn write(statement: &mut Statement, writes: &Writes, at: BillingTime)
     if !writes.audit_events.is_empty() {
         audit_trail::insert(statement, &writes.audit_events);
     }
+    if !writes.events.is_empty() {
+        events::insert(statement, &writes.events);
+    }
     if !writes.requests.is_empty() {
         caps::set_used(statement, &writes.requests, at);
     }
@@ -222,6 +226,9 @@ pub(super) fn write(statement: &mut Statement, writes: &Writes, at: BillingTime)
     unapplied::update(statement, &writes.unapplied);
     if !writes.statuses.is_empty() {
         accounts::set_statuses(statement, &writes.statuses);
+    }
+    if !writes.watches.is_empty() {
+        accounts::set_watches(statement, &writes.watches);
     }
     if !writes.plans.is_empty() {
         accounts::set_plans(statement, &writes.plans, at.month);

@@ -11,6 +11,7 @@ use crate::{
     biz::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         audit_trail::AuditEvent,
+        events::alerts::Watch,
         settlement::{
             keys::Keys,
             lock::LeftOut,
@@ -27,7 +28,7 @@ use crate::{
         column_codes::account_status_number,
         error::{corrupt, store_error},
         row::Columns,
-        rows::account::{account_of, balance_of, change_of, quota_of},
+        rows::account::{account_of, balance_of, change_of, quota_of, watch_of},
         sqlite::{
             SqliteStore, audit_trail,
             writer::{found, writer_error},
@@ -107,11 +108,13 @@ pub fn insert_missing(
 }
 
 /// The balance row of a user.
-pub fn balance(transaction: &Transaction<'_>, user: &UserId) -> Result<Option<Balance>, StoreError> {
+pub fn balance(transaction: &Transaction<'_>, user: &UserId) -> Result<Option<(Balance, Watch)>, StoreError> {
     let mut find = transaction
-        .prepare_cached("SELECT balance, held, version, status, plan FROM user_balance WHERE user_id = ?")
+        .prepare_cached(
+            "SELECT balance, held, version, status, plan, is_exhausted, alerts FROM user_balance WHERE user_id = ?",
+        )
         .map_err(writer_error)?;
-    found(&mut find, [user.as_str()], |row| balance_of(row, 0))
+    found(&mut find, [user.as_str()], |row| Ok((balance_of(row, 0)?, watch_of(row, 5)?)))
 }
 
 const ONE_QUOTA: &str = "\
@@ -127,7 +130,10 @@ pub fn load_accounts(
 ) -> Result<(), StoreError> {
     for &user in &keys.users {
         let balance = balance(transaction, user);
-        if let Some(balance) = left_out.decoded(user, "user_balance", balance)?.flatten() {
+        if let Some((balance, watch)) = left_out.decoded(user, "user_balance", balance)?.flatten() {
+            if !watch.is_default() {
+                state.watches.insert(user.clone(), watch);
+            }
             state.balances.insert(user.clone(), balance);
         }
     }
@@ -196,6 +202,16 @@ pub fn set_statuses(transaction: &Transaction<'_>, statuses: &[(UserId, AccountS
     for (user, status) in statuses {
         let mut update = transaction.prepare_cached("UPDATE user_balance SET status = ? WHERE user_id = ?")?;
         update.execute(params![account_status_number(*status), user.as_str()])?;
+    }
+    Ok(())
+}
+
+pub fn set_watches(transaction: &Transaction<'_>, watches: &[(UserId, Watch)]) -> rusqlite::Result<()> {
+    for (user, watch) in watches {
+        let mut update =
+            transaction.prepare_cached("UPDATE user_balance SET is_exhausted = ?, alerts = ? WHERE user_id = ?")?;
+        let alerts = watch.alerts.as_ref().map(|alerts| alerts.stored());
+        update.execute(params![watch.is_exhausted, alerts, user.as_str()])?;
     }
     Ok(())
 }

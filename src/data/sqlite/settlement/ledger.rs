@@ -30,7 +30,7 @@ use crate::{
         sqlite::{
             SqliteStore,
             account::accounts,
-            audit_trail,
+            audit_trail, events,
             limits::{caps, key_quotas},
             recharge, unapplied,
             writer::{commit, found, writer_error},
@@ -148,6 +148,7 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     accounts::set_quotas(transaction, &writes.quotas, at)?;
     insert_adjustments(transaction, &writes.adjustments)?;
     audit_trail::insert(transaction, &writes.audit_events)?;
+    events::insert(transaction, &writes.events)?;
     recharge::update(transaction, &writes.orders)?;
     recharge::insert_refunds(transaction, &writes.new_order_refunds)?;
     recharge::update_refunds(transaction, &writes.order_refunds)?;
@@ -156,6 +157,7 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     key_quotas::set_used(transaction, &writes.key_quotas, at)?;
     accounts::set_balances(transaction, &writes.balances, at)?;
     accounts::set_statuses(transaction, &writes.statuses)?;
+    accounts::set_watches(transaction, &writes.watches)?;
     accounts::set_plans(transaction, &writes.plans, at)
 }
 

@@ -17,6 +17,7 @@ use crate::biz::{
         prices::{PriceBook, PriceList, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
+    events::alerts::Alerts,
     jobs::audit,
     limits::{
         caps::Caps,
@@ -137,6 +138,12 @@ impl TestAccount {
             account.settle(adjust("opening", balance));
         }
         account
+    }
+
+    pub fn set_default_alerts(&mut self, alerts: Alerts) {
+        let mut catalog = Catalog::clone(&self.catalog);
+        catalog.set_alerts(alerts);
+        self.catalog = Arc::new(catalog);
     }
 
     pub fn pass(&mut self, time: TimeDelta) {
@@ -468,7 +475,8 @@ fn answer(outcome: &Outcome) -> String {
         Outcome::PaymentCredited { payment, changed } => {
             format!("{}{}", if *changed { "" } else { "unchanged: " }, payment.status)
         }
-        Outcome::StatusSet { changed } | Outcome::PlanSet { changed } => {
+        Outcome::RefusalNoted => "noted".into(),
+        Outcome::StatusSet { changed } | Outcome::PlanSet { changed } | Outcome::AlertsSet { changed } => {
             if *changed { "set" } else { "unchanged" }.into()
         }
         Outcome::Refused(error) => format!("refused: {error}"),

@@ -9,12 +9,14 @@ use chrono::{DateTime, Utc};
 
 use super::histories::{
     Stage, USERS,
+    events::shown,
     model::SERVICES,
     postings::{call, month, service, user},
 };
 use crate::biz::{
     account::{Account, Balance, Quota},
     audit_trail::{AuditEvent, SET_USER_LIMITS},
+    events::{NewEvent, alerts::Watch},
     jobs::audit::{DayBook, DifferingDay, Evidence},
     limits::{
         caps::{self, Caps, Requests},
@@ -61,6 +63,8 @@ struct Tables {
     records: Vec<NewRecord>,
     usage: BTreeMap<UsageKey, (UsageDelta, RefundDelta)>,
     audit_events: Vec<AuditEvent>,
+    events: Vec<NewEvent>,
+    watches: BTreeMap<UserId, Watch>,
 }
 
 impl Books {
@@ -83,6 +87,7 @@ impl Books {
             key_quotas: tables.key_quotas.clone(),
             created: Default::default(),
             transactions: tables.transactions.clone(),
+            watches: tables.watches.clone(),
             adjustments: tables.adjustments.clone(),
             refunds: tables.refunds.clone(),
             audit_events: tables.audit_events.iter().map(|event| event.id).collect(),
@@ -146,6 +151,8 @@ impl Books {
             tables.transactions.get_mut(&key).unwrap().refunded = refunded;
         }
         tables.audit_events.extend(writes.audit_events);
+        tables.events.extend(writes.events);
+        tables.watches.extend(writes.watches);
         for order in writes.orders {
             tables.orders.insert(order.id.clone(), order);
         }
@@ -185,6 +192,10 @@ impl Books {
         } else {
             tables.requests.entry(user.clone()).or_insert(Requests::new(caps, at)).caps = caps;
         }
+    }
+
+    pub fn events(&self) -> Vec<NewEvent> {
+        self.0.lock().unwrap().events.clone()
     }
 
     pub fn audit_events(&self) -> Vec<AuditEvent> {
@@ -464,6 +475,11 @@ impl Stage for Books {
     async fn audit_events(&self, user: &UserId) -> Vec<AuditEvent> {
         let all = Books::audit_events(self);
         all.into_iter().filter(|event| event.user.as_ref() == Some(user)).collect()
+    }
+
+    async fn events(&self, user: &UserId) -> Vec<String> {
+        let all = Books::events(self).into_iter().filter(|event| event.user.as_ref() == Some(user));
+        all.map(|event| shown(event.kind, &event.data)).collect()
     }
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {

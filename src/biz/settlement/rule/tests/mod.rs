@@ -7,6 +7,7 @@ mod charge;
 mod closing;
 mod commit;
 mod delivered;
+mod events;
 mod expire;
 mod histories;
 mod in_memory;

@@ -3,6 +3,7 @@
 use super::account::{Call, TestAccount, adjust, commit, commit_of, key, open, trace, units, user, yuan};
 use crate::biz::{
     account::{Balance, Quota},
+    events::alerts::Watch,
     limits::{
         caps::{Caps, Requests},
         key_quota::{KeyQuota, Period, QuotaType, Taken},
@@ -57,8 +58,11 @@ fn the_rows_of_a_charge_are_written_once_and_their_versions_grow() {
 fn refusals_and_openings_write_nothing() {
     let account = TestAccount::with("0");
     let batch = account.batch([open(), account.charge_of(units(99)).into(), commit().into()]);
-    let (_, writes) = rule::settle(&batch, loaded(&account));
-    assert!(writes.is_empty());
+    let mut state = loaded(&account);
+    // The first refusal for money since the last credit writes its event.
+    state.watches.insert(user(), Watch { is_exhausted: true, alerts: None });
+    let (_, writes) = rule::settle(&batch, state);
+    assert!(writes.is_empty() && writes.events.is_empty() && writes.watches.is_empty());
     let is_silent = writes.records.is_empty() && writes.quotas.is_empty() && writes.usage.is_empty();
     assert!(is_silent && writes.changes.is_empty());
 }

@@ -17,6 +17,7 @@ use lru::LruCache;
 
 use crate::biz::{
     account::{Balance, Quota},
+    events::alerts::Watch,
     settlement::{
         change::{AccountChange, Change},
         keys::Keys,
@@ -70,6 +71,7 @@ struct Recent {
     since: Instant,
     at: At,
     balance: Balance,
+    watch: Watch,
     /// The known quotas of the month.
     quotas: BTreeMap<ServiceName, Quota>,
 }
@@ -99,6 +101,9 @@ impl RecentAccounts {
         for &user in &keys.users {
             let recent = accounts.get(user).filter(|recent| recent.at == at && recent.since.elapsed() < MAX_AGE)?;
             state.balances.insert(user.clone(), recent.balance);
+            if !recent.watch.is_default() {
+                state.watches.insert(user.clone(), recent.watch.clone());
+            }
         }
         for &(user, service) in &keys.quotas {
             let quota = accounts.peek(user)?.quotas.get(service)?;
@@ -125,7 +130,8 @@ impl RecentAccounts {
             let of_user = read.quotas.range(first..);
             let of_user = of_user.take_while(|((user, month, _), _)| *user == change.user && *month == at.0);
             quotas.extend(of_user.map(|((_, _, service), quota)| (service.clone(), *quota)));
-            let mut recent = Recent { since: now, at, balance: change.balance, quotas };
+            let watch = settled.watches.get(&change.user).cloned().unwrap_or_default();
+            let mut recent = Recent { since: now, at, balance: change.balance, watch, quotas };
             recent.apply(change);
             accounts.put(change.user.clone(), recent);
         }
@@ -146,7 +152,8 @@ impl RecentAccounts {
         }
     }
 
-    /// Keeps the state that a batch left which was settled on [`Self::recall`].
+    /// Keeps the state that a batch left which was settled on [`Self::recall`]. No such batch changes a watch: it has
+    /// neither a credit nor a refusal.
     pub fn keep_on(&self, settled: &SettledBatch, at: At) {
         let halve = |rest: u32| Some(rest / 2);
         let _ = self.next_rest.fetch_update(Relaxed, Relaxed, halve);

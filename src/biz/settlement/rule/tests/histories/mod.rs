@@ -5,6 +5,7 @@
 //! to play them on the databases. `crate::biz` is the same in both.
 
 mod answers;
+pub mod events;
 pub mod model;
 mod play;
 pub mod postings;

@@ -11,6 +11,7 @@ use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 use super::{
     StoppedClock,
     answers::{Stored, answer, days, line, lines, order_refund_state, order_state},
+    events::{Foreseen, Levels},
     model::{
         Answer, KEY_LIMITS, Model, Moment, ORDERS, OrderRefundState, OrderRefundStep, SERVICES, STRAYS, Shared, State,
         Step,
@@ -67,6 +68,8 @@ struct Play<'h, S> {
     months: BTreeSet<u32>,
     models: Vec<Model>,
     shared: Shared,
+    /// The events of each user.
+    foreseen: Vec<Foreseen>,
 }
 
 /// No server ends a stream twice in one batch. A repeat of such a batch would know the second end
@@ -108,6 +111,7 @@ impl<'h, S: Stage> Play<'h, S> {
             months: BTreeSet::new(),
             models: (0..USERS).map(|number| Model::of(number, history.policies, history.close_minutes)).collect(),
             shared: Shared::new(history.daily_amount),
+            foreseen: vec![Foreseen::default(); USERS.into()],
         }
     }
 
@@ -166,8 +170,16 @@ impl<'h, S: Stage> Play<'h, S> {
         let answers = steps.iter().zip(&outcomes).map(|((_, step), outcome)| answer(step, outcome)).collect();
         let (now, shared) = (self.moment(), &mut self.shared);
         let models = &mut self.models;
-        let expected =
-            steps.iter().map(|(number, step)| models[usize::from(*number)].step(step, now, shared)).collect();
+        let (months, foreseen) = (&self.months, &mut self.foreseen);
+        let expected = steps.iter().map(|(number, step)| {
+            let number = usize::from(*number);
+            let before = Levels::of(&models[number], shared, months.iter().copied(), now);
+            let answer = models[number].step(step, now, shared);
+            let after = Levels::of(&models[number], shared, months.iter().copied(), now);
+            foreseen[number].step(step, &answer, &before, &after);
+            answer
+        });
+        let expected = expected.collect();
         self.shared.payments.end_batch();
         (answers, expected)
     }
@@ -235,6 +247,12 @@ impl<'h, S: Stage> Play<'h, S> {
                 let stored = (order_refund_state(stored.status), stored.amount.micros(), is_settled);
                 prop_assert_eq!(stored, (refund.state, refund.amount, refund.state == OrderRefundState::Success));
             }
+
+            let (mut told, mut foreseen) =
+                (self.stage.events(&user).await, self.foreseen[usize::from(number)].events.clone());
+            told.sort_unstable();
+            foreseen.sort_unstable();
+            prop_assert_eq!(told, foreseen);
 
             let mut events = BTreeMap::new();
             for event in self.stage.audit_events(&user).await {

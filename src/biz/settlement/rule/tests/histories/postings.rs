@@ -6,7 +6,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    StoppedClock,
+    StoppedClock, events,
     model::{
         Call, MODELS, Moment, OrderRefundStep, OrderStep, Overrun, Policy, Priced, RefundRequest, Report, SERVICES,
         Service, Status, Step, TTL_MINUTES, Tokens, order_amount, stray_amount,
@@ -142,6 +142,7 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
     });
     let mut catalog = Catalog::new(services.iter().cloned());
     catalog.add_plan(plan(), in_plan);
+    catalog.set_alerts(events::alerts());
     catalog
 }
 

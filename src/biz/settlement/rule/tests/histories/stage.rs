@@ -46,5 +46,7 @@ pub trait Stage {
     async fn due(&self, until: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>>;
     /// The events of a user.
     async fn audit_events(&self, user: &UserId) -> Vec<AuditEvent>;
+    /// The events that subscribers read about a user, as [`super::events::shown`].
+    async fn events(&self, user: &UserId) -> Vec<String>;
     async fn evidence(&self, case: &str) -> Vec<Evidence>;
 }

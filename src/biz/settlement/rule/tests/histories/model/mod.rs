@@ -373,6 +373,11 @@ impl Model {
         SERVICES[usize::from(service)].free_units - self.used(month, service) - self.held_free(month, service)
     }
 
+    /// The caps of calls per day and per month.
+    pub fn caps(&self) -> Option<Caps> {
+        self.caps.map(|(caps, _)| caps)
+    }
+
     /// The account without its notes, for comparisons.
     pub fn without_notes(&self) -> Self {
         Self { seen: BTreeSet::new(), ..self.clone() }

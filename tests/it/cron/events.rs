@@ -1,0 +1,67 @@
+//! The jobs of events: each month closes once, and old events are deleted.
+
+use billing_service::app::cron::{Job, Runner};
+use rstest::rstest;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Counted, runner};
+use crate::{
+    account_status::set_status,
+    events::{all, read_on},
+    harness::{Backend, MySql, Service, Sqlite},
+};
+
+async fn lines(runner: &Runner, job: Job) -> Vec<String> {
+    runner.run_now(job, false, &Counted::all()).await.unwrap().unwrap().lines
+}
+
+#[rstest]
+#[tokio::test]
+async fn each_month_that_closes_leaves_one_event(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let runner = runner(service.database.config(&[]), &service.clock, CancellationToken::new()).await;
+    let none = ["close-months: 0 months have closed"];
+    // October closed before the first run, and is no news.
+    service.clock.set("2026-11-20T04:00:00Z");
+    assert_eq!(lines(&runner, Job::CloseMonths).await, none);
+    service.clock.set("2026-12-03T15:59:59Z");
+    assert_eq!(lines(&runner, Job::CloseMonths).await, none);
+    service.clock.set("2026-12-03T16:00:01Z");
+    let dry = runner.dry_run(Job::CloseMonths, &Counted::all()).await.unwrap().lines;
+    assert_eq!(dry, ["close-months: the months after 2026-10 up to 2026-11 have closed"]);
+    assert!(all(&service.internal).await.is_empty());
+    let closed = ["close-months: 2026-11 has closed", "close-months: 1 months have closed"];
+    assert_eq!(lines(&runner, Job::CloseMonths).await, closed);
+    assert_eq!(lines(&runner, Job::CloseMonths).await, none);
+    // No cron ran for two months.
+    service.clock.set("2027-02-20T04:00:00Z");
+    assert_eq!(lines(&runner, Job::CloseMonths).await.last().unwrap(), "close-months: 2 months have closed");
+    let events = all(&service.internal).await;
+    let months: Vec<_> = events.iter().map(|event| (event.r#type.as_str(), event.data.as_str())).collect();
+    let closed = |month: &str| json!({"month": month}).to_string();
+    let expected = ["2026-11", "2026-12", "2027-01"].map(closed);
+    assert_eq!(months, expected.iter().map(|month| ("month.closed", month.as_str())).collect::<Vec<_>>());
+}
+
+#[rstest]
+#[tokio::test]
+async fn old_events_are_deleted_and_a_cursor_goes_on_behind_them(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-10-01T04:00:00Z");
+    set_status(&service.internal, "a", "FROZEN").await;
+    set_status(&service.internal, "b", "FROZEN").await;
+    let (_, cursor) = read_on(&service.internal, "", 1).await;
+    service.clock.set("2026-11-20T04:00:00Z");
+    set_status(&service.internal, "c", "FROZEN").await;
+    let runner = runner(service.database.config(&[]), &service.clock, CancellationToken::new()).await;
+    let dry = runner.dry_run(Job::ExpireEvents, &Counted::all()).await.unwrap().lines;
+    assert_eq!(dry, ["expire-events: 2 events would be deleted"]);
+    assert_eq!(lines(&runner, Job::ExpireEvents).await, ["expire-events: 2 events deleted"]);
+    for after in ["", &cursor] {
+        let users: Vec<_> =
+            read_on(&service.internal, after, 10).await.0.into_iter().map(|event| event.user_id).collect();
+        assert_eq!(users, ["c"], "after {after:?}");
+    }
+    assert_eq!(lines(&runner, Job::ExpireEvents).await, ["expire-events: 0 events deleted"]);
+}
