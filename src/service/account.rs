@@ -141,7 +141,7 @@ impl AccountService {
     pub async fn set_alerts(&self, request: SetAlertsRequest, actor: Actor) -> Result<SetAlertsReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let own = alerts(&request)?;
-        let call = AuditedCall::new(SET_ALERTS, actor, free_text("reason", request.reason, 0, 255)?);
+        let call = AuditedCall::new(SET_ALERTS, actor, free_text("reason", request.reason, 0, MAX_REASON)?);
         let in_force = own.clone().unwrap_or_else(|| self.catalog.alerts().clone());
         let changed = self.engine.set_alerts(AlertsChange { user, alerts: own, call }).await?;
         Ok(SetAlertsReply {

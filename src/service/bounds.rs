@@ -3,6 +3,7 @@
 use super::{
     account::{MAX_OPERATOR, MAX_REASON},
     charge::MAX_ITEMS,
+    events,
     limits::MAX_COUNT,
     prices,
     reports::{paging, usage},
@@ -14,6 +15,7 @@ use crate::biz::{
         prices::{MAX_ALIASES, MAX_SERVICE_TIERS, MAX_TIERS},
         quote::MAX_UNITS,
     },
+    events::{EventType, alerts::MAX_THRESHOLDS},
     limits::key_quota::{Period, QuotaType},
     metering::tokens::{MAX_BYTES, MAX_MESSAGES},
     reports::usage::GroupBy,
@@ -40,6 +42,8 @@ pub enum Bound {
     Bytes { max: usize },
     /// One of these words.
     Choice(Vec<&'static str>),
+    /// Some of these words, separated by commas, in at most so many characters.
+    Choices { words: Vec<&'static str>, max: usize },
     /// A day, such as 2026-11-21.
     Day,
     /// A month, such as 2026-11.
@@ -116,6 +120,17 @@ fn bound(message: &str, field: &str) -> Option<Bound> {
         ("AdjustBalanceRequest" | "RechargeCallbackRequest", "amount") => amount(-Money::MAX, true),
         (_, "amount") => amount(Money::ZERO, true),
         ("SetApiKeyQuotaRequest", "limit") => Bound::Decimal { min: 0.0, max: MAX_COUNT, takes_least: true },
+        ("ListEventsRequest", "after") => Bound::Token { max: events::MAX_CURSOR },
+        ("ListEventsRequest", "types") => {
+            Bound::Choices { words: EventType::ALL.map(EventType::name).into(), max: events::MAX_TYPES }
+        }
+        ("ListEventsRequest", "limit") => whole(0, events::MAX_LIMIT),
+        ("SetAlertsRequest", "balance_below") => {
+            Bound::Items { min: 0, max: MAX_THRESHOLDS, item: Some(Box::new(amount(Money::ZERO, true))) }
+        }
+        ("SetAlertsRequest", "quota_percent") => {
+            Bound::Items { min: 0, max: MAX_THRESHOLDS, item: Some(Box::new(whole(1, 100))) }
+        }
         ("PutPriceVersionRequest", "tiers") => Bound::Items { min: 0, max: MAX_TIERS, item: None },
         ("PutPriceVersionRequest", "aliases") => {
             Bound::Items { min: 0, max: MAX_ALIASES, item: Some(Box::new(id!(ModelName))) }
@@ -171,14 +186,18 @@ fn is_required(message: &str, field: &str) -> bool {
     match field {
         "user_id" => !matches!(
             message,
-            "GetRechargeOrderRequest" | "ListAuditEventsRequest" | "QuotePriceRequest" | "ResolvePaymentRequest"
+            "GetRechargeOrderRequest"
+                | "ListAuditEventsRequest"
+                | "ListEventsRequest"
+                | "QuotePriceRequest"
+                | "ResolvePaymentRequest"
         ),
         "service_name" => {
             matches!(message, "CheckQuotaRequest" | "DeductQuotaRequest" | "ReserveQuotaRequest" | "QuotePriceRequest")
         }
         "count" => matches!(message, "CheckQuotaRequest" | "DeductQuotaRequest" | "ReserveQuotaRequest"),
         "trace_id" => matches!(message, "GetTransactionRequest" | "RefundChargeRequest"),
-        "reason" => message != "SetUserPlanRequest",
+        "reason" => !matches!(message, "SetUserPlanRequest" | "SetAlertsRequest"),
         "amount" => matches!(message, "RechargeRequest" | "AdjustBalanceRequest"),
         "api_key_id" => matches!(message, "SetApiKeyQuotaRequest" | "GetApiKeyQuotaRequest"),
         "model" => matches!(message, "PutPriceVersionRequest" | "DeletePriceVersionRequest"),

@@ -11,9 +11,12 @@ use crate::biz::{
 };
 
 const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1_000;
+/// Most events of a page.
+pub(super) const MAX_LIMIT: u32 = 1_000;
 /// Longest `types`: every type once fits.
-const MAX_TYPES: usize = 512;
+pub(super) const MAX_TYPES: usize = 512;
+/// Longest cursor.
+pub(super) const MAX_CURSOR: usize = 64;
 /// The beginning of each cursor, before it is encoded.
 const CURSOR: &str = "e1.";
 
@@ -65,7 +68,7 @@ fn encode(position: Position) -> String {
 }
 
 fn decode(cursor: &str) -> Option<Position> {
-    if cursor.len() > 64 {
+    if cursor.len() > MAX_CURSOR {
         return None;
     }
     let decoded = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;

@@ -185,6 +185,11 @@ fn restrict(schema: &mut Value, bound: &Bound, is_required: bool) {
         }
         Bound::Bytes { max } | Bound::Token { max } => length(schema, least, *max),
         Bound::Choice(words) => schema["enum"] = words.as_slice().into(),
+        Bound::Choices { words, max } => {
+            length(schema, least, *max);
+            let word = words.join("|").replace('.', "\\.");
+            schema["pattern"] = format!("^(({word})( *, *({word}))*)?$").into();
+        }
         Bound::Day => {
             schema["format"] = "date".into();
             schema["pattern"] = "^(19[7-9][0-9]|[2-9][0-9]{3})-[0-9]{2}-[0-9]{2}$".into();
