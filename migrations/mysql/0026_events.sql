@@ -16,6 +16,7 @@ CREATE TABLE IF NOT EXISTS event (
     data       TEXT        CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'a JSON object',
     created_at DATETIME(6) NOT NULL,
     PRIMARY KEY (seq),
+    UNIQUE KEY uk_event (event_id),
     UNIQUE KEY uk_position (position),
     KEY idx_user (user_id, position)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 /*T![auto_id_cache] AUTO_ID_CACHE = 1 */;

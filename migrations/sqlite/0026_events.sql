@@ -6,7 +6,7 @@
 CREATE TABLE IF NOT EXISTS event (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     position   INTEGER NULL UNIQUE, -- NULL: not read yet
-    event_id   TEXT    NOT NULL, -- UUID, ordered by time
+    event_id   TEXT    NOT NULL UNIQUE, -- UUID, ordered by time
     type       TEXT    NOT NULL,
     user_id    TEXT    NULL, -- NULL: of no user
     data       TEXT    NOT NULL, -- a JSON object

@@ -231,6 +231,7 @@ impl ReservationService {
             service_tier: service_tier(&request.service_tier)?,
             served: self.calls.served(&request.model)?,
             stream: None,
+            stop: None,
             record_ids: RecordIds::fresh(),
         };
         gen_ai::note_served(commit.served.as_ref().map(|served| &served.model), commit.usage);

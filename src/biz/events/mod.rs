@@ -32,11 +32,13 @@ pub enum EventType {
     PaymentUnapplied,
     ChargeRefunded,
     AccountStatus,
+    /// The service told the gateway of a stream to stop, because hold and funds are used up.
+    StreamStopped,
     MonthClosed,
 }
 
 impl EventType {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BalanceLow,
         Self::BalanceExhausted,
         Self::QuotaThreshold,
@@ -48,6 +50,7 @@ impl EventType {
         Self::PaymentUnapplied,
         Self::ChargeRefunded,
         Self::AccountStatus,
+        Self::StreamStopped,
         Self::MonthClosed,
     ];
 
@@ -65,6 +68,7 @@ impl EventType {
             Self::PaymentUnapplied => "payment.unapplied",
             Self::ChargeRefunded => "charge.refunded",
             Self::AccountStatus => "account.status",
+            Self::StreamStopped => "stream.stopped",
             Self::MonthClosed => "month.closed",
         }
     }
@@ -88,9 +92,11 @@ impl FromStr for EventType {
     }
 }
 
-/// An event to write. It gets its id where it is written.
+/// An event to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
+    /// `None` if a repeat of its cause is known without it. It gets an id where it is written then.
+    pub id: Option<Uuid>,
     pub kind: EventType,
     /// `None` if it belongs to no user.
     pub user: Option<UserId>,
@@ -109,7 +115,12 @@ impl NewEvent {
         if let Value::Object(data) = data {
             fields.extend(data);
         }
-        Self { kind, user: user.cloned(), data: fields, at }
+        Self { id: None, kind, user: user.cloned(), data: fields, at }
+    }
+
+    /// The id to write.
+    pub fn id(&self) -> Uuid {
+        self.id.unwrap_or_else(Uuid::now_v7)
     }
 
     /// The stored form of the data.

@@ -40,7 +40,7 @@ pub(super) async fn settle_broken(meter: &Meter, metered: &Metered) -> Option<(T
         stop.run_until_cancelled(sleep(settings.grace)).await?;
     }
     let Transaction { user, trace, record_id: stream, .. } = metered.reservation().clone();
-    let cause = Cause::Broken { stream, usage: metered.delivered() };
+    let cause = Cause::Broken { stream, usage: metered.delivered(), stop: metered.stop() };
     let expire = Expire { user, trace, cause, record_ids: RecordIds::fresh() };
     until_settled(stop, engine.closed(), || engine.expire(expire.clone())).await?
 }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     Comparison, Ended, Event, Finish, Meter, Update,
     disconnect::{settle_broken, until_settled},
-    metered::Metered,
+    metered::{Metered, Sent},
 };
 use crate::biz::{
     metering::tokens::{Encoding, Patience, StreamCounter},
@@ -171,8 +171,8 @@ impl Session {
                 biased;
                 () = stop.cancelled() => return End::Broken(stopping()),
                 () = updates.closed() => return End::Broken(Error::Overloaded("the gateway has closed the stream; open it again".into())),
-                (asked, settled) = reporting.done() => {
-                    if let Err(error) = self.metered.set_reported(asked, settled) {
+                (sent, settled) = reporting.done() => {
+                    if let Err(error) = self.metered.set_reported(sent, settled) {
                         return if self.metered.is_gone() { End::Gone(error) } else { End::Broken(error) };
                     }
                     owes_state = true;
@@ -303,9 +303,9 @@ impl Session {
     }
 }
 
-/// The report in flight, if any, with its target.
+/// The report in flight, if any.
 #[derive(Default)]
-struct Reporting(Option<(Option<Usage>, BoxFuture<'static, Reported>)>);
+struct Reporting(Option<(Sent, BoxFuture<'static, Reported>)>);
 
 impl Reporting {
     fn is_in_flight(&self) -> bool {
@@ -313,13 +313,14 @@ impl Reporting {
     }
 
     fn send(&mut self, engine: &Engine, report: Report) {
-        self.0 = Some((report.target, engine.report(report).boxed()));
+        let sent = Sent { target: report.target, stop: report.stop };
+        self.0 = Some((sent, engine.report(report).boxed()));
     }
 
     /// Completes with the report in flight; never completes without one.
-    async fn done(&mut self) -> (Option<Usage>, Reported) {
-        let Some((target, settled)) = &mut self.0 else { return pending().await };
-        let done = (*target, settled.await);
+    async fn done(&mut self) -> (Sent, Reported) {
+        let Some((sent, settled)) = &mut self.0 else { return pending().await };
+        let done = (*sent, settled.await);
         self.0 = None;
         done
     }
@@ -353,5 +354,6 @@ fn take_over(reservation: &Transaction, stream: Uuid, ttl: TimeDelta) -> Report 
         usage: None,
         target: None,
         ttl,
+        stop: None,
     }
 }

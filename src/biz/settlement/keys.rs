@@ -27,6 +27,8 @@ pub struct Keys<'a> {
     pub refunds: BTreeSet<(&'a UserId, &'a RefundId)>,
     /// Audit events that may exist, of calls whose repeat is not known by another row.
     pub audit_events: BTreeSet<Uuid>,
+    /// Events that may exist, of stops that an earlier posting may have told of.
+    pub events: BTreeSet<Uuid>,
     /// API keys that may have quotas. The API key of an ending reservation is in its transaction.
     pub api_keys: BTreeSet<&'a ApiKeyId>,
     /// Orders that may exist.
@@ -45,6 +47,7 @@ impl<'a> Keys<'a> {
         for posting in &batch.postings {
             let user = posting.user();
             keys.users.insert(user);
+            keys.events.extend(posting.stop().map(|stop| stop.id));
             match posting {
                 Posting::Open(_) => {
                     keys.accounts.insert(user);

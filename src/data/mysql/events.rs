@@ -1,6 +1,7 @@
 //! Events, in the table `event`. Their positions are given under the lock of the row of `event_feed`.
 
 use std::{
+    collections::BTreeSet,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -170,6 +171,12 @@ pub(super) fn insert(statement: &mut Statement, events: &[NewEvent]) {
     statement.push(INSERT).push("VALUES ").rows(events, values).push("; ");
 }
 
+/// Reads which of these events exist.
+pub(super) fn read_ids(statement: &mut Statement, ids: &BTreeSet<Uuid>) {
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    statement.push("SELECT event_id FROM event WHERE event_id IN (").texts(ids.iter().map(String::as_str)).push("); ");
+}
+
 /// Inserts the event of a report if it is the first one of its payment. The row of the payment is locked.
 pub(super) fn insert_if_first_report(statement: &mut Statement, event: &NewEvent, payment: &str) {
     debug_assert_eq!(event.kind, EventType::PaymentUnapplied);
@@ -178,7 +185,7 @@ pub(super) fn insert_if_first_report(statement: &mut Statement, event: &NewEvent
 }
 
 fn values(row: &mut StatementRow<'_>, event: &NewEvent) {
-    row.text(&Uuid::now_v7().to_string())
+    row.text(&event.id().to_string())
         .text(event.kind.name())
         .optional(event.user.as_ref().map(UserId::as_str), StatementRow::text)
         .text(&event.data())

@@ -1,5 +1,7 @@
 //! Events, in the table `event`. There is one writer, so the order of `seq` is that of the commits.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -8,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     SqliteStore,
-    writer::{commit, writer_error},
+    writer::{commit, found, writer_error},
 };
 use crate::{
     biz::{
@@ -41,7 +43,7 @@ impl EventFeed for SqliteStore {
             "SELECT position, COALESCE((SELECT MIN(position) FROM event), position + 1) FROM event_feed WHERE id = 1";
         let bounds = sqlx::query(bounds).fetch_one(&self.reader).await.map_err(store_error)?;
         let range = filter.range(after, bounds.number(1)?, bounds.number(0)?);
-        let (first, until) = (stored(range.after), stored(range.until));
+        let (first, until) = (number_of(range.after), number_of(range.until));
         let mut query =
             QueryBuilder::new("SELECT position, event_id, type, user_id, data, created_at FROM event WHERE ");
         if let Some(user) = &filter.user {
@@ -78,7 +80,7 @@ impl EventFeed for SqliteStore {
 }
 
 /// A position as SQLite stores it.
-fn stored(position: Position) -> i64 {
+fn number_of(position: Position) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 
@@ -138,13 +140,25 @@ impl ClosedMonths for SqliteStore {
     }
 }
 
+/// Which of these events exist.
+pub(super) fn stored(transaction: &Transaction<'_>, ids: &BTreeSet<Uuid>) -> Result<BTreeSet<Uuid>, StoreError> {
+    let mut all = BTreeSet::new();
+    for id in ids {
+        let mut find = transaction.prepare_cached("SELECT 1 FROM event WHERE event_id = ?").map_err(writer_error)?;
+        if found(&mut find, [id.to_string()], |_| Ok(()))?.is_some() {
+            all.insert(*id);
+        }
+    }
+    Ok(all)
+}
+
 /// Inserts events, in this order.
 pub(super) fn insert(transaction: &Transaction<'_>, events: &[NewEvent]) -> rusqlite::Result<()> {
     for event in events {
         let mut insert = transaction
             .prepare_cached("INSERT INTO event (event_id, type, user_id, data, created_at) VALUES (?, ?, ?, ?, ?)")?;
         insert.execute(params![
-            Uuid::now_v7().to_string(),
+            event.id().to_string(),
             event.kind.name(),
             event.user.as_ref().map(UserId::as_str),
             event.data(),

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{Finish, MeterState, StreamTimeouts};
 use crate::biz::{
     settlement::{
         engine::Reported,
-        posting::{Commit, RecordIds, Report},
+        posting::{Commit, RecordIds, Report, Stop},
         transaction::{Reservation, Status, Transaction},
     },
     values::{
@@ -21,6 +22,13 @@ use crate::biz::{
 
 /// The most output tokens that a hold covers in advance.
 const LARGEST_STEP: u32 = 4_096;
+
+/// The parts of a sent report that its result depends on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sent {
+    pub target: Option<Usage>,
+    pub stop: Option<Stop>,
+}
 
 pub(super) struct Metered {
     /// The reservation as last committed.
@@ -39,6 +47,10 @@ pub(super) struct Metered {
     has_failed: bool,
     /// Whether the gateway was ever asked to stop.
     has_stopped: bool,
+    /// Whether the gateway was asked to stop for want of funds, and not asked to go on since.
+    lacks_funds: bool,
+    /// The last stop for want of funds, until a report has told of it.
+    stop: Option<Stop>,
 }
 
 impl Metered {
@@ -50,6 +62,8 @@ impl Metered {
             is_short: false,
             is_exhausted: false,
             has_stopped: false,
+            lacks_funds: false,
+            stop: None,
             reported_at: Instant::now(),
             has_failed: false,
         }
@@ -102,9 +116,15 @@ impl Metered {
     }
 
     pub fn state(&mut self) -> MeterState {
-        // While reports fail, the hold can't grow, so its end counts as the end of the balance.
-        let is_used_up = (self.is_short || self.has_failed) && !self.is_covered(more(self.usage(), 1));
-        let stop = is_used_up || self.is_exhausted;
+        let is_used_up = !self.is_covered(more(self.usage(), 1));
+        let lacks_funds = (self.is_short && is_used_up) || self.is_exhausted;
+        if lacks_funds && !self.lacks_funds {
+            self.stop = Some(Stop { id: Uuid::now_v7(), output_tokens: self.usage().output_tokens });
+        }
+        self.lacks_funds = lacks_funds;
+        // While reports fail, the hold can't grow, so its end counts as the end of the balance. An outage is no news of
+        // the account.
+        let stop = lacks_funds || (self.has_failed && is_used_up);
         self.has_stopped |= stop;
         let durable = self.held().and_then(|held| held.reported).unwrap_or_default();
         MeterState {
@@ -128,6 +148,10 @@ impl Metered {
     /// The time of the next report in the current state.
     pub fn next_report(&self, settings: &StreamTimeouts) -> Option<Instant> {
         let next = self.reported_at + settings.progress;
+        if self.stop.is_some() {
+            // At once, because subscribers wait for it.
+            return Some(if self.has_failed { next } else { self.reported_at });
+        }
         if self.wants_more() {
             // At once, unless the last report failed or could not hold enough.
             return Some(if self.is_short || self.has_failed { next } else { self.reported_at });
@@ -152,15 +176,19 @@ impl Metered {
             usage: self.delivered(),
             target,
             ttl,
+            stop: self.stop,
         }
     }
 
-    /// Takes the result of a report. `asked` is its target.
+    /// Takes the result of a report.
     ///
     /// # Errors
     /// [`Error::TransactionState`], [`Error::TransactionNotFound`]: the reservation has ended, or
     /// another stream took it over. [`Self::is_gone`] is true if it can no longer be charged.
-    pub fn set_reported(&mut self, asked: Option<Usage>, reported: Reported) -> Result<()> {
+    pub fn set_reported(&mut self, report: Sent, reported: Reported) -> Result<()> {
+        if reported.is_ok() && report.stop == self.stop {
+            self.stop = None;
+        }
         match reported {
             Ok((transaction, _)) if transaction.status != Status::Pending => {
                 self.reservation = transaction;
@@ -172,7 +200,7 @@ impl Metered {
                 self.reservation = transaction;
                 self.has_failed = false;
                 self.is_exhausted = is_exhausted;
-                self.is_short = asked.is_some_and(|asked| !self.is_covered(asked));
+                self.is_short = report.target.is_some_and(|target| !self.is_covered(target));
                 Ok(())
             }
             Err(error @ (Error::TransactionState(_) | Error::TransactionNotFound(_))) => Err(error),
@@ -199,6 +227,7 @@ impl Metered {
             service_tier: finish.service_tier,
             served: finish.served,
             stream: Some(self.reservation.record_id),
+            stop: self.stop,
             record_ids: RecordIds::fresh(),
         }
     }
@@ -206,6 +235,11 @@ impl Metered {
     /// Whether the error of a report leaves nothing for this stream to settle.
     pub fn is_gone(&self) -> bool {
         self.reservation.status == Status::Pending
+    }
+
+    /// The stop that no report has told of yet.
+    pub fn stop(&self) -> Option<Stop> {
+        self.stop
     }
 
     pub fn reservation(&self) -> &Transaction {

@@ -77,10 +77,14 @@ fn metered(held: i64, counted: usize) -> Metered {
     metered
 }
 
+fn sent(report: &Report) -> Sent {
+    Sent { target: report.target, stop: report.stop }
+}
+
 /// Sends the report that is due by `at`, and answers it with `held` yuan held. Returns its target.
 fn report(metered: &mut Metered, at: Instant, held: i64) -> Option<Option<Usage>> {
     let report = metered.due_report(at, &SETTINGS)?;
-    metered.set_reported(report.target, Ok((reserved(held, report.usage), false))).unwrap();
+    metered.set_reported(sent(&report), Ok((reserved(held, report.usage), false))).unwrap();
     Some(report.target)
 }
 
@@ -136,12 +140,63 @@ fn stop_is_set_while_another_token_is_not_covered() {
 }
 
 #[test]
+fn a_stop_is_told_at_once_and_again_until_a_report_has_told_it() {
+    let mut metered = metered(23, 20);
+    let now = metered.reported_at;
+    report(&mut metered, now, 23);
+    metered.state();
+    let first = metered.stop().unwrap();
+    assert_eq!(first.output_tokens, 20);
+    metered.state();
+    assert_eq!(metered.stop(), Some(first), "one stop, however often the gateway is told");
+    // The report of the stop does not wait for the interval.
+    let failed = metered.due_report(now, &SETTINGS).unwrap();
+    assert_eq!(failed.stop, Some(first));
+    metered.set_reported(sent(&failed), Err(Error::Overloaded("down".into()))).unwrap();
+    assert!(metered.due_report(now, &SETTINGS).is_none(), "an outage is not asked at once again");
+    let again = metered.due_report(now + SETTINGS.progress, &SETTINGS).unwrap();
+    assert_eq!(again.stop, Some(first));
+    metered.set_reported(sent(&again), Ok((reserved(23, again.usage), false))).unwrap();
+    assert!(metered.state().stop);
+    assert_eq!(metered.stop(), None, "the stop goes on, and is known");
+    // More money, and its end.
+    report(&mut metered, now + SETTINGS.progress * 2, 26).unwrap();
+    assert!(!metered.state().stop);
+    metered.set_counted(23);
+    assert!(metered.state().stop);
+    assert_ne!(metered.stop().unwrap().id, first.id);
+}
+
+#[test]
+fn a_stop_during_an_earlier_report_is_told_by_the_next_one() {
+    let mut metered = metered(23, 18);
+    let now = metered.reported_at;
+    report(&mut metered, now, 23);
+    let earlier = metered.due_report(now + SETTINGS.progress, &SETTINGS).unwrap();
+    metered.set_counted(20);
+    assert!(metered.state().stop);
+    metered.set_reported(sent(&earlier), Ok((reserved(23, earlier.usage), false))).unwrap();
+    let next = metered.due_report(now + SETTINGS.progress, &SETTINGS).unwrap();
+    assert_eq!(next.stop, metered.stop());
+    assert!(next.stop.is_some());
+}
+
+#[test]
+fn an_outage_alone_is_no_stop_for_want_of_funds() {
+    let mut metered = metered(23, 20);
+    let report = metered.due_report(metered.reported_at, &SETTINGS).unwrap();
+    metered.set_reported(sent(&report), Err(Error::Overloaded("down".into()))).unwrap();
+    assert!(metered.state().stop);
+    assert_eq!(metered.stop(), None);
+}
+
+#[test]
 fn while_reports_fail_the_hold_is_the_limit() {
     let mut metered = metered(23, 5);
     let now = metered.reported_at;
     let outage = || Err(Error::Overloaded("down".into()));
     metered.due_report(now + SETTINGS.progress, &SETTINGS).unwrap();
-    metered.set_reported(None, outage()).unwrap();
+    metered.set_reported(Sent::default(), outage()).unwrap();
     assert!(!metered.state().stop);
     assert!(metered.due_report(now + SETTINGS.progress, &SETTINGS).is_none(), "not at once");
     metered.set_counted(20);
@@ -178,10 +233,10 @@ fn nothing_is_delivered_until_a_count_is_known() {
 #[test]
 fn a_stream_that_the_sweep_ended_can_still_be_charged() {
     let mut metered = metered(23, 4);
-    metered.set_reported(None, Err(Error::TransactionState("taken over".into()))).unwrap_err();
+    metered.set_reported(Sent::default(), Err(Error::TransactionState("taken over".into()))).unwrap_err();
     assert!(metered.is_gone());
     let expired = Transaction { status: Status::Expired, ..reserved(23, None) };
-    metered.set_reported(None, Ok((expired, true))).unwrap_err();
+    metered.set_reported(Sent::default(), Ok((expired, true))).unwrap_err();
     assert!(!metered.is_gone());
 }
 
@@ -217,7 +272,7 @@ fn a_stream_that_crosses_a_tier_is_priced_anew_as_a_whole() {
     let target = metered.due_report(now, &SETTINGS).unwrap().target;
     assert_eq!(target, Some(usage(11, 5 + 3)), "the hold has to grow at once");
     let held = Transaction { price_version: metered.reservation().price_version.clone(), ..reserved(33, None) };
-    metered.set_reported(target, Ok((held, false))).unwrap();
+    metered.set_reported(Sent { target, stop: None }, Ok((held, false))).unwrap();
     assert!(metered.state().stop, "another token makes 34");
 }
 

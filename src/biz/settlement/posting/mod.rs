@@ -97,6 +97,16 @@ impl Posting {
         }
     }
 
+    /// The stop of a stream that the posting carries.
+    pub fn stop(&self) -> Option<Stop> {
+        match self {
+            Posting::Report(report) => report.stop,
+            Posting::Commit(commit) => commit.stop,
+            Posting::Expire(Expire { cause: Cause::Broken { stop, .. }, .. }) => *stop,
+            _ => None,
+        }
+    }
+
     /// The refund of an order that the posting changes.
     pub fn order_refund(&self) -> Option<&RefundId> {
         match self {
@@ -191,6 +201,17 @@ pub struct Report {
     pub target: Option<Usage>,
     /// Lifetime of the hold from now on.
     pub ttl: TimeDelta,
+    /// The stop that subscribers must learn of.
+    pub stop: Option<Stop>,
+}
+
+/// A stop of a stream: the service has told the gateway that hold and funds are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// The id of its event. Several postings may carry the same stop, and only the first one writes the event.
+    pub id: Uuid,
+    /// Output tokens that were delivered when the gateway was told.
+    pub output_tokens: u32,
 }
 
 /// The end of a reservation whose call was delivered.
@@ -215,6 +236,8 @@ pub struct Commit {
     pub served: Option<Served>,
     /// The stream that commits, if any. It must be the current stream of the reservation.
     pub stream: Option<Uuid>,
+    /// As [`Report::stop`].
+    pub stop: Option<Stop>,
     /// As [`Charge::record_ids`].
     pub record_ids: RecordIds,
 }
@@ -251,8 +274,8 @@ pub struct Expire {
 pub enum Cause {
     /// The reservation is past its expiry. The policy of its service applies.
     Expired,
-    /// Its stream broke, and no other took over. `usage` is the delivered usage.
-    Broken { stream: Uuid, usage: Option<Usage> },
+    /// Its stream broke, and no other took over. `usage` is the delivered usage; `stop` is as [`Report::stop`].
+    Broken { stream: Uuid, usage: Option<Usage>, stop: Option<Stop> },
 }
 
 /// An operator's credit or debit.

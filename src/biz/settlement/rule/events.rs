@@ -18,8 +18,9 @@ use crate::biz::{
         change::of_key,
         order::{Order, OrderStatus},
         order_refund::{OrderRefund, RefundKind, RefundStatus},
-        posting::{Charge, Outcome, Posting, RefusedCall},
+        posting::{Charge, Outcome, Posting, RefusedCall, Stop},
         refund::Refunded,
+        transaction::Transaction,
     },
     values::{
         error::Error,
@@ -34,6 +35,26 @@ pub(super) struct Levels {
     requests: Option<Requests>,
     /// The API key of the posting, if it has quotas.
     key: Option<(ApiKeyId, KeyQuotas)>,
+    /// The stop that the posting carries, and its cause.
+    stop: Option<(Stop, StopCause)>,
+}
+
+/// The reason why a hold could not grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StopCause {
+    Balance,
+    ApiKey,
+    AccountStatus,
+}
+
+impl StopCause {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Balance => "balance",
+            Self::ApiKey => "api_key",
+            Self::AccountStatus => "account_status",
+        }
+    }
 }
 
 impl Book<'_> {
@@ -46,6 +67,20 @@ impl Book<'_> {
             balance: self.state.balances.get(posting.user()).map(|balance| balance.amount),
             requests: self.state.requests.get(posting.user()).copied(),
             key: key.map(|key| (key.clone(), of_key(&self.state.key_quotas, key))),
+            stop: posting.stop().map(|stop| (stop, self.stop_cause(posting))),
+        }
+    }
+
+    /// The reason why the hold of a stopped stream can't grow. The end of the hold would change it.
+    fn stop_cause(&self, posting: &Posting) -> StopCause {
+        let has_key_left = |first: &Transaction| {
+            [QuotaType::Tokens, QuotaType::Amount].into_iter().all(|kind| self.left_of_key(first, kind) != Some(0))
+        };
+        let first = self.state.transaction_of(posting);
+        match first.is_none_or(has_key_left) {
+            false => StopCause::ApiKey,
+            true if self.check_status(posting.user()).is_err() => StopCause::AccountStatus,
+            true => StopCause::Balance,
         }
     }
 
@@ -58,6 +93,18 @@ impl Book<'_> {
             }
             (Posting::Reserve(reserve), Err(Error::InsufficientBalance { needed, available })) => {
                 self.note_exhausted(&reserve.call, "reserve", (*needed, *available));
+            }
+            (
+                _,
+                Ok(
+                    Outcome::Reported { transaction, .. }
+                    | Outcome::Settled { transaction, .. }
+                    | Outcome::Ended { ended: Some((transaction, _)) },
+                ),
+            ) => {
+                if let Some(stopped) = before.stop {
+                    self.note_stop(transaction, stopped);
+                }
             }
             _ => {}
         }
@@ -109,6 +156,29 @@ impl Book<'_> {
             data["trace_id"] = call.trace.as_str().into();
         }
         self.note_event(EventType::BalanceExhausted, &call.user, data);
+    }
+
+    /// Notes the stop of a stream, unless it is known.
+    fn note_stop(&mut self, stream: &Transaction, (stop, cause): (Stop, StopCause)) {
+        if !self.state.events.insert(stop.id) {
+            return;
+        }
+        let mut data = json!({
+            "cause": cause.name(),
+            "service_name": stream.content.service.as_str(),
+            "trace_id": stream.trace.as_str(),
+            "output_tokens": stop.output_tokens,
+        });
+        if let Some(model) = &stream.content.model {
+            data["model"] = model.as_str().into();
+        }
+        if let Some(key) = &stream.content.api_key {
+            data["api_key_id"] = key.as_str().into();
+        }
+        self.note_event(EventType::StreamStopped, &stream.user, data);
+        if let Some(event) = self.events.last_mut() {
+            event.id = Some(stop.id);
+        }
     }
 
     /// Decides a checked call again on the state under lock, and notes the refusal for money.

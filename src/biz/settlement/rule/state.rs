@@ -52,6 +52,8 @@ pub struct State {
     pub refunds: HashMap<(UserId, RefundId), Refunded>,
     /// The ids of the batch's audit events that are stored.
     pub audit_events: BTreeSet<Uuid>,
+    /// The ids of the batch's stops whose event is stored.
+    pub events: BTreeSet<Uuid>,
     /// The stored orders of the batch.
     pub orders: HashMap<OrderId, Order>,
     /// The order of each of the batch's payments that an order already has.
@@ -116,17 +118,27 @@ impl State {
         lacking.filter(|(_, month, service)| *month == batch.at.month && is_offered(service)).map(|row| row.0).collect()
     }
 
-    /// The API key of a posting: that of its call, or of the reservation that it ends.
+    /// The API key of a posting: that of its call, or of the transaction that it ends or changes.
     pub fn api_key_of<'a>(&'a self, posting: &'a Posting) -> Option<&'a ApiKeyId> {
+        let content = match posting {
+            Posting::Charge(call) => &call.content,
+            Posting::Reserve(reserve) => &reserve.call.content,
+            _ => &self.transaction_of(posting)?.content,
+        };
+        content.api_key.as_ref()
+    }
+
+    /// The stored transaction that a posting ends or changes.
+    pub fn transaction_of(&self, posting: &Posting) -> Option<&Transaction> {
         let trace = match posting {
-            Posting::Charge(call) => return call.content.api_key.as_ref(),
-            Posting::Reserve(reserve) => return reserve.call.content.api_key.as_ref(),
             Posting::Report(report) => &report.trace,
             Posting::Commit(commit) => &commit.trace,
             Posting::Release(release) => &release.trace,
             Posting::Expire(expire) => &expire.trace,
             Posting::Refund(refund) => &refund.content.trace,
             Posting::Open(_)
+            | Posting::Charge(_)
+            | Posting::Reserve(_)
             | Posting::Adjust(_)
             | Posting::UpdateOrder(_)
             | Posting::RefundOrder(_)
@@ -137,8 +149,7 @@ impl State {
             | Posting::SetAlerts(_)
             | Posting::NoteRefusal(_) => return None,
         };
-        let ending = self.transactions.get(&(posting.user().clone(), trace.clone()))?;
-        ending.content.api_key.as_ref()
+        self.transactions.get(&(posting.user().clone(), trace.clone()))
     }
 }
 

@@ -90,7 +90,7 @@ impl Book<'_> {
 
     /// The amount that a reservation may still take from a quota of its API key, in the period of
     /// the reserve.
-    fn left_of_key(&self, first: &Transaction, kind: QuotaType) -> Option<i64> {
+    pub(super) fn left_of_key(&self, first: &Transaction, kind: QuotaType) -> Option<i64> {
         let day = first.reservation.as_ref()?.day;
         key_quota::left(&self.state.key_quotas, first.content.api_key.as_ref(), kind, (day, first.created_at))
     }

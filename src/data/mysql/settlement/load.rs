@@ -30,6 +30,7 @@ use crate::{
             account::accounts,
             audit_trail,
             connections::Lease,
+            events,
             limits::{caps, key_quotas},
             recharge,
             statement::{LockMode, OnNode, Statement},
@@ -159,6 +160,9 @@ impl<'b> Packet<'b> {
         if !keys.audit_events.is_empty() {
             audit_trail::read_ids(&mut statement, &keys.audit_events);
         }
+        if !keys.events.is_empty() {
+            events::read_ids(&mut statement, &keys.events);
+        }
         recharge::lock(&mut statement, keys, mode);
         if self.names_api_keys() {
             key_quotas::lock(&mut statement, keys, mode);
@@ -195,6 +199,11 @@ impl<'b> Packet<'b> {
         if !keys.audit_events.is_empty() {
             for row in &next()? {
                 loaded.state.audit_events.insert(row.uuid(0)?);
+            }
+        }
+        if !keys.events.is_empty() {
+            for row in &next()? {
+                loaded.state.events.insert(row.uuid(0)?);
             }
         }
         recharge::add_locked((&mut loaded.state, &mut loaded.left_out), batch, keys, &mut next)?;

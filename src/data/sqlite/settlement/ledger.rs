@@ -77,6 +77,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     load_adjustments(&transaction, &keys, (&mut state, &mut left_out))?;
     refunds::load(&transaction, &keys, (&mut state, &mut left_out))?;
     state.audit_events = audit_trail::stored(&transaction, &keys.audit_events)?;
+    state.events = events::stored(&transaction, &keys.events)?;
     recharge::load(&transaction, batch, &keys, (&mut state, &mut left_out))?;
     unapplied::load(&transaction, batch, (&mut state, &mut left_out))?;
     caps::load(&transaction, &keys, (&mut state, &mut left_out))?;

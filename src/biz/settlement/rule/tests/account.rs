@@ -318,6 +318,7 @@ pub fn commit() -> Commit {
         service_tier: None,
         served: None,
         stream: None,
+        stop: None,
         record_ids: RecordIds::fresh(),
     }
 }
@@ -339,7 +340,16 @@ pub fn reported(input: u32, output: u32) -> Report {
 
 /// A report of the first stream without tokens and without a target.
 pub fn report() -> Report {
-    Report { user: user(), trace: trace(), stream: stream(1), takes_over: false, usage: None, target: None, ttl: TTL }
+    Report {
+        user: user(),
+        trace: trace(),
+        stream: stream(1),
+        takes_over: false,
+        usage: None,
+        target: None,
+        ttl: TTL,
+        stop: None,
+    }
 }
 
 pub fn release() -> Release {
@@ -352,7 +362,7 @@ pub fn expire() -> Expire {
 
 /// The end of a stream that broke.
 pub fn break_off(number: u128, usage: Option<Usage>) -> Expire {
-    Expire { cause: Cause::Broken { stream: stream(number), usage }, ..expire() }
+    Expire { cause: Cause::Broken { stream: stream(number), usage, stop: None }, ..expire() }
 }
 
 pub fn adjust(id: &str, amount: &str) -> Posting {

@@ -91,6 +91,7 @@ impl Books {
             adjustments: tables.adjustments.clone(),
             refunds: tables.refunds.clone(),
             audit_events: tables.audit_events.iter().map(|event| event.id).collect(),
+            events: tables.events.iter().filter_map(|event| event.id).collect(),
             orders: tables.orders.clone(),
             payments: tables
                 .orders

@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::{
-    account::{Call, TestAccount, adjust, commit_of, key, release, set_status, units, update_order, user, yuan},
+    account::{
+        Call, TestAccount, adjust, commit_of, commit_with, expire, key, release, reported, set_status, stream, tokens,
+        units, update_order, usage, user, yuan,
+    },
     histories::postings::call,
 };
 use crate::biz::{
@@ -12,7 +17,9 @@ use crate::biz::{
     limits::key_quota::{Period, QuotaType},
     settlement::{
         order::OrderStatus,
-        posting::{AlertsChange, Charge, PaymentUpdate, Posting, RefusedCall, Reserve},
+        posting::{
+            AlertsChange, Cause, Charge, Commit, Expire, PaymentUpdate, Posting, RefusedCall, Report, Reserve, Stop,
+        },
     },
     values::{
         account_status::AccountStatus,
@@ -30,7 +37,7 @@ fn account(balance: &str) -> TestAccount {
 
 /// The events, each as its type and the fields that tell it from others.
 fn events(account: &TestAccount) -> Vec<String> {
-    let shown = ["threshold", "refused", "quota", "percent", "order_id", "after"];
+    let shown = ["threshold", "refused", "quota", "percent", "order_id", "after", "cause", "output_tokens"];
     let of = |event: crate::biz::events::NewEvent| {
         assert_eq!(event.user, Some(user()));
         let fields = shown.into_iter().filter_map(|name| event.data.get(name));
@@ -189,4 +196,55 @@ fn own_alerts_take_the_place_of_the_configured_ones() {
     let audited = account.books.audit_events();
     let states: Vec<_> = audited.iter().filter(|event| event.rpc == SET_ALERTS).map(|event| &event.after).collect();
     assert_eq!(states, [&Some(r#"{"balance_below":["4"],"quota_percent":[]}"#.to_owned()), &None]);
+}
+
+#[test]
+fn a_stop_is_told_once_by_the_first_posting_that_carries_it() {
+    let stop = |number: u128| Some(Stop { id: Uuid::from_u128(number), output_tokens: 7 });
+    let account = TestAccount::with("3");
+    account.reserve(tokens(2, 0));
+    let first = || Posting::Report(Report { stop: stop(1), ..reported(3, 4) });
+    account.settle_all([first(), first()]);
+    // The answer was lost, and the engine settles the report again.
+    account.settle(first());
+    let stops = ["stream.stopped balance 7"];
+    let told = || events(&account).into_iter().filter(|event| event.starts_with("stream")).collect::<Vec<_>>();
+    assert_eq!(told(), stops);
+    account.settle(Commit { stop: stop(1), ..commit_with(3, 5) });
+    account.settle(Commit { stop: stop(1), ..commit_with(3, 5) });
+    assert_eq!(told(), stops);
+
+    // No report came before the end.
+    let ending = |end: Posting| {
+        let account = TestAccount::with("3");
+        account.reserve(tokens(2, 0));
+        account.settle_all([end.clone(), end]);
+        events(&account).into_iter().filter(|event| event.starts_with("stream")).collect::<Vec<_>>()
+    };
+    assert_eq!(ending(Posting::Commit(Commit { stop: stop(1), ..commit_with(3, 5) })), stops);
+    let cause = Cause::Broken { stream: stream(1), usage: Some(usage(3, 5)), stop: stop(1) };
+    assert_eq!(ending(Posting::Expire(Expire { cause, ..expire() })), stops);
+    // A refused posting changes nothing, and tells of nothing.
+    let refused = Posting::Report(Report { stop: stop(1), stream: stream(9), ..reported(3, 4) });
+    assert_eq!(ending(refused), [""; 0]);
+}
+
+#[test]
+fn a_stop_names_its_cause() {
+    let told = |account: &TestAccount| {
+        let stop = Some(Stop { id: Uuid::from_u128(1), output_tokens: 7 });
+        account.settle(Report { stop, ..reported(3, 4) });
+        events(account).into_iter().filter(|event| event.starts_with("stream")).collect::<Vec<_>>()
+    };
+    for kind in [QuotaType::Amount, QuotaType::Tokens] {
+        let account = TestAccount::with("20");
+        account.set_key_quota(kind, Period::Total, if kind == QuotaType::Tokens { 7 } else { 3_000_000 });
+        account.reserve(Call { is_keyed: true, ..tokens(2, 0) });
+        account.settle(Report { target: Some(usage(3, 4)), ..reported(3, 4) });
+        assert_eq!(told(&account), ["stream.stopped api_key 7"], "{kind:?}");
+    }
+    let account = TestAccount::with("20");
+    account.reserve(tokens(2, 0));
+    account.settle(set_status(AccountStatus::Frozen));
+    assert_eq!(told(&account), ["stream.stopped account_status 7"]);
 }

@@ -85,7 +85,9 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
             Answer::PaymentCredited { changed: *changed }
         }
         (Step::SetStatus { .. }, Outcome::StatusSet { changed })
-        | (Step::SetPlan { .. }, Outcome::PlanSet { changed }) => Answer::StatusSet { changed: *changed },
+        | (Step::SetPlan { .. }, Outcome::PlanSet { changed })
+        | (Step::SetAlerts { .. }, Outcome::AlertsSet { changed }) => Answer::StatusSet { changed: *changed },
+        (Step::RefusedCheck { .. }, Outcome::RefusalNoted) => Answer::Noted,
         (_, Outcome::Refused(Error::AccountNotActive(_))) => Answer::NotActive,
         (_, Outcome::Refused(Error::OrderNotFound(_) | Error::PaymentNotFound(_))) => Answer::NotFound,
         (_, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,

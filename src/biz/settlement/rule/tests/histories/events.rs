@@ -1,6 +1,6 @@
 //! The events that a history must leave: the levels of the model before and after each step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -10,12 +10,24 @@ use crate::biz::{
     values::money::Money,
 };
 
-/// The thresholds of all users.
-const BALANCES: [i64; 3] = [0, 10, 30];
-const PERCENTS: [u8; 2] = [50, 100];
+/// Thresholds: balances and percentages.
+type Thresholds = (&'static [i64], &'static [u8]);
+
+const OF_ALL_USERS: Thresholds = (&[0, 10, 30], &[50, 100]);
+const OWN: [Thresholds; 3] = [(&[5, 40], &[30, 100]), (&[], &[80]), (&[20], &[])];
+/// The number of thresholds that a user may choose.
+pub const OWN_ALERTS: u8 = OWN.len() as u8;
 
 pub fn alerts() -> Alerts {
-    Alerts::new(BALANCES.map(Money::from_micros).into(), PERCENTS.into()).unwrap()
+    alerts_of(OF_ALL_USERS)
+}
+
+pub fn own_alerts(number: u8) -> Alerts {
+    alerts_of(OWN[usize::from(number)])
+}
+
+fn alerts_of((balances, percents): Thresholds) -> Alerts {
+    Alerts::new(balances.iter().copied().map(Money::from_micros).collect(), percents.to_vec()).unwrap()
 }
 
 /// An event, as the histories compare it.
@@ -43,6 +55,7 @@ pub struct Levels {
     free: BTreeMap<(u32, u8), u32>,
     caps: Option<((usize, usize), (usize, usize))>,
     key: [i64; 3],
+    thresholds: Thresholds,
 }
 
 impl Levels {
@@ -55,6 +68,7 @@ impl Levels {
             free: rows.map(|row| (row, model.used(row.0, row.1))).collect(),
             caps: model.caps().zip(model.calls(now)),
             key: shared.key.used(now),
+            thresholds: model.alerts.map_or(OF_ALL_USERS, |number| OWN[usize::from(number)]),
         }
     }
 }
@@ -63,18 +77,28 @@ impl Levels {
 #[derive(Debug, Default, Clone)]
 pub struct Foreseen {
     is_exhausted: bool,
-    pub events: Vec<String>,
+    /// The stops that are known.
+    stops: BTreeSet<u8>,
+    /// The events of each step, in any order.
+    pub steps: Vec<Vec<String>>,
+}
+
+/// A step with its answer, and the levels around it.
+pub struct Taken<'s> {
+    pub step: &'s Step,
+    pub answer: &'s Answer,
+    pub before: Levels,
+    pub after: Levels,
+    /// Whether it is a check that was refused for money.
+    pub is_refused_check: bool,
 }
 
 impl Foreseen {
-    pub fn step(&mut self, step: &Step, answer: &Answer, before: &Levels, after: &Levels) {
+    pub fn take(&mut self, taken: &Taken<'_>) {
+        let Taken { step, answer, before, after, .. } = taken;
+        let mut events = Vec::new();
         match (step, answer) {
-            (Step::Charge { .. } | Step::Reserve { .. }, Answer::Insufficient) if !self.is_exhausted => {
-                self.is_exhausted = true;
-                let by = if matches!(step, Step::Charge { .. }) { "charge" } else { "reserve" };
-                self.events.push(format!("exhausted {by}"));
-            }
-            (_, Answer::Refunded { replayed: false, .. }) => self.events.push("charge.refunded".into()),
+            (_, Answer::Refunded { replayed: false, .. }) => events.push("charge.refunded".into()),
             (_, Answer::Order { state, changed: true, .. }) => {
                 let kind = match state {
                     OrderState::Paid => Some("recharge.succeeded"),
@@ -82,44 +106,67 @@ impl Foreseen {
                     OrderState::Expired => Some("recharge.expired"),
                     _ => None,
                 };
-                self.events.extend(kind.map(str::to_owned));
+                events.extend(kind.map(str::to_owned));
             }
             (_, Answer::OrderRefunded { state: OrderRefundState::Success, changed: true, .. }) => {
-                self.events.push("money back".into());
+                events.push("money back".into());
             }
             _ => {}
         }
+        events.extend(self.exhausted(taken));
+        events.extend(self.stopped(step, answer));
         if before.status != after.status {
-            self.events.push(format!("status {}", format!("{:?}", after.status).to_uppercase()));
+            events.push(format!("status {}", format!("{:?}", after.status).to_uppercase()));
         }
         if after.balance > before.balance {
             self.is_exhausted = false;
         }
-        for threshold in BALANCES {
-            if before.balance >= threshold && after.balance < threshold {
-                self.events.push(format!("low {}", Money::from_micros(threshold)));
+        for threshold in after.thresholds.0 {
+            if before.balance >= *threshold && after.balance < *threshold {
+                events.push(format!("low {}", Money::from_micros(*threshold)));
             }
         }
+        let mut reached = |quota: &str, (limit, before, after): (i64, i64, i64)| {
+            for percent in taken.after.thresholds.1 {
+                let is_at = |used: i64| used.max(0) * 100 >= limit * i64::from(*percent);
+                if limit > 0 && !is_at(before) && is_at(after) {
+                    events.push(format!("{quota} {percent}"));
+                }
+            }
+        };
         for (row, used) in &after.free {
             let limit = SERVICES[usize::from(row.1)].free_units;
-            self.reached("free", (limit.into(), before.free[row].into(), (*used).into()));
+            reached("free", (limit.into(), before.free[row].into(), (*used).into()));
         }
         if let (Some((caps, was)), Some((_, is))) = (before.caps, after.caps) {
-            self.reached("cap day", (caps.0 as i64, was.0 as i64, is.0 as i64));
-            self.reached("cap month", (caps.1 as i64, was.1 as i64, is.1 as i64));
+            reached("cap day", (caps.0 as i64, was.0 as i64, is.0 as i64));
+            reached("cap month", (caps.1 as i64, was.1 as i64, is.1 as i64));
         }
         for (index, kind) in ["requests", "tokens", "amount"].into_iter().enumerate() {
-            let name = format!("key {kind}");
-            self.reached(&name, (KEY_LIMITS[index], before.key[index], after.key[index]));
+            reached(&format!("key {kind}"), (KEY_LIMITS[index], before.key[index], after.key[index]));
         }
+        self.steps.push(events);
     }
 
-    fn reached(&mut self, quota: &str, (limit, before, after): (i64, i64, i64)) {
-        for percent in PERCENTS {
-            let is_at = |used: i64| used.max(0) * 100 >= limit * i64::from(percent);
-            if limit > 0 && !is_at(before) && is_at(after) {
-                self.events.push(format!("{quota} {percent}"));
-            }
-        }
+    /// The first refusal for money since the last credit.
+    fn exhausted(&mut self, taken: &Taken<'_>) -> Option<String> {
+        let by = match (taken.step, taken.answer) {
+            (Step::Charge { .. }, Answer::Insufficient) => "charge",
+            (Step::Reserve { .. }, Answer::Insufficient) => "reserve",
+            _ if taken.is_refused_check => "check",
+            _ => return None,
+        };
+        (!std::mem::replace(&mut self.is_exhausted, true)).then(|| format!("exhausted {by}"))
+    }
+
+    /// A stop that no step has told of before. A refused step tells of none.
+    fn stopped(&mut self, step: &Step, answer: &Answer) -> Option<String> {
+        let stop = match (step, answer) {
+            (Step::Report(report), Answer::Reported { .. } | Answer::RanOut) => report.stop,
+            (Step::Commit(commit), Answer::Charged { .. }) => commit.stop,
+            (Step::Break { stop, .. }, Answer::Charged { .. } | Answer::Freed) => *stop,
+            _ => None,
+        };
+        stop.filter(|stop| self.stops.insert(*stop)).map(|_| EventType::StreamStopped.name().into())
     }
 }

@@ -20,7 +20,7 @@ use crate::biz::{
     },
     audit_trail::{
         ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT, SET_ACCOUNT_STATUS,
-        SET_USER_PLAN,
+        SET_ALERTS, SET_USER_PLAN,
     },
     charge::{
         prices::{CLASSES, Class, Draft, Given, PlanPrices, PriceBook, PriceVersion, Prices},
@@ -31,9 +31,9 @@ use crate::biz::{
         order::{Order, OrderStatus},
         order_refund::OrderRefundContent,
         posting::{
-            self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderRefundRequest, OrderRefundUpdate,
-            OrderUpdate, PaymentCredit, PaymentUpdate, PlanChange, Posting, RecordIds, Refund, RefundEvent, Release,
-            ReportedRefund, Reserve, StatusChange,
+            self, Adjustment, AdjustmentContent, AlertsChange, Cause, Charge, Commit, Expire, OrderRefundRequest,
+            OrderRefundUpdate, OrderUpdate, PaymentCredit, PaymentUpdate, PlanChange, Posting, RecordIds, Refund,
+            RefundEvent, RefusedCall, Release, ReportedRefund, Reserve, StatusChange, Stop,
         },
         refund::RefundContent,
         transaction::ChargeContent,
@@ -216,7 +216,7 @@ impl Postings<'_> {
                 let call = self.call(user, *call, ids, (None, call.tokens.map(usage)));
                 Posting::Reserve(Reserve { call, ttl: TimeDelta::minutes(TTL_MINUTES.into()) })
             }
-            Step::Report(Report { trace: id, stream, takes_over, tokens, target, ttl_minutes }) => {
+            Step::Report(Report { trace: id, stream, takes_over, tokens, target, ttl_minutes, stop: told }) => {
                 Posting::Report(posting::Report {
                     user,
                     trace: trace(*id),
@@ -225,6 +225,7 @@ impl Postings<'_> {
                     usage: tokens.map(usage),
                     target: target.map(usage),
                     ttl: TimeDelta::minutes((*ttl_minutes).into()),
+                    stop: self.stop(number, *told),
                 })
             }
             Step::Commit(of) => Posting::Commit(Commit {
@@ -237,6 +238,7 @@ impl Postings<'_> {
                 service_tier: None,
                 served: None,
                 stream: of.stream.map(|stream| stream_id(of.trace, stream)),
+                stop: self.stop(number, of.stop),
                 record_ids: RecordIds::fresh(),
             }),
             Step::Release { trace: id } => {
@@ -246,8 +248,9 @@ impl Postings<'_> {
                 let (cause, record_ids) = (Cause::Expired, RecordIds::fresh());
                 Posting::Expire(Expire { user, trace: trace(*id), cause, record_ids })
             }
-            Step::Break { trace: id, stream, tokens } => {
-                let cause = Cause::Broken { stream: stream_id(*id, *stream), usage: tokens.map(usage) };
+            Step::Break { trace: id, stream, tokens, stop: told } => {
+                let (stream, stop) = (stream_id(*id, *stream), self.stop(number, *told));
+                let cause = Cause::Broken { stream, usage: tokens.map(usage), stop };
                 Posting::Expire(Expire { user, trace: trace(*id), cause, record_ids: RecordIds::fresh() })
             }
             Step::Adjust { id, amount, allow_negative } => Posting::Adjust(Adjustment {
@@ -273,16 +276,21 @@ impl Postings<'_> {
                 Posting::CreditPayment(PaymentCredit::new(user, stray_id(self.case, *payment), call(RESOLVE_PAYMENT)))
             }
             Step::SetStatus { id, status } => {
-                let case: u64 = self.case.parse().unwrap_or_default();
-                let event = Uuid::from_u64_pair(case, u64::from(number) << 8 | u64::from(*id));
-                let call = AuditedCall { id: event, ..call(SET_ACCOUNT_STATUS) };
+                let call = AuditedCall { id: self.id(0, number, *id), ..call(SET_ACCOUNT_STATUS) };
                 Posting::SetStatus(StatusChange { user, status: account_status(*status), call })
             }
             Step::SetPlan { id, is_planned } => {
-                let case: u64 = self.case.parse().unwrap_or_default();
-                let event = Uuid::from_u64_pair(case, 1 << 32 | u64::from(number) << 8 | u64::from(*id));
-                let call = AuditedCall { id: event, ..call(SET_USER_PLAN) };
+                let call = AuditedCall { id: self.id(1, number, *id), ..call(SET_USER_PLAN) };
                 Posting::SetPlan(PlanChange { user, plan: is_planned.then(plan), call })
+            }
+            Step::SetAlerts { id, alerts } => {
+                let call = AuditedCall { id: self.id(2, number, *id), ..call(SET_ALERTS) };
+                let alerts = alerts.map(|own| Arc::new(events::own_alerts(own)));
+                Posting::SetAlerts(AlertsChange { user, alerts, call })
+            }
+            Step::RefusedCheck { call } => {
+                let call = self.call(user, *call, RecordIds::fresh(), (None, call.tokens.map(usage)));
+                Posting::NoteRefusal(RefusedCall { call })
             }
             Step::OrderRefund { order, refund, refund_step } => {
                 self.order_refund(user, number, (*order, *refund), *refund_step)
@@ -293,6 +301,16 @@ impl Postings<'_> {
                 payment_update: payment_update(self.case, *order, *order_step),
             }),
         }
+    }
+
+    fn stop(&self, user: u8, number: Option<u8>) -> Option<Stop> {
+        number.map(|number| Stop { id: self.id(3, user, number), output_tokens: 0 })
+    }
+
+    /// An id of this history, which a repeat has again.
+    fn id(&self, kind: u8, user: u8, number: u8) -> Uuid {
+        let case: u64 = self.case.parse().unwrap_or_default();
+        Uuid::from_u64_pair(case, u64::from(kind) << 32 | u64::from(user) << 8 | u64::from(number))
     }
 
     fn order_refund(&self, user: UserId, number: u8, (order, refund): (u8, u8), step: OrderRefundStep) -> Posting {

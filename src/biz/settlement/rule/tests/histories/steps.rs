@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::model::{
-    Call, Caps, Commit, MODELS, ORDERS, OrderRefundStep, OrderStep, Overrun, Policy, RefundRequest, Report, SERVICES,
-    STRAYS, Status, Step, Tokens,
+use super::{
+    events::OWN_ALERTS,
+    model::{
+        Call, Caps, Commit, MODELS, ORDERS, OrderRefundStep, OrderStep, Overrun, Policy, RefundRequest, Report,
+        SERVICES, STRAYS, Status, Step, Tokens,
+    },
 };
 
 pub const USERS: u8 = 2;
@@ -86,7 +89,7 @@ fn debt() -> [(u8, Step); 2] {
     let trace = u8::MAX;
     let call = Call { trace, service: 0, count: 1, cost: None, keyed: false, model: 0, tokens: None };
     let count = Some(2 * SERVICES[0].free_units);
-    let commit = Commit { trace, count, cost: Some(1_000), tokens: None, text: None, stream: None };
+    let commit = Commit { trace, count, cost: Some(1_000), tokens: None, text: None, stream: None, stop: None };
     [(0, Step::Reserve { call, stream: 0 }), (0, Step::Commit(commit))]
 }
 
@@ -213,6 +216,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..=STRAYS).prop_map(|payment| Step::CreditPayment { payment }),
         1 => (any::<u8>(), status()).prop_map(|(id, status)| Step::SetStatus { id, status }),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(id, is_planned)| Step::SetPlan { id, is_planned }),
+        1 => (any::<u8>(), prop::option::weighted(0.7, 0..OWN_ALERTS)).prop_map(|(id, alerts)| Step::SetAlerts { id, alerts }),
+        // The quotas of an API key have no part in it.
+        2 => any_call().prop_map(|call| Step::RefusedCheck { call: of_estimate(Call { keyed: false, ..call }) }),
     ]
 }
 
@@ -233,9 +239,9 @@ fn owner() -> BoxedStrategy<u8> {
 
 fn report(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
     let target = prop::option::weighted(0.9, tokens(30));
-    (trace, owner(), prop::bool::weighted(0.2), some_tokens(), target, 1..30u32).prop_map(
-        |(trace, stream, takes_over, tokens, target, ttl_minutes)| {
-            Step::Report(Report { trace, stream, takes_over, tokens, target, ttl_minutes })
+    (trace, owner(), prop::bool::weighted(0.2), some_tokens(), target, 1..30u32, stop()).prop_map(
+        |(trace, stream, takes_over, tokens, target, ttl_minutes, stop)| {
+            Step::Report(Report { trace, stream, takes_over, tokens, target, ttl_minutes, stop })
         },
     )
 }
@@ -245,24 +251,29 @@ fn end(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
     let cost = prop::option::weighted(0.4, prop_oneof![1 => 1..60i64, 1 => 60..400i64]);
     prop_oneof![
         4 => (trace.clone(), prop::option::of(1..12u32), cost, some_tokens(), commits_by()).prop_map(
-            |(trace, count, cost, tokens, (text, stream))| {
+            |(trace, count, cost, tokens, (text, stream, stop))| {
                 let tokens = tokens.filter(|_| text.is_none());
-                Step::Commit(Commit { trace, count, cost, tokens, text, stream })
+                Step::Commit(Commit { trace, count, cost, tokens, text, stream, stop })
             },
         ),
         1 => trace.clone().prop_map(|trace| Step::Release { trace }),
         3 => trace.clone().prop_map(|trace| Step::Expire { trace }),
-        2 => (trace, owner(), some_tokens())
-            .prop_map(|(trace, stream, tokens)| Step::Break { trace, stream, tokens }),
+        2 => (trace, owner(), some_tokens(), stop())
+            .prop_map(|(trace, stream, tokens, stop)| Step::Break { trace, stream, tokens, stop }),
     ]
 }
 
-/// The origin of a commit: a text, a stream, or neither.
-fn commits_by() -> impl Strategy<Value = (Option<u32>, Option<u8>)> {
+/// Few numbers, so that several postings tell of the same stop.
+fn stop() -> impl Strategy<Value = Option<u8>> {
+    prop::option::weighted(0.3, 0..4u8)
+}
+
+/// The origin of a commit: a text, a stream with a stop, or neither.
+fn commits_by() -> impl Strategy<Value = (Option<u32>, Option<u8>, Option<u8>)> {
     prop_oneof![
-        2 => Just((None, None)),
-        2 => (0..24u32).prop_map(|output| (Some(output), None)),
-        1 => owner().prop_map(|stream| (None, Some(stream))),
+        2 => Just((None, None, None)),
+        2 => (0..24u32).prop_map(|output| (Some(output), None, None)),
+        1 => (owner(), stop()).prop_map(|(stream, stop)| (None, Some(stream), stop)),
     ]
 }
 

@@ -53,6 +53,8 @@ pub enum Step {
         trace: u8,
         stream: u8,
         tokens: Option<Tokens>,
+        /// As of a report.
+        stop: Option<u8>,
     },
     Adjust {
         id: u8,
@@ -85,6 +87,16 @@ pub enum Step {
         id: u8,
         is_planned: bool,
     },
+    SetAlerts {
+        /// Identifies the request.
+        id: u8,
+        /// The number of the thresholds; `None` for those of all users.
+        alerts: Option<u8>,
+    },
+    /// A check that was refused for money, on a state that may be old.
+    RefusedCheck {
+        call: Call,
+    },
 }
 
 /// A refund of a charge; of all that is left without a count.
@@ -114,6 +126,8 @@ pub struct Commit {
     pub text: Option<u32>,
     /// The stream that commits, if any.
     pub stream: Option<u8>,
+    /// As of a report.
+    pub stop: Option<u8>,
 }
 
 /// A call to charge or to hold.
@@ -236,6 +250,7 @@ pub enum Answer {
     StatusSet {
         changed: bool,
     },
+    Noted,
     NotActive,
     WrongAmount,
     Duplicate,
@@ -299,6 +314,10 @@ pub struct Model {
     pub is_planned: bool,
     /// The requests that changed the plan.
     pub plan_changes: BTreeSet<u8>,
+    /// The number of the user's own thresholds.
+    pub alerts: Option<u8>,
+    /// The requests that changed the thresholds.
+    pub alerts_changes: BTreeSet<u8>,
     /// The number of changes of the caps.
     pub caps_changes: usize,
     /// The state of each order, and its payment.
@@ -328,6 +347,8 @@ impl Model {
             status_changes: BTreeSet::new(),
             is_planned: false,
             plan_changes: BTreeSet::new(),
+            alerts: None,
+            alerts_changes: BTreeSet::new(),
             caps_changes: 0,
             orders: vec![(OrderState::Pending, None); ORDERS.into()],
             order_refunds: BTreeMap::new(),
@@ -424,7 +445,7 @@ impl Model {
             Step::Commit(commit) => self.commit(*commit, now, key),
             Step::Release { trace } => self.release(*trace, key),
             Step::Expire { trace } => self.expire(*trace, now, key),
-            Step::Break { trace, stream, tokens } => self.break_off(*trace, *stream, *tokens, now, key),
+            Step::Break { trace, stream, tokens, .. } => self.break_off(*trace, *stream, *tokens, now, key),
             Step::Adjust { id, amount, allow_negative } => self.adjust(*id, *amount, *allow_negative),
             Step::Refund(refund) => self.refund(*refund, now, key),
             Step::Order { order, order_step } => self.order(*order, *order_step, &mut shared.payments),
@@ -434,7 +455,18 @@ impl Model {
             Step::CreditPayment { payment } => self.credit_payment(*payment, &mut shared.strays),
             Step::SetStatus { id, status } => self.set_status(*id, *status),
             Step::SetPlan { id, is_planned } => self.set_plan(*id, *is_planned),
+            Step::SetAlerts { id, alerts } => self.set_alerts(*id, *alerts),
+            Step::RefusedCheck { call } => match self.cover(*call, now, key) {
+                Ok(_) | Err(Answer::Insufficient) => Answer::Noted,
+                Err(refusal) => refusal,
+            },
         }
+    }
+
+    /// Whether the step is a check that would be refused for money now.
+    pub fn is_refused_check(&self, step: &Step, now: Moment, shared: &Shared) -> bool {
+        let Step::RefusedCheck { call } = step else { return false };
+        matches!(self.clone().cover(*call, now, &shared.key), Err(Answer::Insufficient))
     }
 
     /// The free units and the amount that a call takes now, with its price; or the refusal.
@@ -545,6 +577,19 @@ impl Model {
         }
         self.note("a user has a plan", changed && is_planned);
         self.is_planned = is_planned;
+        Answer::StatusSet { changed }
+    }
+
+    fn set_alerts(&mut self, id: u8, alerts: Option<u8>) -> Answer {
+        if self.alerts_changes.contains(&id) {
+            return Answer::StatusSet { changed: true };
+        }
+        let changed = self.alerts != alerts;
+        if changed {
+            self.alerts_changes.insert(id);
+        }
+        self.note("a user has thresholds of its own", changed && alerts.is_some());
+        self.alerts = alerts;
         Answer::StatusSet { changed }
     }
 

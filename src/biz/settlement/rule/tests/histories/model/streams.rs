@@ -18,6 +18,8 @@ pub struct Report {
     /// The usage that the hold should cover.
     pub target: Option<Tokens>,
     pub ttl_minutes: u32,
+    /// The stop that it tells of, if any. The stops of a user are numbered.
+    pub stop: Option<u8>,
 }
 
 impl Hold {
