@@ -67,7 +67,8 @@ impl Core {
         caches::wait_for(redis.as_deref()).await;
         let lanes = database::limits(config);
         let use_keeper = Arc::new(UseKeeper::new(store.clone(), calendar.clone()));
-        let listeners = Arc::new(Listeners { caches: caches.clone(), keeper: use_keeper.clone() });
+        let listeners =
+            Arc::new(Listeners { caches: caches.clone(), keeper: use_keeper.clone(), metrics: metrics.clone() });
         let engine =
             Arc::new(Engine::start(store.clone().ledger(), listeners, catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     biz::{
         check::cache::Caches,
+        events::EventType,
         reports::usage::keeper::UseKeeper,
         settlement::{change::Change, commit_listener::CommitListener},
         values::cache_key::CacheKey,
@@ -19,10 +20,11 @@ use crate::{
 /// Pause between two looks at the longest wait.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Tells both the caches and the keeper of the rollup of each commit.
+/// Tells the caches, the keeper of the rollup and the metrics of each commit.
 pub(super) struct Listeners {
     pub caches: Arc<Caches>,
     pub keeper: Arc<UseKeeper>,
+    pub metrics: Arc<Metrics>,
 }
 
 #[async_trait]
@@ -34,6 +36,10 @@ impl CommitListener for Listeners {
             }
         }
         self.caches.committed(changes).await;
+    }
+
+    fn told(&self, events: &[EventType]) {
+        self.metrics.events.count(events);
     }
 
     async fn invalidate(&self, cache_keys: Vec<CacheKey>) {

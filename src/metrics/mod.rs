@@ -5,6 +5,7 @@ mod cache;
 mod charges;
 mod checks;
 mod connections;
+mod events;
 mod in_flight;
 mod jobs;
 mod labels;
@@ -28,6 +29,7 @@ pub use self::{
     charges::Operation,
     checks::CheckMetrics,
     connections::ConnectionMetrics,
+    events::EventMetrics,
     in_flight::InFlight,
     jobs::{JobMetrics, RunEnd},
     labels::{FAILURES, Failure},
@@ -59,6 +61,7 @@ pub struct Metrics {
     pub recharge: RechargeMetrics,
     pub low: LowBalanceMetrics,
     pub ops_stats: OpsStatsMetrics,
+    pub events: EventMetrics,
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
     pub prices: PriceMetrics,
@@ -102,6 +105,7 @@ impl Metrics {
             recharge: RechargeMetrics::new(&registry, balances)?,
             low: LowBalanceMetrics::new(&registry)?,
             ops_stats: OpsStatsMetrics::new(&registry)?,
+            events: EventMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
             prices: PriceMetrics::new(&registry)?,

@@ -13,7 +13,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Pause between two readings. A reading takes four cheap queries.
+/// Pause between two readings. A reading takes five cheap queries.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Deadline of a query.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +43,9 @@ impl OpsStats {
                 if let Err(error) = in_time(self.count_unapplied()).await {
                     tracing::warn!(%error, "count of unapplied payments failed; the gauge keeps its value");
                 }
+                if let Err(error) = in_time(self.measure_feed()).await {
+                    tracing::warn!(%error, "size of the feed of events could not be read; the gauges keep their values");
+                }
                 sleep(PAUSE).await;
             }
         };
@@ -65,6 +68,12 @@ impl OpsStats {
     async fn count_unapplied(&self) -> Result<(), StoreError> {
         let payments = self.store.count_unapplied().await?;
         self.metrics.ops_stats.set_unapplied(payments);
+        Ok(())
+    }
+
+    async fn measure_feed(&self) -> Result<(), StoreError> {
+        let size = self.store.feed_size().await?;
+        self.metrics.events.set_size(&size);
         Ok(())
     }
 

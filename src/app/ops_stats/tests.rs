@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::*;
-use crate::biz::{jobs::ops_stats::FinishedAudit, values::calendar::SystemClock};
+use crate::biz::{
+    jobs::ops_stats::{FeedSize, FinishedAudit},
+    values::calendar::SystemClock,
+};
 
 /// The outcome of a query.
 #[derive(Clone, Copy)]
@@ -50,6 +53,10 @@ impl OpsStatsStore for Script {
     async fn count_unapplied(&self) -> Result<u64, StoreError> {
         next(&self.unapplied).await
     }
+
+    async fn feed_size(&self) -> Result<FeedSize, StoreError> {
+        Ok(FeedSize { head: 7, placed: 5, unplaced: 1, oldest: Some(DateTime::UNIX_EPOCH) })
+    }
 }
 
 fn reading(mut audits: Vec<Answer>, mut pending: Vec<Answer>) -> (Arc<Metrics>, OpsStats) {
@@ -82,7 +89,11 @@ async fn a_failed_query_keeps_its_gauge_and_does_not_stop_the_other() {
         seen.push(shown(&metrics));
     }
     let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-    assert!(text.lines().any(|line| line == "billing_unapplied_payments 2"), "{text}");
+    for line in
+        ["billing_unapplied_payments 2", "billing_events_kept 6", "billing_events_unread 1", "billing_events_head 7"]
+    {
+        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
+    }
     assert_eq!(seen, [[None, Some(5)], [Some(1), Some(5)], [Some(1), Some(6)], [Some(3), Some(6)]]);
 }
 

@@ -54,6 +54,11 @@ impl EventType {
         Self::MonthClosed,
     ];
 
+    /// Whether settlements write it.
+    pub fn is_settled(self) -> bool {
+        !matches!(self, Self::PaymentUnapplied | Self::MonthClosed)
+    }
+
     /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,11 +1,11 @@
 //! Figures from the database that alert operators: the differences of the last audit, the number of
 //! top-ups and of their refunds that have been pending for long, the number of refunds that failed lately,
-//! and the number of unapplied payments.
+//! the number of unapplied payments, and the size of the feed of events.
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::biz::values::error::StoreError;
+use crate::biz::{events::Position, values::error::StoreError};
 
 /// A top-up that has been pending for longer than this is old.
 pub const PENDING_FOR: TimeDelta = TimeDelta::hours(1);
@@ -19,6 +19,22 @@ pub struct FinishedAudit {
     /// Time of its end, by the clock of the database.
     pub at: DateTime<Utc>,
     pub differences: u64,
+}
+
+/// Most events without a position that are counted.
+pub const MAX_UNPLACED: u32 = 10_000;
+
+/// The size of the feed of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedSize {
+    /// The last given position.
+    pub head: Position,
+    /// Events with a position.
+    pub placed: u64,
+    /// Events that nobody has read yet, at most [`MAX_UNPLACED`].
+    pub unplaced: u64,
+    /// The time of the oldest event.
+    pub oldest: Option<DateTime<Utc>>,
 }
 
 /// Reads the figures that operators are alerted to.
@@ -51,4 +67,10 @@ pub trait OpsStatsStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn count_unapplied(&self) -> Result<u64, StoreError>;
+
+    /// The size of the feed of events, in a time that does not grow with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn feed_size(&self) -> Result<FeedSize, StoreError>;
 }

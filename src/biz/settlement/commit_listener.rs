@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::biz::{settlement::change::Change, values::cache_key::CacheKey};
+use crate::biz::{events::EventType, settlement::change::Change, values::cache_key::CacheKey};
 
 /// Notified after a commit and before the callers get their answers, so that a caller reads its own
 /// writes. The methods must return at once, because the answers wait for them.
@@ -10,6 +10,9 @@ use crate::biz::{settlement::change::Change, values::cache_key::CacheKey};
 pub trait CommitListener: Send + Sync + 'static {
     /// A batch committed these changes.
     async fn committed(&self, changes: Vec<Change>);
+
+    /// A batch committed these events.
+    fn told(&self, _: &[EventType]) {}
 
     /// The entries of these keys changed, and the changes are not known.
     async fn invalidate(&self, cache_keys: Vec<CacheKey>);

@@ -9,7 +9,7 @@ use super::{
     posting::{Batch, Outcome},
 };
 use crate::biz::{
-    events::alerts::Watch,
+    events::{EventType, alerts::Watch},
     settlement::change::Change,
     values::{
         error::StoreError,
@@ -24,6 +24,8 @@ pub struct SettledBatch {
     pub outcomes: Vec<Outcome>,
     /// The changes that this transaction committed.
     pub changes: Vec<Change>,
+    /// The events that this transaction committed.
+    pub events: Vec<EventType>,
     /// The watches of the batch's accounts that are not the default.
     pub watches: BTreeMap<UserId, Watch>,
     /// Every API key whose quotas the batch may have changed.

@@ -87,6 +87,9 @@ impl Settler {
             *is_unsure = true;
             return Err(StoreError::Failed("the ledger returned the wrong number of outcomes".into()));
         }
+        if !settled.events.is_empty() {
+            self.listener.told(&settled.events);
+        }
         if *is_unsure {
             self.listener.invalidate(cache_keys(batch, std::mem::take(&mut settled.api_keys))).await;
         } else if !settled.changes.is_empty() {

@@ -207,7 +207,8 @@ impl Writes {
     /// The result of the batch after the commit.
     pub fn into_settlement(self, outcomes: Vec<Outcome>, left_out: LeftOut) -> SettledBatch {
         let Self { changes, known_watches, api_keys, .. } = self;
-        SettledBatch { outcomes, changes, watches: known_watches, api_keys, left_out }
+        let events = self.events.iter().map(|event| event.kind).collect();
+        SettledBatch { outcomes, changes, events, watches: known_watches, api_keys, left_out }
     }
 
     /// Whether there is nothing to write, as for a batch of refusals, replays and openings.

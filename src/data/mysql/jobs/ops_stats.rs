@@ -1,4 +1,4 @@
-//! Reads the operators' figures, from `job_run`, `recharge_order`, `recharge_refund` and `unapplied_payment`.
+//! Reads the operators' figures, from `job_run`, `recharge_order`, `recharge_refund`, `unapplied_payment` and `event`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -7,12 +7,20 @@ use crate::{
     biz::{
         jobs::{
             audit,
-            ops_stats::{FinishedAudit, OpsStatsStore},
+            ops_stats::{FeedSize, FinishedAudit, MAX_UNPLACED, OpsStatsStore},
         },
         settlement::{order::OrderStatus, order_refund::RefundStatus, unapplied::UnappliedStatus},
         values::error::StoreError,
     },
-    data::{mysql::MySqlStore, row::Columns, rows::jobs::finished_audit_of},
+    data::{
+        error::corrupt,
+        mysql::MySqlStore,
+        row::Columns,
+        rows::{
+            event::{FEED_SIZE, feed_size_of},
+            jobs::finished_audit_of,
+        },
+    },
 };
 
 #[async_trait]
@@ -55,5 +63,10 @@ impl OpsStatsStore for MySqlStore {
         let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status IN (?, ?)");
         let rows = self.reader.fetch_all(count.bind(open).bind(conflict)).await?;
         rows.first().map_or(Ok(0), |row| row.number(0))
+    }
+
+    async fn feed_size(&self) -> Result<FeedSize, StoreError> {
+        let rows = self.reader.fetch_all(sqlx::query(FEED_SIZE).bind(MAX_UNPLACED)).await?;
+        feed_size_of(rows.first().ok_or_else(|| corrupt("event_feed"))?)
     }
 }

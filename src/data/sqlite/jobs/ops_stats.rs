@@ -1,4 +1,4 @@
-//! Reads the operators' figures, from `job_run`, `recharge_order`, `recharge_refund` and `unapplied_payment`.
+//! Reads the operators' figures, from `job_run`, `recharge_order`, `recharge_refund`, `unapplied_payment` and `event`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -7,12 +7,20 @@ use crate::{
     biz::{
         jobs::{
             audit,
-            ops_stats::{FinishedAudit, OpsStatsStore},
+            ops_stats::{FeedSize, FinishedAudit, MAX_UNPLACED, OpsStatsStore},
         },
         settlement::{order::OrderStatus, order_refund::RefundStatus, unapplied::UnappliedStatus},
         values::error::StoreError,
     },
-    data::{error::store_error, row::Columns, rows::jobs::finished_audit_of, sqlite::SqliteStore},
+    data::{
+        error::store_error,
+        row::Columns,
+        rows::{
+            event::{FEED_SIZE, feed_size_of},
+            jobs::finished_audit_of,
+        },
+        sqlite::SqliteStore,
+    },
 };
 
 #[async_trait]
@@ -51,5 +59,10 @@ impl OpsStatsStore for SqliteStore {
         let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status IN (?, ?)");
         let count = count.bind(open).bind(conflict);
         count.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
+    }
+
+    async fn feed_size(&self) -> Result<FeedSize, StoreError> {
+        let size = sqlx::query(FEED_SIZE).bind(MAX_UNPLACED);
+        feed_size_of(&size.fetch_one(&self.reader).await.map_err(store_error)?)
     }
 }
