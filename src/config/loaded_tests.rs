@@ -62,6 +62,7 @@ billing:
   reservations: {llm: {on_expiry: release, above_hold: spill}}
   rate_limits: {user: {second: 5}}
   record_months: 13
+  webhooks: {key: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=, allow_private: true}
 payment_service:
   grpc_addr: 127.0.0.1:9101
   timeout: 90s
@@ -225,6 +226,7 @@ fn the_printed_configuration_is_the_configuration() {
     let again = present
         .replace("internal_tokens:\n      - \"***\"", "internal_tokens: [SECRET-of-an-admin]")
         .replace("callback_secrets:\n    - \"***\"", "callback_secrets: [SECRET-of-callbacks-1]")
+        .replace("key: \"***\"", "key: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
         .replace("secret: \"***\"", "secret: SECRET-of-32-characters-or-more-0");
     let second = load(&again, &[]).unwrap_or_else(|error| panic!("{error:#}\n{again}"));
     let debug = |loaded: &super::Loaded| format!("{:#?}", loaded.config);

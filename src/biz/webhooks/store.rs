@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Failed, Types, Webhook,
+    Failed, MAX_WEBHOOKS, Types, Webhook,
     changes::PutWebhook,
     delivery::{Attempt, OrderKey, Resend, StoredRetry},
 };
@@ -15,9 +15,9 @@ use crate::biz::{
 };
 
 /// Most deliveries beside the feed that wait for one webhook.
-pub const MAX_RESENDS: u32 = 100;
-/// Most of them that are read at once, for all webhooks.
-pub const RESENDS_AT_ONCE: u32 = 200;
+pub const MAX_RESENDS: u32 = 20;
+/// Most of them for all webhooks, which are read at once.
+pub const ALL_RESENDS: u32 = MAX_RESENDS * MAX_WEBHOOKS as u32;
 
 /// The result of a change by an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,7 +189,7 @@ pub struct Holder {
 /// Reads what is to be delivered, and stores the progress.
 #[async_trait]
 pub trait DeliveryStore: WebhookStore {
-    /// The deliveries beside the feed that wait, oldest first, at most [`RESENDS_AT_ONCE`].
+    /// The deliveries beside the feed that wait, by webhook, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -24,7 +24,7 @@ use crate::{
         webhooks::{
             Types,
             delivery::{Attempt, OrderKey, Resend, StoredRetry},
-            store::{DeliveryStore, Holder, RESENDS_AT_ONCE, SavedWebhook},
+            store::{ALL_RESENDS, DeliveryStore, Holder, SavedWebhook},
         },
     },
     data::{
@@ -40,10 +40,7 @@ use crate::{
 impl DeliveryStore for MySqlStore {
     async fn resends(&self) -> Result<Vec<Resend>, StoreError> {
         let mut query = QueryBuilder::new("SELECT ");
-        query
-            .push(RESEND)
-            .push(" FROM webhook_resend ORDER BY webhook_id, resend_id LIMIT ")
-            .push_bind(RESENDS_AT_ONCE);
+        query.push(RESEND).push(" FROM webhook_resend ORDER BY webhook_id, resend_id LIMIT ").push_bind(ALL_RESENDS);
         self.reader.fetch_all(query.build()).await?.iter().map(resend_of).collect()
     }
 

@@ -22,7 +22,7 @@ use crate::{
         webhooks::{
             Types,
             delivery::{OrderKey, Resend, StoredRetry},
-            store::{DeliveryStore, Holder, RESENDS_AT_ONCE, SavedWebhook},
+            store::{ALL_RESENDS, DeliveryStore, Holder, SavedWebhook},
         },
     },
     data::{
@@ -38,10 +38,7 @@ use crate::{
 impl DeliveryStore for SqliteStore {
     async fn resends(&self) -> Result<Vec<Resend>, StoreError> {
         let mut query = QueryBuilder::new("SELECT ");
-        query
-            .push(RESEND)
-            .push(" FROM webhook_resend ORDER BY webhook_id, resend_id LIMIT ")
-            .push_bind(RESENDS_AT_ONCE);
+        query.push(RESEND).push(" FROM webhook_resend ORDER BY webhook_id, resend_id LIMIT ").push_bind(ALL_RESENDS);
         let rows = query.build().fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(resend_of).collect()
     }
