@@ -23,6 +23,8 @@ pub enum System {
     Secured,
     /// As [`Self::Mysql`], with traces of 1% of the calls.
     Telemetry,
+    /// As [`Self::Mysql`], where every user has ten thresholds of each kind.
+    Alerts,
     Sqlite,
 }
 
@@ -33,13 +35,14 @@ impl System {
             System::Mysql => "mysql",
             System::Secured => "secured",
             System::Telemetry => "telemetry",
+            System::Alerts => "alerts",
             System::Sqlite => "sqlite",
         }
     }
 }
 
 /// An operation with its numbers of callers and users. `baseline`: also measured on the baseline; `varied`:
-/// also with TLS and tokens, and with traces.
+/// also with TLS and tokens, with traces and, if it charges, with alerts.
 struct Shape {
     name: &'static str,
     operation: Operation,
@@ -162,7 +165,7 @@ impl Plan {
     /// No scenario matches.
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         let systems: Vec<System> =
-            [System::Baseline, System::Mysql, System::Secured, System::Telemetry, System::Sqlite]
+            [System::Baseline, System::Mysql, System::Secured, System::Telemetry, System::Alerts, System::Sqlite]
                 .into_iter()
                 .filter(|system| if *system == System::Sqlite { !arguments.skip_sqlite } else { !arguments.skip_mysql })
                 .collect();
@@ -185,6 +188,7 @@ impl Plan {
                     System::Baseline => shape.baseline,
                     System::Mysql => true,
                     System::Secured | System::Telemetry => shape.varied,
+                    System::Alerts => shape.varied && shape.operation == Operation::Deduct,
                     // SQLite has one writer at a time, and no row locks.
                     System::Sqlite => shape.name != LOCKED,
                 };

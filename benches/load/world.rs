@@ -15,11 +15,14 @@ use std::{
 
 use anyhow::{Context, ensure};
 use billing_service::service::proto::{
-    AdjustBalanceRequest, billing_internal_service_client::BillingInternalServiceClient,
+    AdjustBalanceRequest, SetAlertsRequest, billing_internal_service_client::BillingInternalServiceClient,
 };
 use serde_json::Value;
 use tokio::task::{JoinSet, spawn_blocking};
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{
+    Status,
+    transport::{Channel, ClientTlsConfig, Endpoint},
+};
 
 use crate::{
     collector,
@@ -37,8 +40,8 @@ use crate::{
 
 /// HTTP/2 connections to each server; callers share them.
 const CHANNELS: usize = 8;
-/// Users credited concurrently.
-const CREDITORS: usize = 200;
+/// Concurrent calls that prepare the users.
+const CALLERS: usize = 200;
 /// The balance of every user at the start. A run can't spend it all.
 const CREDIT: u32 = 1_000_000;
 /// Time limit of an audit, for the command `timeout`.
@@ -96,7 +99,7 @@ impl World {
     /// A process does not start, or MariaDB does not sync its commits.
     pub async fn start(plan: &Plan, scratch: &Scratch) -> anyhow::Result<Self> {
         let mut world = Self { targets: BTreeMap::new(), servers: None, mariadb: None, _redis: None, _mariadb: None };
-        let on_mariadb = [System::Baseline, System::Mysql, System::Secured, System::Telemetry];
+        let on_mariadb = [System::Baseline, System::Mysql, System::Secured, System::Telemetry, System::Alerts];
         if on_mariadb.into_iter().any(|system| plan.needs(system)) {
             eprintln!("starting MariaDB");
             let mariadb = OwnServer::start().await;
@@ -109,7 +112,8 @@ impl World {
                 world.servers = Some(Servers::of(&target)?);
                 world.targets.insert(System::Mysql, Arc::new(target));
             }
-            for system in [System::Secured, System::Telemetry].into_iter().filter(|system| plan.needs(*system)) {
+            let variants = [System::Secured, System::Telemetry, System::Alerts].into_iter();
+            for system in variants.filter(|system| plan.needs(*system)) {
                 let source = mariadb.create_database().await;
                 let target = start_server(system, (source, Some((mariadb.pid(), &redis))), scratch).await?;
                 world.targets.insert(system, Arc::new(target));
@@ -155,7 +159,11 @@ async fn start_server(
     let command: Vec<&OsStr> = vec![OsStr::new(env!("CARGO_BIN_EXE_server")), OsStr::new("-conf"), conf.as_os_str()];
     let (server, channels) = start_process(&command, false, tls).await?;
     eprintln!("crediting {USERS} users");
-    credit(&channels).await?;
+    of_each_user(&channels, credit).await.context("crediting users")?;
+    if system == System::Alerts {
+        eprintln!("setting the alerts of {USERS} users");
+        of_each_user(&channels, set_alerts).await.context("setting alerts")?;
+    }
     let (database, redis) = servers.map(|(database, redis)| (database, redis.pid())).unzip();
     let processes = Processes { servers: vec![server.pid()], database, redis };
     Ok(Target { processes, channels, conf: Some(conf), source, _server: server })
@@ -253,30 +261,48 @@ pub async fn start_process(
     Ok((server, channels))
 }
 
-/// Credits every user, which opens the accounts.
-async fn credit(channels: &[Channel]) -> anyhow::Result<()> {
+type Client = BillingInternalServiceClient<Channel>;
+
+/// Makes a call for every user.
+async fn of_each_user<F>(channels: &[Channel], call: fn(Client, String) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = Result<(), Status>> + Send + 'static,
+{
     let next = Arc::new(AtomicU32::new(0));
-    let mut creditors = JoinSet::new();
-    for creditor in 0..CREDITORS {
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
         let next = next.clone();
-        let mut client = BillingInternalServiceClient::new(channels[creditor % channels.len()].clone());
-        creditors.spawn(async move {
+        let client = Client::new(channels[caller % channels.len()].clone());
+        callers.spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= USERS {
                     return Ok(());
                 }
-                let request = AdjustBalanceRequest {
-                    user_id: user(number),
-                    amount: f64::from(CREDIT),
-                    reason: "load benchmark".into(),
-                    adjustment_id: "load-benchmark".into(),
-                    ..Default::default()
-                };
-                client.adjust_balance(timed(request)).await?;
+                call(client.clone(), user(number)).await?;
             }
         });
     }
-    let all: Result<Vec<()>, tonic::Status> = creditors.join_all().await.into_iter().collect();
-    all.map(drop).context("crediting users")
+    let all: Result<Vec<()>, Status> = callers.join_all().await.into_iter().collect();
+    Ok(all.map(drop)?)
+}
+
+/// Credits a user, which opens the account.
+async fn credit(mut client: Client, user_id: String) -> Result<(), Status> {
+    let request = AdjustBalanceRequest {
+        user_id,
+        amount: f64::from(CREDIT),
+        reason: "load benchmark".into(),
+        adjustment_id: "load-benchmark".into(),
+        ..Default::default()
+    };
+    client.adjust_balance(timed(request)).await.map(drop)
+}
+
+/// Sets as many thresholds as a user may have. The charges of a run reach a few of the quotas.
+async fn set_alerts(mut client: Client, user_id: String) -> Result<(), Status> {
+    let balance_below = (1..=10).map(|part| f64::from(CREDIT / 20 * part)).collect();
+    let quota_percent = (1..=10).map(|part| 10 * part).collect();
+    let request = SetAlertsRequest { user_id, balance_below, quota_percent, ..Default::default() };
+    client.set_alerts(timed(request)).await.map(drop)
 }

@@ -204,18 +204,13 @@ fn alerts(request: &SetAlertsRequest) -> Result<Option<Arc<Alerts>>> {
         }
         return Ok(None);
     }
-    // The length is checked first, so that a long list costs nothing.
-    if request.balance_below.len() > MAX_THRESHOLDS || request.quota_percent.len() > MAX_THRESHOLDS {
-        let field = if request.balance_below.len() > MAX_THRESHOLDS { "balance_below" } else { "quota_percent" };
-        return Err(Invalid::new(field, format!("must have at most {MAX_THRESHOLDS} values")).into());
-    }
-    let balances: Result<Vec<Money>> = request
-        .balance_below
-        .iter()
-        .map(|threshold| Money::from_wire("balance_below", *threshold).map_err(Into::into))
-        .collect();
-    let percents = request.quota_percent.iter().map(|percent| u8::try_from(*percent).unwrap_or(u8::MAX)).collect();
-    Ok(Some(Arc::new(Alerts::new(balances?, percents)?)))
+    // One more than allowed is refused by its number, and the rest of a long list is not looked at.
+    let most = MAX_THRESHOLDS + 1;
+    let balances = request.balance_below.iter().take(most);
+    let balances =
+        balances.map(|threshold| Ok(Money::from_wire("balance_below", *threshold)?)).collect::<Result<_>>()?;
+    let percents = request.quota_percent.iter().take(most).map(|percent| u8::try_from(*percent).unwrap_or(u8::MAX));
+    Ok(Some(Arc::new(Alerts::new(balances, percents.collect())?)))
 }
 
 fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment> {

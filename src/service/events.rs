@@ -43,6 +43,11 @@ impl EventService {
         let filter =
             EventFilter { types: types(&request.types)?, user: UserId::parse_optional("user_id", &request.user_id)? };
         let page = read_feed(&*self.feed, &filter, after, limit).await?;
+        if page.is_beyond {
+            let why =
+                "is beyond the newest event, as after a restore of an older copy of the database; begin without it";
+            return Err(Invalid::new("after", why).into());
+        }
         Ok(ListEventsReply {
             events: page.events.iter().map(reply).collect(),
             next: encode(page.next),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use billing_service::{
-    biz::{audit_trail::AUDITED_RPCS, values::error::Error},
+    biz::{audit_trail::AUDITED_RPCS, events::EventType, values::error::Error},
     service::errors,
 };
 
@@ -282,6 +282,16 @@ fn every_error_code_is_in_the_api_document() {
     for code in codes {
         let is_listed = document.lines().any(|line| line.starts_with(&format!("| 1{code} |")));
         assert!(is_listed, "1{code} is not in the table of errors in docs/api.md");
+    }
+}
+
+#[test]
+fn every_type_of_event_has_a_row_in_the_document_of_events() {
+    let document = text("docs/events.md");
+    let types = between(&document, "## Types", "## Thresholds").concat();
+    for name in EventType::ALL.map(EventType::name) {
+        let is_shown = types.lines().any(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
+        assert!(is_shown, "{name} has no row in docs/events.md");
     }
 }
 

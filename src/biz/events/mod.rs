@@ -163,15 +163,17 @@ pub struct PageRange {
     pub after: Position,
     pub until: Position,
     last: Position,
+    is_beyond: bool,
 }
 
 impl EventFilter {
     /// The range of the page behind `after`, in a feed with the positions `first` to `last`. A page of one user
     /// has an index of its own, and looks at all.
     pub fn range(&self, after: Position, first: Position, last: Position) -> PageRange {
+        let is_beyond = after > last;
         let after = after.max(first.saturating_sub(1));
         let until = if self.user.is_some() { last } else { last.min(after.saturating_add(LOOKED_AT)) };
-        PageRange { after, until, last }
+        PageRange { after, until, last, is_beyond }
     }
 }
 
@@ -182,7 +184,7 @@ impl PageRange {
             Some(last) if events.len() >= limit as usize => last.position,
             _ => self.until.max(self.after),
         };
-        EventPage { events, next, has_more: next < self.last }
+        EventPage { events, next, has_more: next < self.last, is_beyond: self.is_beyond }
     }
 }
 
@@ -194,6 +196,9 @@ pub struct EventPage {
     pub next: Position,
     /// Whether further events may follow at once.
     pub has_more: bool,
+    /// Whether the page would begin after a position that was never given, as after a restore of an older copy of the
+    /// database. Later events would get positions that the reader has passed.
+    pub is_beyond: bool,
 }
 
 /// Events that get their positions in one transaction.
@@ -274,6 +279,22 @@ mod tests {
         }
         let unknown = EventType::from_str("balance").unwrap_err().to_string();
         assert!(unknown.starts_with("types: ") && unknown.contains("balance.low, "), "{unknown}");
+    }
+
+    #[test]
+    fn a_page_looks_at_a_bounded_range_and_goes_on_behind_it() {
+        let all = EventFilter::default();
+        let page = |after, first, last| all.range(after, first, last).page(Vec::new(), 100);
+        let of = |page: EventPage| (page.next, page.has_more, page.is_beyond);
+        assert_eq!(of(page(0, 1, 0)), (0, false, false), "an empty feed");
+        assert_eq!(of(page(0, 1, LOOKED_AT + 5)), (LOOKED_AT, true, false));
+        assert_eq!(of(page(LOOKED_AT, 1, LOOKED_AT + 5)), (LOOKED_AT + 5, false, false));
+        assert_eq!(of(page(3, 50, 60)), (60, false, false), "the events before 50 are deleted");
+        assert_eq!(of(page(60, 61, 60)), (60, false, false), "all events are deleted");
+        assert_eq!(of(page(61, 1, 60)), (61, false, true));
+        // A user has an index of its own.
+        let of_user = EventFilter { user: Some(UserId::from_stored("u")), ..EventFilter::default() };
+        assert_eq!(of(of_user.range(0, 1, 5 * LOOKED_AT).page(Vec::new(), 100)), (5 * LOOKED_AT, false, false));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `make test-galera SECONDS=600 SEED=7` runs longer loads with other requests.
 
 mod beside;
+mod events;
 mod faults;
 mod hosts;
 mod pairs;

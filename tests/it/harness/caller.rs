@@ -11,7 +11,7 @@ use std::{
 
 use billing_service::service::proto::{
     AdjustBalanceRequest, BatchDeductQuotaRequest, BatchDeductQuotaResult, CommitReservationRequest,
-    DeductQuotaRequest, ReleaseReservationRequest, ReserveQuotaRequest,
+    DeductQuotaRequest, ReleaseReservationRequest, ReserveQuotaRequest, SetAlertsRequest,
     billing_internal_service_client::BillingInternalServiceClient,
 };
 use tokio::{sync::watch, time::Instant};
@@ -176,6 +176,21 @@ impl Caller {
         });
         let (Ok(_), _) = call.await else { panic!("a credit is not refused") };
         self.books.credit(&request);
+    }
+
+    pub async fn set_thresholds(&mut self, user: &str, balance_below: &[f64]) {
+        let request = SetAlertsRequest {
+            user_id: user.into(),
+            balance_below: balance_below.into(),
+            quota_percent: vec![50, 80, 100],
+            ..Default::default()
+        };
+        let call = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.set_alerts(request).await }
+        });
+        let (Ok(_), _) = call.await else { panic!("alerts are not refused") };
+        self.books.set_thresholds(user, balance_below);
     }
 
     pub async fn reserve(&mut self, request: ReserveQuotaRequest) {

@@ -19,6 +19,10 @@ use super::{
 const CALLERS: usize = 64;
 /// This user has no free quota, so it pays from the first call on.
 const HOT_USER: usize = 1;
+/// Thresholds that a shared user who pays soon falls below.
+const LOW_OF_SHARED: [f64; 4] = [1_000_000.0, 999_999.5, 999_990.0, 999_950.0];
+/// Thresholds that most visitors fall below.
+const LOW_OF_VISITORS: [f64; 3] = [0.0, 2.0, 10.0];
 /// Number of charges in a batch.
 const BATCH: usize = 20;
 /// Time limit of every wait.
@@ -61,6 +65,7 @@ impl Load {
         caller.refusals_are_uncertain = crowd.refusals_are_uncertain;
         for number in 0..crowd.users {
             let user = shared_user(number);
+            caller.set_thresholds(&user, &LOW_OF_SHARED).await;
             caller.credit(credit(&user, 1_000_000.0)).await;
             if pays(number) {
                 caller.charge(traced("whole free quota", charge(&user, "payment", 1000))).await;
@@ -215,6 +220,7 @@ impl LoadCaller {
     /// one, a refused one, and a paid one that uses up the balance.
     async fn visit(&mut self) {
         let user = format!("visitor-{}-{}", self.number, self.sent);
+        self.caller.set_thresholds(&user, &LOW_OF_VISITORS).await;
         self.caller.credit(credit(&user, 15.0)).await;
         for count in [300, 300, 300, 300, 300, 100] {
             let charge = self.own_id(charge(&user, "asset", count));
@@ -271,6 +277,7 @@ impl LoadCaller {
     /// its hold, and one takes the balance below zero.
     async fn visit_in_two_phases(&mut self) {
         let user = format!("visitor-{}-{}", self.number, self.sent);
+        self.caller.set_thresholds(&user, &LOW_OF_VISITORS).await;
         self.caller.credit(credit(&user, 15.0)).await;
         let [less, more, refused] = [900, 200, 300].map(|count| self.own_hold(&user, "asset", count));
         for request in [&less, &more, &refused] {

@@ -4,11 +4,13 @@ use billing_service::service::proto::{
     CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, StreamFinish,
 };
 use rstest::rstest;
+use serde_json::{Value, json};
 
 use super::{Gateway, MODELS, stream};
 use crate::{
     account_status::set_status,
-    harness::{Backend, MySql, Service, Sqlite, charge, code_of},
+    events::all,
+    harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, wait::until},
 };
 
 #[rstest]
@@ -29,6 +31,16 @@ async fn a_stream_is_stopped_when_hold_and_balance_are_used_up(#[values(MySql, S
     assert_eq!(gateway.state(|state| state.stop).await.output_tokens, 9);
     assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().balance, 0.0);
     service.assert_nothing_is_held("u").await;
+    let stopped = json!({"user_id": "u", "trace_id": "s", "service_name": "rag", "model": "dear", "cause": "balance",
+        "output_tokens": 9});
+    assert_eq!(stops(&service).await, [stopped]);
+}
+
+/// The stops of streams that subscribers learn of.
+async fn stops(service: &Service) -> Vec<Value> {
+    let events = all(&service.internal).await;
+    let stops = events.iter().filter(|event| event.r#type == "stream.stopped");
+    stops.map(|event| serde_json::from_str(&event.data).unwrap()).collect()
 }
 
 #[rstest]
@@ -63,6 +75,7 @@ async fn a_stream_of_a_frozen_account_stops_at_its_hold_and_is_charged(#[values(
     let finished = gateway.finish(StreamFinish::default()).await.unwrap();
     assert_eq!((finished.amount, finished.balance), (6.0, 4.0));
     service.assert_nothing_is_held("u").await;
+    assert_eq!(stops(&service).await[0]["cause"], "account_status");
 }
 
 #[rstest]
@@ -75,8 +88,45 @@ async fn a_top_up_lets_a_stopped_stream_go_on(#[values(MySql, Sqlite)] on: Backe
     gateway.state(|state| state.stop).await;
     service.adjust("u", 1_000.0).await;
     assert!(gateway.state(|state| !state.stop).await.held > 10.0);
-    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 10.0);
+    // More output than the credit covers stops it again.
+    gateway.deliver(9, 1_002).await;
+    gateway.state(|state| state.stop).await;
+    until("the second stop is told", async || stops(&service).await.len() == 2).await;
+    let told: Vec<_> = stops(&service).await.iter().map(|stop| stop["output_tokens"].clone()).collect();
+    assert_eq!(told, [9, 1_011]);
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 1_012.0);
     service.assert_nothing_is_held("u").await;
+    assert_eq!(stops(&service).await.len(), 2, "the finish tells of no further stop");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stopped_stream_that_breaks_tells_of_its_stop_once(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 10.0).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
+    gateway.deliver(0, 9).await;
+    gateway.state(|state| state.stop).await;
+    drop(gateway);
+    until("the broken stream is charged", async || service.account("u").await.balance == 0.0).await;
+    assert_eq!(stops(&service).await.len(), 1);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stop_while_the_database_does_not_answer_is_told_later(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 10.0).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
+    let state = gateway.deliver_durably(0, 8).await;
+    assert_eq!((state.held, state.stop), (10.0, false));
+    let lock = Lock::take(&service.database).await;
+    gateway.deliver(8, 1).await;
+    gateway.state(|state| state.stop).await;
+    lock.release().await;
+    until("the stop is told", async || stops(&service).await.len() == 1).await;
+    gateway.finish(StreamFinish::default()).await.unwrap();
+    assert_eq!(stops(&service).await.len(), 1);
 }
 
 #[rstest]
@@ -130,6 +180,10 @@ async fn a_stream_is_stopped_when_its_key_has_no_tokens_left(#[values(MySql, Sql
     gateway.finish(StreamFinish::default()).await.unwrap();
     assert_eq!(used().await, 10.0);
     service.assert_nothing_is_held("u").await;
+    assert_eq!(
+        (&stops(&service).await[0]["cause"], &stops(&service).await[0]["api_key_id"]),
+        (&json!("api_key"), &json!("k"))
+    );
 }
 
 #[rstest]

@@ -14,7 +14,7 @@ use crate::harness::{Service, Sqlite};
 const LONGEST_TEXT: u64 = 10_000;
 
 /// Values at a bound that another rule refuses: the end of the path, and the begin of the field.
-const REFUSED_AT_THE_BOUND: [(&str, &str); 13] = [
+const REFUSED_AT_THE_BOUND: [(&str, &str); 15] = [
     // Parts of a usage are not above their whole.
     ("", "usage."),
     // The sum of the balance and all pending top-ups has a bound, and the currency has two decimal places.
@@ -26,6 +26,8 @@ const REFUSED_AT_THE_BOUND: [(&str, &str); 13] = [
     ("", "plan"),
     ("", "currency"),
     ("", "page_token"),
+    ("/events", "after"),
+    ("/events", "types"),
     ("/quote", "model"),
     ("/quote", "service_tier"),
     // Without tokens there is no estimate, which a model needs.

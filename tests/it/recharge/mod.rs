@@ -7,6 +7,7 @@ mod browser;
 mod callbacks;
 pub mod crash;
 mod currencies;
+mod events;
 mod keeping;
 mod late_returns;
 mod listing;

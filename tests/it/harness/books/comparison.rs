@@ -36,6 +36,7 @@ impl Books {
         self.assert_adjustments(database).await;
         self.assert_balances(&made, database).await;
         assert_quotas(&made, database).await;
+        self.assert_events(database).await;
         database.assert_audit_is_clean().await;
     }
 
@@ -196,7 +197,7 @@ async fn assert_quotas(made: &[Made], database: &Database) {
 
 /// Compares two lists of rows in any order, and counts equal rows. Shows the first rows that only
 /// one list has.
-fn assert_same<R: Ord + Debug>(table: &str, mut expected: Vec<R>, mut found: Vec<R>) {
+pub(super) fn assert_same<R: Ord + Debug>(table: &str, mut expected: Vec<R>, mut found: Vec<R>) {
     expected.sort();
     found.sort();
     if expected == found {

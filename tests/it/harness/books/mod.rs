@@ -2,6 +2,7 @@
 //! agree with the books to the last unit.
 
 mod comparison;
+mod events;
 mod holds;
 
 use std::{
@@ -46,6 +47,8 @@ struct Known {
     ended: Vec<UserAndId>,
     /// In millionths.
     credits: BTreeMap<UserAndId, i64>,
+    /// The balances, in millionths, below which `balance.low` fires for a user.
+    thresholds: BTreeMap<String, Vec<i64>>,
 }
 
 /// Refused requests that may still succeed, because an earlier attempt may be in flight.
@@ -134,6 +137,11 @@ impl Books {
     pub fn credit(&self, request: &AdjustBalanceRequest) {
         let key = (request.user_id.clone(), request.adjustment_id.clone());
         self.known().credits.insert(key, micros(request.amount));
+    }
+
+    pub fn set_thresholds(&self, user: &str, thresholds: &[f64]) {
+        let thresholds = thresholds.iter().map(|threshold| micros(*threshold)).collect();
+        self.known().thresholds.insert(user.to_owned(), thresholds);
     }
 
     /// A random acknowledged charge.
