@@ -1,6 +1,13 @@
 //! The jobs of events: each month closes once, and old events are deleted.
 
-use billing_service::app::cron::{Job, Runner};
+use billing_service::{
+    app::{
+        self,
+        cron::{Job, Runner},
+    },
+    biz::events::closing::announce_closed_months,
+};
+use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +49,23 @@ async fn each_month_that_closes_leaves_one_event(#[values(MySql, Sqlite)] on: Ba
     let closed = |month: &str| json!({"month": month}).to_string();
     let expected = ["2026-11", "2026-12", "2027-01"].map(closed);
     assert_eq!(months, expected.iter().map(|month| ("month.closed", month.as_str())).collect::<Vec<_>>());
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crons_that_close_a_month_at_once_leave_one_event(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let config = service.database.config(&[]);
+    let calendar = config.calendar(service.clock.clone());
+    let crons = [app::connect(&config).await.unwrap(), app::connect(&config).await.unwrap()];
+    service.clock.set("2026-11-20T04:00:00Z");
+    announce_closed_months(&*crons[0], &calendar).await.unwrap();
+    service.clock.set("2026-12-20T04:00:00Z");
+    let announced = join_all((0..8).map(|number| announce_closed_months(&*crons[number % 2], &calendar))).await;
+    // One that finds the row locked by another changes nothing.
+    assert!(announced.iter().any(Result::is_ok), "{announced:?}");
+    let events = all(&service.internal).await;
+    assert_eq!(events.iter().map(|event| event.r#type.as_str()).collect::<Vec<_>>(), ["month.closed"]);
 }
 
 #[rstest]
