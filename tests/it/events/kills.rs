@@ -108,10 +108,14 @@ async fn assert_once(mut client: Client, user: &str, death: Option<Death>, state
 struct Gate(MySqlConnection);
 
 impl Gate {
-    async fn close(database: &Database, statement: &str) -> Self {
+    /// A settlement that comes again after the death of the database keeps the lock of its gate, so each user has one
+    /// of its own.
+    async fn close(database: &Database, statement: &str, user: &str) -> Self {
         let mut session = database.mysql().await;
-        session.execute("DO GET_LOCK('gate', 0)").await.unwrap();
-        let trigger = format!("CREATE TRIGGER gate {statement} FOR EACH ROW SET @gate = GET_LOCK('gate', 600)");
+        let lock = AssertSqlSafe(format!("SELECT GET_LOCK('{user}', 0)"));
+        let taken: i64 = sqlx::query(lock).fetch_one(&mut session).await.unwrap().get(0);
+        assert_eq!(taken, 1);
+        let trigger = format!("CREATE TRIGGER gate {statement} FOR EACH ROW SET @gate = GET_LOCK('{user}', 600)");
         session.execute(AssertSqlSafe(trigger)).await.unwrap();
         Self(session)
     }
@@ -134,7 +138,7 @@ impl Gate {
 
     /// Lets the charge go on, waits for its end, and removes the gate.
     async fn open(mut self) {
-        self.0.execute("DO RELEASE_LOCK('gate')").await.unwrap();
+        self.0.execute("DO RELEASE_ALL_LOCKS()").await.unwrap();
         self.remove().await;
     }
 
@@ -159,7 +163,7 @@ async fn a_death_at_any_statement_leaves_each_event_once_in_mariadb(
         let user = format!("u{number}");
         let mut client = client_of(&server).await;
         prepare(&mut client, &user, account).await;
-        let mut gate = Gate::close(&database, statement).await;
+        let mut gate = Gate::close(&database, statement, &user).await;
         let sent = send(&client, &user);
         let waiting = gate.waiting().await;
         match death {
