@@ -26,6 +26,7 @@ mod settlement;
 mod shown;
 mod telemetry;
 mod values;
+mod webhooks;
 
 use serde::{Deserialize, Serialize};
 

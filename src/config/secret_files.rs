@@ -19,7 +19,8 @@ enum Form {
 }
 
 /// Every key that has a secret. A test finds a key that is not here.
-const KEYS: [(&str, Form); 5] = [
+const KEYS: [(&str, Form); 6] = [
+    ("billing.webhooks.key", Form::One),
     ("data.database.source", Form::One),
     ("data.redis.password", Form::One),
     ("payment_service.callback_secrets", Form::Several),

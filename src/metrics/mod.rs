@@ -21,6 +21,9 @@ mod requests;
 mod scale;
 mod streams;
 mod use_rollup;
+mod webhooks;
+
+use std::sync::Arc;
 
 use prometheus::{Encoder, Gauge, IntGauge, Registry, TextEncoder};
 
@@ -41,6 +44,7 @@ pub use self::{
     requests::RequestMetrics,
     streams::StreamMetrics,
     use_rollup::UseRollupMetrics,
+    webhooks::WebhookMetrics,
 };
 use self::{
     charges::ChargeMetrics,
@@ -69,6 +73,7 @@ pub struct Metrics {
     pub connections: ConnectionMetrics,
     pub jobs: JobMetrics,
     pub use_rollup: UseRollupMetrics,
+    pub webhooks: Arc<WebhookMetrics>,
 }
 
 impl Metrics {
@@ -113,6 +118,7 @@ impl Metrics {
             connections: ConnectionMetrics::new(&registry)?,
             jobs: JobMetrics::new(&registry)?,
             use_rollup: UseRollupMetrics::new(&registry)?,
+            webhooks: Arc::new(WebhookMetrics::new(&registry)?),
             registry,
         })
     }

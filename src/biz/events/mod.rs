@@ -255,6 +255,15 @@ pub async fn read_feed(
     after: Position,
     limit: u32,
 ) -> Result<EventPage, StoreError> {
+    place_new(feed).await?;
+    feed.placed_events(filter, after, limit).await
+}
+
+/// Gives positions to the events that are committed now.
+///
+/// # Errors
+/// As [`EventFeed::place_events`].
+pub async fn place_new(feed: &dyn EventFeed) -> Result<(), StoreError> {
     for _ in 0..MAX_PLACINGS {
         match feed.place_events().await {
             Ok(placed) if placed < PLACED_AT_ONCE => break,
@@ -263,7 +272,7 @@ pub async fn read_feed(
             Err(error) => return Err(error),
         }
     }
-    feed.placed_events(filter, after, limit).await
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,203 @@
+//! Sends the events of the feed to the webhooks, while this process has the lease.
+//!
+//! Each webhook has a [`Queue`]. One loop asks the queues for their next steps, and stores their progress. Sends run
+//! beside it. A crash repeats the sends since the last save; a receiver knows them by their ids.
+
+mod round;
+mod sends;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use self::sends::Sends;
+use crate::biz::{
+    events::EventFeed,
+    jobs::runs::LEASE,
+    values::{calendar::Calendar, error::StoreError, ids::WebhookId},
+    webhooks::{
+        delivery::{Outcome, SEND_TIMEOUT, Sender},
+        queue::Queue,
+        secret::SecretVault,
+        store::{DeliveryStore, Holder},
+    },
+};
+
+/// The name of the job, and of its lease.
+pub const JOB: &str = "deliver-webhooks";
+
+/// Pause between two looks for new events.
+const POLL: Duration = Duration::from_millis(500);
+/// Pause between two reads of the webhooks.
+const RELOAD: Duration = Duration::from_secs(1);
+/// Pause between two saves while events are delivered. A crash repeats the deliveries of this time.
+const SAVE: Duration = Duration::from_millis(250);
+/// Unsaved attempts after which a save does not wait for its time.
+const MANY_ATTEMPTS: usize = 2_000;
+/// Pause between two renewals of the lease while nothing is delivered.
+const RENEWAL: Duration = Duration::from_secs(10);
+/// Longest sleep of the loop, so that an attempt begins at its time.
+const TICK: Duration = Duration::from_millis(100);
+/// Most deliveries on their way to one receiver.
+const OF_WEBHOOK: usize = 8;
+/// The deliveries on their way to a receiver, however many webhooks there are.
+const AT_LEAST: usize = 2;
+/// Most deliveries on their way to all receivers. Each webhook has its part, so that slow ones take none of others.
+pub const IN_ALL: usize = 256;
+/// A delivery begins if it can end so long before the lease does.
+const SPARE: Duration = Duration::from_secs(5);
+
+/// Hears of each attempt.
+pub trait DeliveryObserver: Send + Sync + 'static {
+    fn attempted(&self, outcome: Outcome, took: Duration);
+}
+
+/// The dependencies of deliveries.
+#[derive(Clone)]
+pub struct Deliverer {
+    pub store: Arc<dyn DeliveryStore>,
+    pub feed: Arc<dyn EventFeed>,
+    pub sender: Arc<dyn Sender>,
+    pub vault: Arc<dyn SecretVault>,
+    pub calendar: Arc<Calendar>,
+    pub observer: Arc<dyn DeliveryObserver>,
+}
+
+/// When deliveries end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// When they are asked to stop.
+    Stopped,
+    /// When nothing can be sent at the moment, too.
+    Idle,
+}
+
+/// The result of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delivered {
+    pub accepted: u64,
+    pub failed: u64,
+    /// Lanes that wait for their next attempt.
+    pub waiting: u64,
+    /// Whether another process has taken the lease.
+    pub is_lost: bool,
+}
+
+/// A run of deliveries.
+struct Run<'d> {
+    deliverer: &'d Deliverer,
+    holder: Holder,
+    queues: BTreeMap<WebhookId, Queue>,
+    sends: Sends,
+    /// The last position of the feed, as far as it is known.
+    last: u64,
+    /// The end of the lease by the clock of this process, measured from before its last renewal.
+    held_until: Instant,
+    saved_at: Instant,
+    /// `None` before the first one.
+    reloaded_at: Option<Instant>,
+    polled_at: Option<Instant>,
+    done: Delivered,
+}
+
+impl Deliverer {
+    /// Delivers while `owner` has the lease of [`JOB`].
+    ///
+    /// # Errors
+    /// The database does not answer. The deliveries since the last save will be repeated.
+    pub async fn run(&self, owner: &str, until: Until, stop: &CancellationToken) -> Result<Delivered, StoreError> {
+        let now = Instant::now();
+        let mut run = Run {
+            deliverer: self,
+            holder: Holder { job: JOB, owner: owner.to_owned() },
+            queues: BTreeMap::new(),
+            sends: Sends::new(self),
+            last: 0,
+            held_until: now,
+            saved_at: now,
+            reloaded_at: None,
+            polled_at: None,
+            done: Delivered::default(),
+        };
+        if !run.save().await? {
+            return Ok(Delivered { is_lost: true, ..run.done });
+        }
+        // Ends: at `stop`, with the lease, or when nothing is left to do.
+        loop {
+            let is_stopping = stop.is_cancelled();
+            if !is_stopping {
+                run.reload_if_due().await?;
+                run.read_feed().await?;
+                run.start_sends().await?;
+            }
+            let is_done = match until {
+                _ if is_stopping => run.sends.is_empty(),
+                Until::Stopped => false,
+                Until::Idle => run.is_idle(),
+            };
+            if run.is_save_due() || is_done {
+                if !run.save().await? {
+                    return Ok(Delivered { is_lost: true, ..run.done });
+                }
+            }
+            if is_done {
+                run.done.waiting = run.queues.values().map(|queue| queue.lanes() as u64).sum();
+                return Ok(run.done);
+            }
+            if Instant::now() >= run.held_until {
+                return Ok(Delivered { is_lost: true, ..run.done });
+            }
+            run.wait(stop).await?;
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Whether a delivery that begins now ends while the lease lasts.
+    fn may_send(&self) -> bool {
+        Instant::now() + SEND_TIMEOUT + SPARE < self.held_until
+    }
+
+    fn is_idle(&self) -> bool {
+        let now = self.deliverer.calendar.now().utc;
+        self.polled_at.is_some()
+            && self.sends.is_empty()
+            && self.queues.values().all(|queue| queue.is_idle(self.last, now))
+    }
+
+    fn is_save_due(&self) -> bool {
+        let since = self.saved_at.elapsed();
+        let is_changed = || self.queues.values().any(Queue::has_unsaved);
+        let has_many = || self.queues.values().map(Queue::unsaved_attempts).sum::<usize>() >= MANY_ATTEMPTS;
+        since >= RENEWAL || since >= SAVE && is_changed() || has_many()
+    }
+
+    /// Renews the lease and stores the changes. False if the lease is lost.
+    async fn save(&mut self) -> Result<bool, StoreError> {
+        let changes: Vec<_> = self.queues.values().filter_map(Queue::unsaved).collect();
+        let began = Instant::now();
+        let saving = self.deliverer.store.save_deliveries(&self.holder, &changes);
+        match saving.await {
+            Ok(true) => {
+                self.held_until = began + LEASE;
+                for change in &changes {
+                    if let Some(queue) = self.queues.get_mut(&change.id) {
+                        queue.saved(change);
+                    }
+                }
+            }
+            Ok(false) => return Ok(false),
+            // The changes stay for the next save. Nothing is sent when the lease may have ended.
+            Err(error @ (StoreError::Conflict(_) | StoreError::Unavailable(_))) if began < self.held_until => {
+                tracing::warn!(%error, "progress of webhooks not saved; it is saved again");
+            }
+            Err(error) => return Err(error),
+        }
+        self.saved_at = Instant::now();
+        Ok(true)
+    }
+}

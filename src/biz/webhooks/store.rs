@@ -1,0 +1,221 @@
+//! The storage of webhooks and of their deliveries.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::{
+    Failed, Types, Webhook,
+    changes::PutWebhook,
+    delivery::{Attempt, OrderKey, Resend, StoredLane},
+};
+use crate::biz::{
+    audit_trail::AuditedCall,
+    events::{Event, Position},
+    values::{error::StoreError, ids::WebhookId, invalid::Invalid},
+};
+
+/// Most deliveries beside the feed that wait for one webhook.
+pub const MAX_RESENDS: u32 = 100;
+/// Most of them that are read at once, for all webhooks.
+pub const RESENDS_AT_ONCE: u32 = 200;
+
+/// The result of a change by an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// The webhook as it is stored now.
+    pub webhook: Webhook,
+    pub changed: bool,
+    /// Whether the fresh secret is in use now.
+    pub uses_fresh: bool,
+}
+
+/// All webhooks, and the last position of the feed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Webhooks {
+    /// Ordered by id.
+    pub webhooks: Vec<Webhook>,
+    pub last: Position,
+}
+
+/// The figures of all webhooks, for the metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Webhooks that have failed.
+    pub failed: u64,
+    /// Positions of the feed that active webhooks have not passed, in sum.
+    pub backlog: u64,
+    /// Lanes of active webhooks.
+    pub lanes: u64,
+    /// The time of the oldest event that is not delivered to an active webhook; in a lane, that of its first attempt.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+/// The lanes of a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneSum {
+    pub webhook: WebhookId,
+    pub lanes: u64,
+    /// The first attempt at an event that waits in one of them.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+/// Webhooks, for operators.
+#[async_trait]
+pub trait WebhookStore: Send + Sync + 'static {
+    /// Writes a webhook and the event of its change, if [`PutWebhook::decide`] says so. A new webhook begins
+    /// behind the last position of the feed.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
+    /// [`StoreError::Conflict`]: nothing was written. [`StoreError::Failed`].
+    async fn put_webhook(
+        &self,
+        put: &PutWebhook,
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<Put, Invalid>, StoreError>;
+
+    /// Deletes a webhook with all that waits for it. Returns whether it was there.
+    ///
+    /// # Errors
+    /// As [`Self::put_webhook`].
+    async fn delete_webhook(&self, id: &WebhookId, call: &AuditedCall, now: DateTime<Utc>) -> Result<bool, StoreError>;
+
+    /// Tries all that waits for a webhook at once, and ends its failure. Returns whether the webhook is there.
+    ///
+    /// # Errors
+    /// As [`Self::put_webhook`].
+    async fn restart_webhook(&self, id: &WebhookId, call: &AuditedCall, now: DateTime<Utc>)
+    -> Result<bool, StoreError>;
+
+    /// Adds a delivery beside the feed. It is refused for an unknown webhook, and beyond [`MAX_RESENDS`].
+    ///
+    /// # Errors
+    /// As [`Self::put_webhook`].
+    async fn add_resend(
+        &self,
+        resend: &Resend,
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<(), Invalid>, StoreError>;
+
+    /// The kept event with an id.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn event_by_id(&self, id: uuid::Uuid) -> Result<Option<Event>, StoreError>;
+
+    /// All webhooks.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn webhooks(&self) -> Result<Webhooks, StoreError>;
+
+    /// The last attempts of a webhook, newest first; with `is_accepted` only those of this outcome.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn attempts(&self, id: &WebhookId, is_accepted: Option<bool>, limit: u32)
+    -> Result<Vec<Attempt>, StoreError>;
+
+    /// The lanes of each webhook that has any.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn lane_sums(&self) -> Result<Vec<LaneSum>, StoreError>;
+
+    /// The time of the first event of the feed behind a position.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn time_behind(&self, position: Position) -> Result<Option<DateTime<Utc>>, StoreError>;
+}
+
+/// The figures of all webhooks.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
+    let Webhooks { webhooks, last } = store.webhooks().await?;
+    let served = || webhooks.iter().filter(|webhook| webhook.is_served());
+    let behind = || served().map(|webhook| last.saturating_sub(webhook.progress.position));
+    let sums = match webhooks.is_empty() {
+        true => Vec::new(),
+        false => store.lane_sums().await?,
+    };
+    let lanes = || sums.iter().filter(|sum| served().any(|webhook| webhook.id == sum.webhook));
+    let event = match behind().max() {
+        Some(most) if most > 0 => store.time_behind(last.saturating_sub(most)).await?,
+        _ => None,
+    };
+    Ok(Figures {
+        failed: webhooks.iter().filter(|webhook| webhook.progress.failed.is_some()).count() as u64,
+        backlog: behind().sum(),
+        lanes: lanes().map(|sum| sum.lanes).sum(),
+        oldest: lanes().filter_map(|sum| sum.oldest).chain(event).min(),
+    })
+}
+
+/// The changes of one webhook since the last save.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedWebhook {
+    pub id: WebhookId,
+    /// The restarts that the deliverer knows. After another restart, a failure is not written.
+    pub restarts: u32,
+    pub position: Position,
+    pub attempts: u64,
+    pub failures: u32,
+    pub failing_since: Option<DateTime<Utc>>,
+    pub failed: Option<Failed>,
+    /// Lanes that are new or have changed.
+    pub lanes: Vec<StoredLane>,
+    /// Lanes that have ended.
+    pub ended: Vec<OrderKey>,
+    /// The last attempts since the last save, in order.
+    pub log: Vec<Attempt>,
+    /// Deliveries beside the feed that were made.
+    pub resent: Vec<uuid::Uuid>,
+}
+
+/// The owner of the lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub job: &'static str,
+    pub owner: String,
+}
+
+/// Reads what is to be delivered, and stores the progress.
+#[async_trait]
+pub trait DeliveryStore: WebhookStore {
+    /// The deliveries beside the feed that wait, oldest first, at most [`RESENDS_AT_ONCE`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn resends(&self) -> Result<Vec<Resend>, StoreError>;
+
+    /// The lanes of a webhook.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn lanes(&self, id: &WebhookId) -> Result<Vec<StoredLane>, StoreError>;
+
+    /// At most `limit` events of one order, of these types, behind `after` and up to `until`, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn events_of(
+        &self,
+        key: &OrderKey,
+        types: &Types,
+        (after, until): (Position, Position),
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError>;
+
+    /// Renews the lease, and stores the changes in the same transaction. False if another process has the lease or
+    /// the lease has expired; nothing is stored then. Changes of a deleted webhook are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
+    /// [`StoreError::Conflict`]: nothing was written. [`StoreError::Failed`].
+    async fn save_deliveries(&self, holder: &Holder, changes: &[SavedWebhook]) -> Result<bool, StoreError>;
+}

@@ -1,0 +1,120 @@
+//! Webhooks and their deliveries: `webhook`, `webhook_lane`, `webhook_attempt`, `webhook_resend`.
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    biz::{
+        values::{
+            error::StoreError,
+            ids::{UserId, WebhookId},
+        },
+        webhooks::{
+            Failed, Progress, Types, Webhook,
+            delivery::{Attempt, Failure, Message, OrderKey, Outcome, Resend, StoredLane},
+            secret::SealedSecret,
+            store::LaneSum,
+            url::WebhookUrl,
+        },
+    },
+    data::{error::corrupt, row::Columns},
+};
+
+/// The columns of [`webhook_of`].
+pub const WEBHOOK: &str = "webhook_id, url, types, is_active, secrets, position, attempts, failures, failing_since, \
+    failed_at, reason, restarts, created_at, updated_at";
+/// The columns of [`lane_of`].
+pub const LANE: &str = "user_id, next_position, attempts, first_at, next_at";
+/// The columns of [`attempt_of`].
+pub const ATTEMPT: &str = "webhook_id, number, event_id, type, user_id, began_at, took_ms, status, failure, next_at";
+/// The columns of [`resend_of`].
+pub const RESEND: &str = "webhook_id, resend_id, event_id, type, data, created_at, traceparent";
+
+pub fn webhook_of(row: &impl Columns) -> Result<Webhook, StoreError> {
+    let failed = match row.optional_time(9)? {
+        Some(at) => Some(Failed { at, reason: row.optional_text(10)?.unwrap_or_default() }),
+        None => None,
+    };
+    Ok(Webhook {
+        id: WebhookId::from_stored(row.text(0)?),
+        url: WebhookUrl::from_stored(row.text(1)?),
+        types: Types::from_stored(&row.text(2)?),
+        is_active: row.number::<i64>(3)? != 0,
+        secrets: secrets_of(&row.text(4)?)?,
+        progress: Progress {
+            position: row.number(5)?,
+            attempts: row.number(6)?,
+            failures: row.number(7)?,
+            failing_since: row.optional_time(8)?,
+            failed,
+        },
+        restarts: row.number(11)?,
+        created_at: row.time(12)?,
+        updated_at: row.time(13)?,
+    })
+}
+
+/// The stored form of the secrets: pairs of the sealed text, and the end of its validity in microseconds.
+pub fn stored_secrets(secrets: &[SealedSecret]) -> String {
+    let pairs: Vec<_> =
+        secrets.iter().map(|secret| (&secret.sealed, secret.until.map(|until| until.timestamp_micros()))).collect();
+    serde_json::to_string(&pairs).unwrap_or_default()
+}
+
+fn secrets_of(text: &str) -> Result<Vec<SealedSecret>, StoreError> {
+    let pairs: Vec<(String, Option<i64>)> = serde_json::from_str(text).map_err(|_| corrupt("secrets"))?;
+    let secret = |(sealed, until): (String, Option<i64>)| {
+        let instant = |micros| DateTime::<Utc>::from_timestamp_micros(micros).ok_or_else(|| corrupt("secrets"));
+        Ok(SealedSecret { sealed, until: until.map(instant).transpose()? })
+    };
+    pairs.into_iter().map(secret).collect()
+}
+
+/// The stored form of the order of a lane.
+pub fn stored_key(key: &OrderKey) -> &str {
+    key.as_ref().map_or("", UserId::as_str)
+}
+
+pub fn lane_of(row: &impl Columns) -> Result<StoredLane, StoreError> {
+    Ok(StoredLane {
+        key: Some(row.text(0)?).filter(|user| !user.is_empty()).map(UserId::from_stored),
+        next: row.number(1)?,
+        attempts: row.number(2)?,
+        first_at: row.optional_time(3)?,
+        next_at: row.time(4)?,
+    })
+}
+
+/// A webhook, the number of its lanes, and their first attempt.
+pub fn lane_sum_of(row: &impl Columns) -> Result<LaneSum, StoreError> {
+    Ok(LaneSum { webhook: WebhookId::from_stored(row.text(0)?), lanes: row.number(1)?, oldest: row.optional_time(2)? })
+}
+
+pub fn attempt_of(row: &impl Columns) -> Result<Attempt, StoreError> {
+    let failure = row.optional_text(8)?;
+    let failure = failure.map(|name| Failure::from_name(&name).ok_or_else(|| corrupt("failure"))).transpose()?;
+    Ok(Attempt {
+        webhook: WebhookId::from_stored(row.text(0)?),
+        number: row.number(1)?,
+        event: row.uuid(2)?,
+        kind: row.text(3)?.into(),
+        user: row.optional_text(4)?.map(UserId::from_stored),
+        began_at: row.time(5)?,
+        took_ms: row.number(6)?,
+        outcome: Outcome { status: row.optional_number(7)?, failure },
+        next_at: row.optional_time(9)?,
+    })
+}
+
+pub fn resend_of(row: &impl Columns) -> Result<Resend, StoreError> {
+    Ok(Resend {
+        webhook: WebhookId::from_stored(row.text(0)?),
+        id: row.uuid(1)?,
+        message: Message {
+            id: row.uuid(2)?,
+            kind: row.text(3)?.into(),
+            data: row.text(4)?,
+            at: row.time(5)?,
+            traceparent: row.optional_text(6)?,
+        },
+    })
+}
