@@ -1,8 +1,8 @@
 -- Webhooks. Only the process with the lease deliver-webhooks changes position, attempts, failures and failing_since,
--- and the tables webhook_lane and webhook_attempt, but for a restart by an operator. secrets is a list in JSON of
+-- and the tables webhook_retry and webhook_attempt, but for a restart by an operator. secrets is a list in JSON of
 -- secrets that are sealed by billing.webhooks.key.
 --
--- webhook_lane has the users whose next event was not accepted by a webhook. webhook_attempt keeps the last attempts of
+-- webhook_retry has the users whose next event was not accepted by a webhook. webhook_attempt keeps the last attempts of
 -- each webhook, 100 that were accepted and 100 that failed; a later one takes the slot of an earlier one.
 -- webhook_resend has deliveries beside the feed, which operators asked for.
 --
@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS webhook (
     types         VARCHAR(1024) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'with commas; empty: all',
     is_active     TINYINT       NOT NULL,
     secrets       VARCHAR(2048) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'JSON; sealed',
-    position      BIGINT        NOT NULL COMMENT 'all events up to it are delivered or in lanes',
+    position      BIGINT        NOT NULL COMMENT 'all events up to it are delivered or in retries',
     attempts      BIGINT        NOT NULL DEFAULT 0,
     failures      INT           NOT NULL DEFAULT 0 COMMENT 'in a row',
     failing_since DATETIME(6)   NULL,
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS webhook (
     PRIMARY KEY (webhook_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
-CREATE TABLE IF NOT EXISTS webhook_lane (
+CREATE TABLE IF NOT EXISTS webhook_retry (
     webhook_id    VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     user_id       VARCHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'empty: events of no user',
     next_position BIGINT      NOT NULL COMMENT 'the first event that is not delivered is here or behind it',

@@ -1,8 +1,8 @@
 -- Webhooks. Only the process with the lease deliver-webhooks changes position, attempts, failures and failing_since,
--- and the tables webhook_lane and webhook_attempt, but for a restart by an operator. secrets is a list in JSON of
+-- and the tables webhook_retry and webhook_attempt, but for a restart by an operator. secrets is a list in JSON of
 -- secrets that are sealed by billing.webhooks.key.
 --
--- webhook_lane has the users whose next event was not accepted by a webhook. webhook_attempt keeps the last attempts of
+-- webhook_retry has the users whose next event was not accepted by a webhook. webhook_attempt keeps the last attempts of
 -- each webhook, 100 that were accepted and 100 that failed; a later one takes the slot of an earlier one.
 -- webhook_resend has deliveries beside the feed, which operators asked for.
 CREATE TABLE IF NOT EXISTS webhook (
@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS webhook (
     types         TEXT    NOT NULL, -- with commas; empty: all
     is_active     INTEGER NOT NULL,
     secrets       TEXT    NOT NULL, -- JSON; sealed
-    position      INTEGER NOT NULL, -- all events up to it are delivered or in lanes
+    position      INTEGER NOT NULL, -- all events up to it are delivered or in retries
     attempts      INTEGER NOT NULL DEFAULT 0,
     failures      INTEGER NOT NULL DEFAULT 0, -- in a row
     failing_since INTEGER NULL,
@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS webhook (
     updated_at    INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE IF NOT EXISTS webhook_lane (
+CREATE TABLE IF NOT EXISTS webhook_retry (
     webhook_id    TEXT    NOT NULL,
     user_id       TEXT    NOT NULL, -- empty: events of no user
     next_position INTEGER NOT NULL, -- the first event that is not delivered is here or behind it

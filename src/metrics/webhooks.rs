@@ -83,7 +83,7 @@ impl WebhookMetrics {
     pub fn set(&self, figures: &Figures, now: DateTime<Utc>) {
         let set = |gauges: &IntGaugeVec, value| gauges.with_label_values::<&str>(&[]).set(gauge(value));
         set(&self.backlog, figures.backlog);
-        set(&self.held_back, figures.lanes);
+        set(&self.held_back, figures.retries);
         set(&self.failed_webhooks, figures.failed);
         let age = figures.oldest.map_or(0.0, |oldest| (now - oldest).as_seconds_f64().max(0.0));
         let oldest: Gauge = self.oldest_seconds.with_label_values::<&str>(&[]);

@@ -55,7 +55,7 @@ impl Runner {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     pub async fn webhook_backlog(&self) -> Result<String, StoreError> {
-        let Figures { failed, backlog, lanes, .. } = figures(&*self.store).await?;
-        Ok(format!("backlog {backlog}, {lanes} users held back, {failed} webhooks failed"))
+        let Figures { failed, backlog, retries, .. } = figures(&*self.store).await?;
+        Ok(format!("backlog {backlog}, {retries} users held back, {failed} webhooks failed"))
     }
 }

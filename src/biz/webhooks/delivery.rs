@@ -200,9 +200,9 @@ pub struct Resend {
 /// The events that keep their order among each other: those of a user, or those of none.
 pub type OrderKey = Option<UserId>;
 
-/// A stored lane: the events of one order that wait because the first of them was not accepted.
+/// A stored retry: the events of one order that wait because the first of them was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredLane {
+pub struct StoredRetry {
     pub key: OrderKey,
     /// The first event that is not delivered is at this position or behind it.
     pub next: Position,

@@ -1,8 +1,8 @@
 //! Webhooks: URLs of receivers, to which the events of the feed are sent.
 //!
-//! A webhook has a position in the feed. Everything up to it is delivered, or waits in a *lane*. A lane holds the
-//! events of one user back, because one of them was not accepted, until that one is delivered. So the events of a
-//! user stay in order, and no other user waits for them.
+//! A webhook has a position in the feed. Everything up to it is delivered, or waits in a *retry*: one for each user
+//! whose next event was not accepted. All later events of that user wait in it too, so the events of a user stay in
+//! order, and no other user waits for them.
 
 pub mod address;
 pub mod changes;
@@ -95,7 +95,7 @@ pub struct Webhook {
 /// How far the deliveries of a webhook are. Only the holder of the lease changes it, but for a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// All events up to it are delivered, or wait in lanes.
+    /// All events up to it are delivered, or wait in retries.
     pub position: Position,
     /// The number of attempts so far.
     pub attempts: u64,

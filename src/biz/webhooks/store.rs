@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use super::{
     Failed, Types, Webhook,
     changes::PutWebhook,
-    delivery::{Attempt, OrderKey, Resend, StoredLane},
+    delivery::{Attempt, OrderKey, Resend, StoredRetry},
 };
 use crate::biz::{
     audit_trail::AuditedCall,
@@ -44,17 +44,17 @@ pub struct Figures {
     pub failed: u64,
     /// Positions of the feed that active webhooks have not passed, in sum.
     pub backlog: u64,
-    /// Lanes of active webhooks.
-    pub lanes: u64,
-    /// The time of the oldest event that is not delivered to an active webhook; in a lane, that of its first attempt.
+    /// Retries of active webhooks.
+    pub retries: u64,
+    /// The time of the oldest event that is not delivered to an active webhook; in a retry, that of its first attempt.
     pub oldest: Option<DateTime<Utc>>,
 }
 
-/// The lanes of a webhook.
+/// The retries of a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaneSum {
+pub struct RetrySum {
     pub webhook: WebhookId,
-    pub lanes: u64,
+    pub retries: u64,
     /// The first attempt at an event that waits in one of them.
     pub oldest: Option<DateTime<Utc>>,
 }
@@ -118,11 +118,11 @@ pub trait WebhookStore: Send + Sync + 'static {
     async fn attempts(&self, id: &WebhookId, is_accepted: Option<bool>, limit: u32)
     -> Result<Vec<Attempt>, StoreError>;
 
-    /// The lanes of each webhook that has any.
+    /// The retries of each webhook that has any.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn lane_sums(&self) -> Result<Vec<LaneSum>, StoreError>;
+    async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError>;
 
     /// The time of the first event of the feed behind a position.
     ///
@@ -141,9 +141,9 @@ pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
     let behind = || served().map(|webhook| last.saturating_sub(webhook.progress.position));
     let sums = match webhooks.is_empty() {
         true => Vec::new(),
-        false => store.lane_sums().await?,
+        false => store.retry_sums().await?,
     };
-    let lanes = || sums.iter().filter(|sum| served().any(|webhook| webhook.id == sum.webhook));
+    let retries = || sums.iter().filter(|sum| served().any(|webhook| webhook.id == sum.webhook));
     let event = match behind().max() {
         Some(most) if most > 0 => store.time_behind(last.saturating_sub(most)).await?,
         _ => None,
@@ -151,8 +151,8 @@ pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
     Ok(Figures {
         failed: webhooks.iter().filter(|webhook| webhook.progress.failed.is_some()).count() as u64,
         backlog: behind().sum(),
-        lanes: lanes().map(|sum| sum.lanes).sum(),
-        oldest: lanes().filter_map(|sum| sum.oldest).chain(event).min(),
+        retries: retries().map(|sum| sum.retries).sum(),
+        oldest: retries().filter_map(|sum| sum.oldest).chain(event).min(),
     })
 }
 
@@ -167,9 +167,9 @@ pub struct SavedWebhook {
     pub failures: u32,
     pub failing_since: Option<DateTime<Utc>>,
     pub failed: Option<Failed>,
-    /// Lanes that are new or have changed.
-    pub lanes: Vec<StoredLane>,
-    /// Lanes that have ended.
+    /// Retries that are new or have changed.
+    pub retries: Vec<StoredRetry>,
+    /// Retries that have ended.
     pub ended: Vec<OrderKey>,
     /// The last attempts since the last save, in order.
     pub log: Vec<Attempt>,
@@ -193,11 +193,11 @@ pub trait DeliveryStore: WebhookStore {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn resends(&self) -> Result<Vec<Resend>, StoreError>;
 
-    /// The lanes of a webhook.
+    /// The retries of a webhook.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn lanes(&self, id: &WebhookId) -> Result<Vec<StoredLane>, StoreError>;
+    async fn retries(&self, id: &WebhookId) -> Result<Vec<StoredRetry>, StoreError>;
 
     /// At most `limit` events of one order, of these types, behind `after` and up to `until`, in order.
     ///

@@ -1,4 +1,4 @@
-//! The progress of webhooks: `webhook_lane`, `webhook_attempt`, `webhook_resend`, and columns of `webhook`.
+//! The progress of webhooks: `webhook_retry`, `webhook_attempt`, `webhook_resend`, and columns of `webhook`.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::{
         },
         webhooks::{
             Types,
-            delivery::{Attempt, OrderKey, Resend, StoredLane},
+            delivery::{Attempt, OrderKey, Resend, StoredRetry},
             store::{DeliveryStore, Holder, RESENDS_AT_ONCE, SavedWebhook},
         },
     },
@@ -30,7 +30,7 @@ use crate::{
         row::Columns,
         rows::{
             event::event_of,
-            webhook::{LANE, RESEND, lane_of, resend_of, stored_key},
+            webhook::{RESEND, RETRY, resend_of, retry_of, stored_key},
         },
     },
 };
@@ -46,10 +46,10 @@ impl DeliveryStore for MySqlStore {
         self.reader.fetch_all(query.build()).await?.iter().map(resend_of).collect()
     }
 
-    async fn lanes(&self, id: &WebhookId) -> Result<Vec<StoredLane>, StoreError> {
+    async fn retries(&self, id: &WebhookId) -> Result<Vec<StoredRetry>, StoreError> {
         let mut query = QueryBuilder::new("SELECT ");
-        query.push(LANE).push(" FROM webhook_lane WHERE webhook_id = ").push_bind(id.as_str());
-        self.reader.fetch_all(query.build()).await?.iter().map(lane_of).collect()
+        query.push(RETRY).push(" FROM webhook_retry WHERE webhook_id = ").push_bind(id.as_str());
+        self.reader.fetch_all(query.build()).await?.iter().map(retry_of).collect()
     }
 
     async fn events_of(
@@ -116,7 +116,7 @@ fn save(packet: &mut Statement, holder: &Holder, changes: &[SavedWebhook], store
         update(packet, change, *restarts);
         // One statement a row: for a list the optimizer may choose a scan.
         for key in &change.ended {
-            packet.push("DELETE FROM webhook_lane WHERE webhook_id = ").texts([change.id.as_str()]);
+            packet.push("DELETE FROM webhook_retry WHERE webhook_id = ").texts([change.id.as_str()]);
             packet.push(" AND user_id = ").texts([stored_key(key)]).push("; ");
         }
         for resend in &change.resent {
@@ -124,11 +124,11 @@ fn save(packet: &mut Statement, holder: &Holder, changes: &[SavedWebhook], store
             packet.push(" AND resend_id = ").texts([resend.to_string().as_str()]).push("; ");
         }
     }
-    let lanes: Vec<_> =
-        there.iter().flat_map(|(change, _)| change.lanes.iter().map(|lane| (&change.id, lane))).collect();
-    if !lanes.is_empty() {
-        packet.push("REPLACE INTO webhook_lane (webhook_id, ").push(LANE).push(") VALUES ");
-        packet.rows(lanes, lane_values).push("; ");
+    let retries: Vec<_> =
+        there.iter().flat_map(|(change, _)| change.retries.iter().map(|retry| (&change.id, retry))).collect();
+    if !retries.is_empty() {
+        packet.push("REPLACE INTO webhook_retry (webhook_id, ").push(RETRY).push(") VALUES ");
+        packet.rows(retries, retry_values).push("; ");
     }
     let log: Vec<&Attempt> = there.iter().flat_map(|(change, _)| &change.log).collect();
     if !log.is_empty() {
@@ -156,13 +156,13 @@ fn update(packet: &mut Statement, change: &SavedWebhook, restarts: u32) {
     packet.push(" WHERE webhook_id = ").texts([change.id.as_str()]).push("; ");
 }
 
-fn lane_values(row: &mut StatementRow<'_>, (webhook, lane): (&WebhookId, &StoredLane)) {
+fn retry_values(row: &mut StatementRow<'_>, (webhook, retry): (&WebhookId, &StoredRetry)) {
     row.text(webhook.as_str())
-        .text(stored_key(&lane.key))
-        .number(lane.next)
-        .number(lane.attempts)
-        .optional(lane.first_at, StatementRow::instant)
-        .instant(lane.next_at);
+        .text(stored_key(&retry.key))
+        .number(retry.next)
+        .number(retry.attempts)
+        .optional(retry.first_at, StatementRow::instant)
+        .instant(retry.next_at);
 }
 
 fn attempt_values(row: &mut StatementRow<'_>, attempt: &Attempt) {

@@ -20,7 +20,7 @@ use crate::{
             Webhook,
             changes::{self, Change, PutWebhook, Written},
             delivery::{Attempt, Resend},
-            store::{LaneSum, MAX_RESENDS, Put, WebhookStore, Webhooks},
+            store::{MAX_RESENDS, Put, RetrySum, WebhookStore, Webhooks},
         },
     },
     data::{
@@ -28,7 +28,7 @@ use crate::{
         row::Columns,
         rows::{
             event::event_of,
-            webhook::{ATTEMPT, RESEND, WEBHOOK, attempt_of, lane_sum_of, stored_secrets, webhook_of},
+            webhook::{ATTEMPT, RESEND, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, webhook_of},
         },
     },
 };
@@ -72,7 +72,7 @@ impl WebhookStore for MySqlStore {
             Statement::committing(LockMode::Wait, |packet| {
                 for delete in [
                     "DELETE FROM webhook WHERE webhook_id = ",
-                    "DELETE FROM webhook_lane WHERE webhook_id = ",
+                    "DELETE FROM webhook_retry WHERE webhook_id = ",
                     "DELETE FROM webhook_attempt WHERE webhook_id = ",
                     "DELETE FROM webhook_resend WHERE webhook_id = ",
                 ] {
@@ -161,9 +161,9 @@ impl WebhookStore for MySqlStore {
         self.reader.fetch_all(query.build()).await?.iter().map(attempt_of).collect()
     }
 
-    async fn lane_sums(&self) -> Result<Vec<LaneSum>, StoreError> {
-        let sums = "SELECT webhook_id, COUNT(*), MIN(first_at) FROM webhook_lane GROUP BY webhook_id";
-        self.reader.fetch_all(sqlx::query(sums)).await?.iter().map(lane_sum_of).collect()
+    async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError> {
+        let sums = "SELECT webhook_id, COUNT(*), MIN(first_at) FROM webhook_retry GROUP BY webhook_id";
+        self.reader.fetch_all(sqlx::query(sums)).await?.iter().map(retry_sum_of).collect()
     }
 
     async fn time_behind(&self, position: Position) -> Result<Option<DateTime<Utc>>, StoreError> {
@@ -205,7 +205,7 @@ fn writing(written: &Written, exists: bool, now: DateTime<Utc>) -> Statement {
             insert(packet, webhook);
         }
         if *restarts {
-            packet.push("UPDATE webhook_lane SET attempts = 0, first_at = NULL, next_at = ").instant(now);
+            packet.push("UPDATE webhook_retry SET attempts = 0, first_at = NULL, next_at = ").instant(now);
             packet.push(" WHERE webhook_id = ").texts([webhook.id.as_str()]).push("; ");
         }
         audit_trail::insert(packet, std::slice::from_ref(event));

@@ -1,4 +1,4 @@
-//! Webhooks and their deliveries: `webhook`, `webhook_lane`, `webhook_attempt`, `webhook_resend`.
+//! Webhooks and their deliveries: `webhook`, `webhook_retry`, `webhook_attempt`, `webhook_resend`.
 
 use chrono::{DateTime, Utc};
 
@@ -10,9 +10,9 @@ use crate::{
         },
         webhooks::{
             Failed, Progress, Types, Webhook,
-            delivery::{Attempt, Failure, Message, OrderKey, Outcome, Resend, StoredLane},
+            delivery::{Attempt, Failure, Message, OrderKey, Outcome, Resend, StoredRetry},
             secret::SealedSecret,
-            store::LaneSum,
+            store::RetrySum,
             url::WebhookUrl,
         },
     },
@@ -22,8 +22,8 @@ use crate::{
 /// The columns of [`webhook_of`].
 pub const WEBHOOK: &str = "webhook_id, url, types, is_active, secrets, position, attempts, failures, failing_since, \
     failed_at, reason, restarts, created_at, updated_at";
-/// The columns of [`lane_of`].
-pub const LANE: &str = "user_id, next_position, attempts, first_at, next_at";
+/// The columns of [`retry_of`].
+pub const RETRY: &str = "user_id, next_position, attempts, first_at, next_at";
 /// The columns of [`attempt_of`].
 pub const ATTEMPT: &str = "webhook_id, number, event_id, type, user_id, began_at, took_ms, status, failure, next_at";
 /// The columns of [`resend_of`].
@@ -69,13 +69,13 @@ fn secrets_of(text: &str) -> Result<Vec<SealedSecret>, StoreError> {
     pairs.into_iter().map(secret).collect()
 }
 
-/// The stored form of the order of a lane.
+/// The stored form of the order of a retry.
 pub fn stored_key(key: &OrderKey) -> &str {
     key.as_ref().map_or("", UserId::as_str)
 }
 
-pub fn lane_of(row: &impl Columns) -> Result<StoredLane, StoreError> {
-    Ok(StoredLane {
+pub fn retry_of(row: &impl Columns) -> Result<StoredRetry, StoreError> {
+    Ok(StoredRetry {
         key: Some(row.text(0)?).filter(|user| !user.is_empty()).map(UserId::from_stored),
         next: row.number(1)?,
         attempts: row.number(2)?,
@@ -84,9 +84,13 @@ pub fn lane_of(row: &impl Columns) -> Result<StoredLane, StoreError> {
     })
 }
 
-/// A webhook, the number of its lanes, and their first attempt.
-pub fn lane_sum_of(row: &impl Columns) -> Result<LaneSum, StoreError> {
-    Ok(LaneSum { webhook: WebhookId::from_stored(row.text(0)?), lanes: row.number(1)?, oldest: row.optional_time(2)? })
+/// A webhook, the number of its retries, and their first attempt.
+pub fn retry_sum_of(row: &impl Columns) -> Result<RetrySum, StoreError> {
+    Ok(RetrySum {
+        webhook: WebhookId::from_stored(row.text(0)?),
+        retries: row.number(1)?,
+        oldest: row.optional_time(2)?,
+    })
 }
 
 pub fn attempt_of(row: &impl Columns) -> Result<Attempt, StoreError> {

@@ -1,4 +1,4 @@
-//! The progress of webhooks: `webhook_lane`, `webhook_attempt`, `webhook_resend`, and columns of `webhook`.
+//! The progress of webhooks: `webhook_retry`, `webhook_attempt`, `webhook_resend`, and columns of `webhook`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -21,7 +21,7 @@ use crate::{
         },
         webhooks::{
             Types,
-            delivery::{OrderKey, Resend, StoredLane},
+            delivery::{OrderKey, Resend, StoredRetry},
             store::{DeliveryStore, Holder, RESENDS_AT_ONCE, SavedWebhook},
         },
     },
@@ -29,7 +29,7 @@ use crate::{
         error::store_error,
         rows::{
             event::event_of,
-            webhook::{LANE, RESEND, lane_of, resend_of, stored_key},
+            webhook::{RESEND, RETRY, resend_of, retry_of, stored_key},
         },
     },
 };
@@ -46,11 +46,11 @@ impl DeliveryStore for SqliteStore {
         rows.iter().map(resend_of).collect()
     }
 
-    async fn lanes(&self, id: &WebhookId) -> Result<Vec<StoredLane>, StoreError> {
+    async fn retries(&self, id: &WebhookId) -> Result<Vec<StoredRetry>, StoreError> {
         let mut query = QueryBuilder::new("SELECT ");
-        query.push(LANE).push(" FROM webhook_lane WHERE webhook_id = ").push_bind(id.as_str());
+        query.push(RETRY).push(" FROM webhook_retry WHERE webhook_id = ").push_bind(id.as_str());
         let rows = query.build().fetch_all(&self.reader).await.map_err(store_error)?;
-        rows.iter().map(lane_of).collect()
+        rows.iter().map(retry_of).collect()
     }
 
     async fn events_of(
@@ -129,7 +129,7 @@ fn save(transaction: &Transaction<'_>, change: &SavedWebhook) -> rusqlite::Resul
                 id
             ])?;
     }
-    save_lanes(transaction, change)?;
+    save_retries(transaction, change)?;
     for resend in &change.resent {
         transaction
             .prepare_cached("DELETE FROM webhook_resend WHERE webhook_id = ? AND resend_id = ?")?
@@ -138,26 +138,26 @@ fn save(transaction: &Transaction<'_>, change: &SavedWebhook) -> rusqlite::Resul
     save_log(transaction, change)
 }
 
-fn save_lanes(transaction: &Transaction<'_>, change: &SavedWebhook) -> rusqlite::Result<()> {
+fn save_retries(transaction: &Transaction<'_>, change: &SavedWebhook) -> rusqlite::Result<()> {
     let id = change.id.as_str();
     for key in &change.ended {
         transaction
-            .prepare_cached("DELETE FROM webhook_lane WHERE webhook_id = ? AND user_id = ?")?
+            .prepare_cached("DELETE FROM webhook_retry WHERE webhook_id = ? AND user_id = ?")?
             .execute(params![id, stored_key(key)])?;
     }
-    for lane in &change.lanes {
+    for retry in &change.retries {
         transaction
             .prepare_cached(
-                "INSERT OR REPLACE INTO webhook_lane \
+                "INSERT OR REPLACE INTO webhook_retry \
                  (webhook_id, user_id, next_position, attempts, first_at, next_at) VALUES (?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 id,
-                stored_key(&lane.key),
-                lane.next,
-                lane.attempts,
-                micros(lane.first_at),
-                lane.next_at.timestamp_micros(),
+                stored_key(&retry.key),
+                retry.next,
+                retry.attempts,
+                micros(retry.first_at),
+                retry.next_at.timestamp_micros(),
             ])?;
     }
     Ok(())

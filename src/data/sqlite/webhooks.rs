@@ -19,7 +19,7 @@ use crate::{
             Webhook,
             changes::{self, Change, PutWebhook, Written},
             delivery::{Attempt, Resend},
-            store::{LaneSum, MAX_RESENDS, Put, WebhookStore, Webhooks},
+            store::{MAX_RESENDS, Put, RetrySum, WebhookStore, Webhooks},
         },
     },
     data::{
@@ -27,7 +27,7 @@ use crate::{
         row::Columns,
         rows::{
             event::event_of,
-            webhook::{ATTEMPT, RESEND, WEBHOOK, attempt_of, lane_sum_of, stored_secrets, webhook_of},
+            webhook::{ATTEMPT, RESEND, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, webhook_of},
         },
     },
 };
@@ -68,7 +68,7 @@ impl WebhookStore for SqliteStore {
         let delete = move |connection: &mut Connection| {
             let transaction = begin(connection)?;
             let Some(webhook) = stored(&transaction, &id)? else { return Ok(false) };
-            for table in ["webhook", "webhook_lane", "webhook_attempt", "webhook_resend"] {
+            for table in ["webhook", "webhook_retry", "webhook_attempt", "webhook_resend"] {
                 let delete = format!("DELETE FROM {table} WHERE webhook_id = ?");
                 transaction.execute(&delete, [id.as_str()]).map_err(writer_error)?;
             }
@@ -160,10 +160,10 @@ impl WebhookStore for SqliteStore {
         rows.iter().map(attempt_of).collect()
     }
 
-    async fn lane_sums(&self) -> Result<Vec<LaneSum>, StoreError> {
-        let sums = "SELECT webhook_id, COUNT(*), MIN(first_at) FROM webhook_lane GROUP BY webhook_id";
+    async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError> {
+        let sums = "SELECT webhook_id, COUNT(*), MIN(first_at) FROM webhook_retry GROUP BY webhook_id";
         let rows = sqlx::query(sums).fetch_all(&self.reader).await.map_err(store_error)?;
-        rows.iter().map(lane_sum_of).collect()
+        rows.iter().map(retry_sum_of).collect()
     }
 
     async fn time_behind(&self, position: Position) -> Result<Option<DateTime<Utc>>, StoreError> {
@@ -215,8 +215,8 @@ fn write(transaction: &Transaction<'_>, written: &Written, exists: bool, now: Da
         let end = "UPDATE webhook SET failures = 0, failing_since = NULL, failed_at = NULL, reason = NULL \
              WHERE webhook_id = ?";
         transaction.execute(end, [id])?;
-        let lanes = "UPDATE webhook_lane SET attempts = 0, first_at = NULL, next_at = ? WHERE webhook_id = ?";
-        transaction.execute(lanes, params![now.timestamp_micros(), id])?;
+        let retries = "UPDATE webhook_retry SET attempts = 0, first_at = NULL, next_at = ? WHERE webhook_id = ?";
+        transaction.execute(retries, params![now.timestamp_micros(), id])?;
     }
     audit_trail::insert(transaction, std::slice::from_ref(event))
 }

@@ -13,8 +13,8 @@ use crate::{
     data::tls::ClientTls,
 };
 
-/// Connections to a receiver that stay open between deliveries.
-const IDLE_CONNECTIONS: usize = 8;
+/// Most connections to a host that stay open between deliveries. Many webhooks may have the same host.
+const IDLE_CONNECTIONS: usize = 256;
 /// The time for which they stay open.
 const IDLE_FOR: Duration = Duration::from_secs(30);
 /// Longest read of the body of an answer.

@@ -81,7 +81,7 @@ pub enum Until {
 pub struct Delivered {
     pub accepted: u64,
     pub failed: u64,
-    /// Lanes that wait for their next attempt.
+    /// Retries that wait for their next attempt.
     pub waiting: u64,
     /// Whether another process has taken the lease.
     pub is_lost: bool,
@@ -145,7 +145,7 @@ impl Deliverer {
                 }
             }
             if is_done {
-                run.done.waiting = run.queues.values().map(|queue| queue.lanes() as u64).sum();
+                run.done.waiting = run.queues.values().map(|queue| queue.retries() as u64).sum();
                 return Ok(run.done);
             }
             if Instant::now() >= run.held_until {

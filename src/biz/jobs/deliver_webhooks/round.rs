@@ -11,13 +11,13 @@ use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, RELOAD, Run, TICK};
 use crate::biz::{
     events::{EventFilter, EventPage, Position, place_new},
     values::error::StoreError,
-    webhooks::queue::{LaneRead, Queue, Step, Times},
+    webhooks::queue::{Queue, RetryRead, Step, Times},
 };
 
 /// Events of a page of the feed.
 const PAGE: u32 = 200;
-/// Events of a lane that are read at once.
-const OF_LANE: u32 = 10;
+/// Events of a retry that are read at once.
+const OF_RETRY: u32 = 10;
 
 impl Run<'_> {
     /// Reads the webhooks again, so that changes by operators count.
@@ -35,8 +35,8 @@ impl Run<'_> {
             match self.queues.get_mut(&id) {
                 Some(queue) => queue.renew(webhook, now),
                 None if webhook.is_served() => {
-                    let lanes = store.lanes(&id).await?;
-                    self.queues.insert(id, Queue::new(webhook, lanes));
+                    let retries = store.retries(&id).await?;
+                    self.queues.insert(id, Queue::new(webhook, retries));
                 }
                 None => {}
             }
@@ -88,9 +88,9 @@ impl Run<'_> {
                 match queue.next(now) {
                     Step::Send(delivery) => sends.start(&queue.webhook, delivery),
                     Step::Read(read) => {
-                        let LaneRead { key, after, until } = &read;
-                        let events = deliverer.store.events_of(key, &queue.webhook.types, (*after, *until), OF_LANE);
-                        queue.take_lane(&read, events.await?);
+                        let RetryRead { key, after, until } = &read;
+                        let events = deliverer.store.events_of(key, &queue.webhook.types, (*after, *until), OF_RETRY);
+                        queue.take_retry(&read, events.await?);
                     }
                     Step::Wait => break,
                 }

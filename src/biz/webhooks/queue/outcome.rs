@@ -1,0 +1,135 @@
+//! The ends of deliveries: retries begin, go on and end.
+
+use std::collections::VecDeque;
+
+use chrono::{DateTime, Utc};
+
+use super::{Delivery, Queue, Retry, Source, Times};
+use crate::biz::{
+    events::Event,
+    webhooks::{
+        Failed, Progress,
+        delivery::{Attempt, Failure, KEPT_ATTEMPTS, OrderKey, Outcome},
+        schedule::next_attempt,
+    },
+};
+
+impl Queue {
+    /// Notes the end of a delivery.
+    pub fn done(&mut self, delivery: Delivery, outcome: Outcome, times: Times) {
+        let was_down = self.is_down();
+        self.unsaved.is_changed = true;
+        let next_at = match &delivery.source {
+            Source::Resend(id) => {
+                self.resending.insert(*id, true);
+                None
+            }
+            Source::Feed(event) => {
+                self.busy.remove(&event.user);
+                match outcome.failure {
+                    None => self.accepted(event, was_down, times.now),
+                    Some(failure) => self.refused(event, failure, times),
+                }
+            }
+        };
+        self.log(&delivery, outcome, times, next_at);
+    }
+
+    fn accepted(&mut self, event: &Event, was_down: bool, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let Progress { failures, failing_since, .. } = &mut self.webhook.progress;
+        (*failures, *failing_since) = (0, None);
+        self.open.remove(&event.position);
+        if let Some(retry) = self.retries.get_mut(&event.user) {
+            retry.events.pop_front();
+            // It stays due, and before the other retries. So few retries have their events in memory.
+            (retry.next, retry.attempts, retry.first_at) = (event.position + 1, 0, None);
+            self.unsaved.retries.insert(event.user.clone());
+            if retry.next > retry.until {
+                self.end_retry(&event.user);
+            }
+        }
+        if was_down {
+            // The receiver is back, so nothing needs to wait for its time.
+            for (key, retry) in &mut self.retries {
+                retry.next_at = retry.next_at.min(now);
+                self.unsaved.retries.insert(key.clone());
+            }
+        }
+        None
+    }
+
+    /// Notes a failure. Returns when the event is tried again.
+    fn refused(&mut self, event: &Event, failure: Failure, times: Times) -> Option<DateTime<Utc>> {
+        let Times { began_at, now, .. } = times;
+        let progress = &mut self.webhook.progress;
+        progress.failures = progress.failures.saturating_add(1);
+        progress.failing_since.get_or_insert(began_at);
+        if !self.retries.contains_key(&event.user) {
+            self.begin_retry(event, began_at);
+        }
+        self.unsaved.retries.insert(event.user.clone());
+        let retry = self.retries.get_mut(&event.user)?;
+        retry.events.truncate(1);
+        retry.attempts = retry.attempts.saturating_add(1);
+        let next_at = next_attempt(retry.attempts, *retry.first_at.get_or_insert(began_at), now);
+        retry.next_at = next_at.unwrap_or(now);
+        let reason = match (failure, next_at) {
+            (Failure::Gone, _) => "the receiver answered 410 Gone".to_owned(),
+            (_, None) => format!("an event was not delivered in three days; last failure: {}", failure.name()),
+            (_, Some(_)) => return next_at,
+        };
+        self.webhook.progress.failed = Some(Failed { at: now, reason });
+        None
+    }
+
+    /// Begins a retry with an event that failed. The events behind it go to the retry.
+    fn begin_retry(&mut self, event: &Event, began_at: DateTime<Utc>) {
+        let mut until = event.position;
+        self.open.remove(&event.position);
+        let open = &mut self.open;
+        self.waiting.retain(|other| {
+            if other.user != event.user {
+                return true;
+            }
+            open.remove(&other.position);
+            until = until.max(other.position);
+            false
+        });
+        let retry = Retry {
+            next: event.position,
+            until,
+            attempts: 0,
+            first_at: Some(began_at),
+            next_at: began_at,
+            events: VecDeque::from([event.clone()]),
+        };
+        self.retries.insert(event.user.clone(), retry);
+    }
+
+    pub(super) fn end_retry(&mut self, key: &OrderKey) {
+        self.retries.remove(key);
+        self.unsaved.retries.insert(key.clone());
+        self.unsaved.is_changed = true;
+    }
+
+    fn log(&mut self, delivery: &Delivery, outcome: Outcome, times: Times, next_at: Option<DateTime<Utc>>) {
+        let progress = &mut self.webhook.progress;
+        progress.attempts += 1;
+        let attempt = Attempt {
+            webhook: self.webhook.id.clone(),
+            number: progress.attempts,
+            event: delivery.message.id,
+            kind: delivery.message.kind.clone(),
+            user: delivery.user(),
+            began_at: times.began_at,
+            took_ms: u32::try_from(times.took.as_millis()).unwrap_or(u32::MAX),
+            outcome,
+            next_at,
+        };
+        let log = if attempt.is_accepted() { &mut self.unsaved.accepted } else { &mut self.unsaved.failed };
+        log.push_back(attempt);
+        if log.len() > KEPT_ATTEMPTS as usize {
+            log.pop_front();
+        }
+    }
+}
