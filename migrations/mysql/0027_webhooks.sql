@@ -61,12 +61,3 @@ CREATE TABLE IF NOT EXISTS webhook_resend (
     traceparent VARCHAR(55) CHARACTER SET ascii COLLATE ascii_bin NULL,
     PRIMARY KEY (webhook_id, resend_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
-
--- For the events that an operator names.
-SET @add_index = IF((
-    SELECT COUNT(*) FROM information_schema.statistics
-    WHERE table_schema = DATABASE() AND table_name = 'event' AND index_name = 'idx_event_id') = 0,
-    'ALTER TABLE event ADD INDEX idx_event_id (event_id)',
-    'DO 0');
-PREPARE add_index FROM @add_index;
-EXECUTE add_index;

@@ -58,6 +58,3 @@ CREATE TABLE IF NOT EXISTS webhook_resend (
     traceparent TEXT    NULL,
     PRIMARY KEY (webhook_id, resend_id)
 ) STRICT, WITHOUT ROWID;
-
--- For the events that an operator names.
-CREATE INDEX IF NOT EXISTS idx_event_id ON event (event_id);

@@ -31,7 +31,7 @@ use crate::{
 /// Pause before the lease is tried again, while another process has it or after an outage.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Pause between two readings of the figures.
-const FIGURES_PAUSE: Duration = Duration::from_secs(30);
+const FIGURES_PAUSE: Duration = Duration::from_secs(10);
 /// Deadline of a reading.
 const FIGURES_TIMEOUT: Duration = Duration::from_secs(10);
 /// The name of the run of a server among the runs of the job. It never ends.

@@ -160,6 +160,8 @@ pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedWebhook {
     pub id: WebhookId,
+    /// When it was made. A later webhook with the same id has nothing in common with it.
+    pub made_at: DateTime<Utc>,
     /// The restarts that the deliverer knows. After another restart, a failure is not written.
     pub restarts: u32,
     pub position: Position,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::{QueryBuilder, mysql::MySqlRow};
 
 use super::{
@@ -84,7 +85,7 @@ impl DeliveryStore for MySqlStore {
         read.push("SELECT 1 FROM job_lease WHERE job = ").texts([holder.job]);
         read.push(" AND owner = ").texts([holder.owner.as_str()]).push(" AND ends_at > UTC_TIMESTAMP(6)");
         read.push(LockMode::Wait.suffix());
-        read.push("SELECT webhook_id, restarts FROM webhook WHERE webhook_id IN (''");
+        read.push("SELECT webhook_id, restarts, created_at FROM webhook WHERE webhook_id IN (''");
         for change in changes {
             read.push(", ").texts([change.id.as_str()]);
         }
@@ -96,8 +97,8 @@ impl DeliveryStore for MySqlStore {
             if lease.is_empty() {
                 return Ok(None);
             }
-            let restarts = |row: &MySqlRow| Ok((row.text(0)?, row.number(1)?));
-            let stored: BTreeMap<String, u32> = stored.iter().map(restarts).collect::<Result<_, StoreError>>()?;
+            let of = |row: &MySqlRow| Ok((row.text(0)?, (row.number(1)?, row.time(2)?)));
+            let stored: Stored = stored.iter().map(of).collect::<Result<_, StoreError>>()?;
             Ok(Some(Statement::committing(LockMode::Wait, |packet| save(packet, holder, changes, &stored))))
         };
         self.change_sets(read, change).await?;
@@ -105,13 +106,20 @@ impl DeliveryStore for MySqlStore {
     }
 }
 
+/// The restarts of the stored webhooks, and when they were made.
+type Stored = BTreeMap<String, (u32, DateTime<Utc>)>;
+
 /// Saves the changes of the webhooks that are `stored`, and renews the lease.
-fn save(packet: &mut Statement, holder: &Holder, changes: &[SavedWebhook], stored: &BTreeMap<String, u32>) {
+fn save(packet: &mut Statement, holder: &Holder, changes: &[SavedWebhook], stored: &Stored) {
     packet.push("UPDATE job_lease SET ends_at = UTC_TIMESTAMP(6) + INTERVAL ").number(LEASE.as_secs());
     packet.push(" SECOND WHERE job = ").texts([holder.job]).push(" AND owner = ").texts([holder.owner.as_str()]);
     packet.push("; ");
+    let restarts = |change: &SavedWebhook| {
+        let (restarts, made_at) = stored.get(change.id.as_str())?;
+        (*made_at == change.made_at).then_some(*restarts)
+    };
     let there: Vec<(&SavedWebhook, u32)> =
-        changes.iter().filter_map(|change| Some((change, *stored.get(change.id.as_str())?))).collect();
+        changes.iter().filter_map(|change| Some((change, restarts(change)?))).collect();
     for (change, restarts) in &there {
         update(packet, change, *restarts);
         // One statement a row: for a list the optimizer may choose a scan.

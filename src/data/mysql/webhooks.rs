@@ -130,7 +130,7 @@ impl WebhookStore for MySqlStore {
 
     async fn event_by_id(&self, id: Uuid) -> Result<Option<Event>, StoreError> {
         let find = "SELECT COALESCE(position, 0), event_id, type, user_id, data, created_at FROM event \
-             FORCE INDEX (idx_event_id) WHERE event_id = ? LIMIT 1";
+             WHERE event_id = ?";
         let rows = self.reader.fetch_all(sqlx::query(find).bind(id.to_string())).await?;
         rows.first().map(event_of).transpose()
     }

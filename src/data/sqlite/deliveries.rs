@@ -107,8 +107,9 @@ fn micros(at: Option<DateTime<Utc>>) -> Option<i64> {
 /// Saves the changes of a webhook, if it is there.
 fn save(transaction: &Transaction<'_>, change: &SavedWebhook) -> rusqlite::Result<()> {
     let id = change.id.as_str();
-    let find = "SELECT restarts FROM webhook WHERE webhook_id = ?";
-    let restarts: Option<u32> = transaction.query_row(find, [id], |row| row.get(0)).optional()?;
+    let find = "SELECT restarts FROM webhook WHERE webhook_id = ? AND created_at = ?";
+    let made_at = change.made_at.timestamp_micros();
+    let restarts: Option<u32> = transaction.query_row(find, params![id, made_at], |row| row.get(0)).optional()?;
     let Some(restarts) = restarts else { return Ok(()) };
     let (position, attempts) = (change.position, change.attempts);
     transaction

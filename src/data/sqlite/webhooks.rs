@@ -128,7 +128,7 @@ impl WebhookStore for SqliteStore {
 
     async fn event_by_id(&self, id: Uuid) -> Result<Option<Event>, StoreError> {
         let find = "SELECT COALESCE(position, 0), event_id, type, user_id, data, created_at FROM event \
-             WHERE event_id = ? LIMIT 1";
+             WHERE event_id = ?";
         let row = sqlx::query(find).bind(id.to_string()).fetch_optional(&self.reader).await.map_err(store_error)?;
         row.as_ref().map(event_of).transpose()
     }

@@ -48,6 +48,8 @@ const OF_WEBHOOK: usize = 8;
 const AT_LEAST: usize = 2;
 /// Most deliveries on their way to all receivers. Each webhook has its part, so that slow ones take none of others.
 pub const IN_ALL: usize = 256;
+/// The time that deliveries on their way have after a stop. Those that take longer are repeated.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A delivery begins if it can end so long before the lease does.
 const SPARE: Duration = Duration::from_secs(5);
 
@@ -115,7 +117,7 @@ impl Deliverer {
             deliverer: self,
             holder: Holder { job: JOB, owner: owner.to_owned() },
             queues: BTreeMap::new(),
-            sends: Sends::new(self),
+            sends: Sends::new(self.sender.clone(), self.vault.clone(), self.calendar.clone()),
             last: 0,
             held_until: now,
             saved_at: now,
@@ -126,18 +128,20 @@ impl Deliverer {
         if !run.save().await? {
             return Ok(Delivered { is_lost: true, ..run.done });
         }
-        // Ends: at `stop`, with the lease, or when nothing is left to do.
+        let mut stopped_at = None;
+        // Ends: soon after `stop`, with the lease, or when nothing is left to do.
         loop {
-            let is_stopping = stop.is_cancelled();
-            if !is_stopping {
+            if stop.is_cancelled() {
+                stopped_at.get_or_insert_with(Instant::now);
+            } else {
                 run.reload_if_due().await?;
                 run.read_feed().await?;
                 run.start_sends().await?;
             }
-            let is_done = match until {
-                _ if is_stopping => run.sends.is_empty(),
-                Until::Stopped => false,
-                Until::Idle => run.is_idle(),
+            let is_done = match (stopped_at, until) {
+                (Some(at), _) => run.sends.is_empty() || at.elapsed() >= STOP_TIMEOUT,
+                (None, Until::Stopped) => false,
+                (None, Until::Idle) => run.is_idle(),
             };
             if run.is_save_due() || is_done {
                 if !run.save().await? {

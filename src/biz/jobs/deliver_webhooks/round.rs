@@ -7,11 +7,14 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, RELOAD, Run, TICK};
+use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, RELOAD, Run, TICK, sends::Ended};
 use crate::biz::{
     events::{EventFilter, EventPage, Position, place_new},
     values::error::StoreError,
-    webhooks::queue::{Queue, RetryRead, Step, Times},
+    webhooks::{
+        Failed,
+        queue::{Queue, RetryRead, Step, Times},
+    },
 };
 
 /// Events of a page of the feed.
@@ -28,8 +31,9 @@ impl Run<'_> {
         let (store, now) = (&self.deliverer.store, self.deliverer.calendar.now().utc);
         let stored = store.webhooks().await?;
         let resends = store.resends().await?;
-        let is_there = |queue: &Queue| stored.webhooks.iter().any(|webhook| webhook.id == *queue.id());
-        self.queues.retain(|_, queue| is_there(queue) || queue.in_flight() > 0);
+        // A webhook that was deleted, and perhaps made anew, has nothing in common with the old one.
+        let is_same = |queue: &Queue| stored.webhooks.iter().any(|webhook| queue.is_of(webhook));
+        self.queues.retain(|_, queue| is_same(queue));
         for webhook in stored.webhooks {
             let id = webhook.id.clone();
             match self.queues.get_mut(&id) {
@@ -57,6 +61,8 @@ impl Run<'_> {
         let is_due = self.polled_at.is_none_or(|at| at.elapsed() >= POLL);
         if is_due {
             self.polled_at = Some(Instant::now());
+        }
+        if is_due && !self.queues.is_empty() {
             place_new(&*self.deliverer.feed).await?;
         }
         // Queues at the same position share a page.
@@ -116,18 +122,26 @@ impl Run<'_> {
         let mut next = first;
         // Ends: no delivery starts meanwhile.
         while let Some(ended) = next {
-            match ended.outcome.failure {
-                None => self.done.accepted += 1,
-                Some(_) => self.done.failed += 1,
-            }
-            self.deliverer.observer.attempted(ended.outcome, ended.took);
-            if let Some(queue) = self.queues.get_mut(&ended.webhook) {
-                let times =
-                    Times { began_at: ended.began_at, took: ended.took, now: self.deliverer.calendar.now().utc };
-                queue.done(*ended.delivery, ended.outcome, times);
-            }
+            self.end(ended);
             next = self.sends.try_next()?;
         }
         Ok(())
+    }
+
+    /// Notes the end of a delivery.
+    fn end(&mut self, ended: Ended) {
+        let Ended { webhook, made_at, delivery, outcome, began_at, took } = ended;
+        match outcome.failure {
+            None => self.done.accepted += 1,
+            Some(_) => self.done.failed += 1,
+        }
+        self.deliverer.observer.attempted(outcome, took);
+        let queue = self.queues.get_mut(&webhook).filter(|queue| queue.webhook.created_at == made_at);
+        let Some(queue) = queue else { return };
+        let had_failed = queue.webhook.progress.failed.is_some();
+        queue.done(*delivery, outcome, Times { began_at, took, now: self.deliverer.calendar.now().utc });
+        if let Some(Failed { reason, .. }) = queue.webhook.progress.failed.as_ref().filter(|_| !had_failed) {
+            tracing::warn!(%webhook, reason, "webhook failed; it gets no events until an operator activates it");
+        }
     }
 }

@@ -8,7 +8,6 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio::task::{JoinError, JoinSet};
 
-use super::Deliverer;
 use crate::biz::{
     values::{calendar::Calendar, error::StoreError, ids::WebhookId},
     webhooks::{
@@ -22,6 +21,8 @@ use crate::biz::{
 /// A delivery that has ended.
 pub(super) struct Ended {
     pub webhook: WebhookId,
+    /// When the webhook was made; another one may have its id by now.
+    pub made_at: DateTime<Utc>,
     pub delivery: Box<Delivery>,
     pub outcome: Outcome,
     pub began_at: DateTime<Utc>,
@@ -36,9 +37,8 @@ pub(super) struct Sends {
 }
 
 impl Sends {
-    pub(super) fn new(deliverer: &Deliverer) -> Self {
-        let Deliverer { sender, vault, calendar, .. } = deliverer;
-        Self { tasks: JoinSet::new(), sender: sender.clone(), vault: vault.clone(), calendar: calendar.clone() }
+    pub(super) fn new(sender: Arc<dyn Sender>, vault: Arc<dyn SecretVault>, calendar: Arc<Calendar>) -> Self {
+        Self { tasks: JoinSet::new(), sender, vault, calendar }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -48,7 +48,7 @@ impl Sends {
     /// Signs and sends in a task of its own.
     pub(super) fn start(&mut self, webhook: &Webhook, delivery: Box<Delivery>) {
         let (began_at, began) = (self.calendar.now().utc, Instant::now());
-        let (id, post) = (webhook.id.clone(), self.post(webhook, &delivery, began_at));
+        let (id, made_at, post) = (webhook.id.clone(), webhook.created_at, self.post(webhook, &delivery, began_at));
         let sender = self.sender.clone();
         self.tasks.spawn(async move {
             let outcome = match post {
@@ -58,7 +58,7 @@ impl Sends {
                     Outcome::failed(Failure::Secret)
                 }
             };
-            Ended { webhook: id, delivery, outcome, began_at, took: began.elapsed() }
+            Ended { webhook: id, made_at, delivery, outcome, began_at, took: began.elapsed() }
         });
     }
 

@@ -138,6 +138,11 @@ impl Queue {
         &self.webhook.id
     }
 
+    /// Whether the queue belongs to this webhook, and not to an earlier one with the same id.
+    pub fn is_of(&self, webhook: &Webhook) -> bool {
+        self.webhook.id == webhook.id && self.webhook.created_at == webhook.created_at
+    }
+
     /// Takes a webhook as it is stored now. The progress is that of this process, unless an operator has
     /// restarted the webhook.
     pub fn renew(&mut self, stored: Webhook, now: DateTime<Utc>) {

@@ -80,7 +80,7 @@ impl World {
         let Some(after) = self.queue.reads_after() else { return };
         let events: Vec<_> = self.feed.iter().skip(after as usize).take(size).cloned().collect();
         let next = after + events.len() as u64;
-        self.queue.take_page(&EventPage { events, next, has_more: next < self.last() });
+        self.queue.take_page(&EventPage { events, next, has_more: next < self.last(), is_beyond: false });
     }
 
     /// Starts the deliveries for which there is room.

@@ -36,6 +36,7 @@ impl Queue {
         let Progress { attempts, failures, failing_since, failed, .. } = self.webhook.progress.clone();
         Some(SavedWebhook {
             id: self.webhook.id.clone(),
+            made_at: self.webhook.created_at,
             restarts: self.webhook.restarts,
             position: self.position(),
             attempts,
