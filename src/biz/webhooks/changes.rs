@@ -63,10 +63,10 @@ impl PutWebhook {
         if restarts {
             restart(&mut new);
         }
-        if let Some(overlap) = self.rotation {
-            if let Err(refused) = self.rotate(&mut new, overlap, now) {
-                return Change::Refused(refused);
-            }
+        if let Some(overlap) = self.rotation
+            && let Err(refused) = self.rotate(&mut new, overlap, now)
+        {
+            return Change::Refused(refused);
         }
         if new == *old {
             return Change::Unchanged;

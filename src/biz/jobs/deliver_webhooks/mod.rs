@@ -143,10 +143,8 @@ impl Deliverer {
                 (None, Until::Stopped) => false,
                 (None, Until::Idle) => run.is_idle(),
             };
-            if run.is_save_due() || is_done {
-                if !run.save().await? {
-                    return Ok(Delivered { is_lost: true, ..run.done });
-                }
+            if (is_done || run.is_save_due()) && !run.save().await? {
+                return Ok(Delivered { is_lost: true, ..run.done });
             }
             if is_done {
                 run.done.waiting = run.queues.values().map(|queue| queue.retries() as u64).sum();

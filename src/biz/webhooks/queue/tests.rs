@@ -51,7 +51,7 @@ struct World {
     stored: Webhook,
     retries: BTreeMap<OrderKey, StoredRetry>,
     queue: Queue,
-    on_way: Vec<Box<Delivery>>,
+    on_way: Vec<Delivery>,
     accepted: Vec<Position>,
     now: DateTime<Utc>,
 }
@@ -87,7 +87,7 @@ impl World {
     fn start(&mut self) {
         while self.queue.in_flight() < 3 {
             match self.queue.next(self.now) {
-                Step::Send(delivery) => self.on_way.push(delivery),
+                Step::Send(delivery) => self.on_way.push(*delivery),
                 Step::Read(read) => {
                     let of_retry = |event: &&Event| {
                         event.user == read.key && event.position > read.after && event.position <= read.until
@@ -111,7 +111,7 @@ impl World {
             self.accepted.push(position);
         }
         let times = Times { began_at: self.now, took: Duration::ZERO, now: self.now };
-        self.queue.done(*delivery, Outcome { status: None, failure }, times);
+        self.queue.done(delivery, Outcome { status: None, failure }, times);
         Some(position)
     }
 
