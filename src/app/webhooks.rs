@@ -65,7 +65,9 @@ pub(super) fn deliverer(
 ) -> anyhow::Result<Option<Deliverer>> {
     let Some(vault) = vault(config)? else { return Ok(None) };
     let webhooks = &config.billing.webhooks;
-    let sender = HttpSender::new(Resolver::new(webhooks.allow_private), webhooks.client_tls()?.as_ref())?;
+    let is_private_allowed = webhooks.allow_private;
+    let tls = webhooks.client_tls()?;
+    let sender = HttpSender::new(Resolver::new(is_private_allowed), tls.as_ref(), !is_private_allowed)?;
     let observer: Arc<dyn DeliveryObserver> = match metrics {
         Some(metrics) => metrics.webhooks.clone(),
         None => Arc::new(Unobserved),

@@ -91,12 +91,14 @@ pub enum Failure {
     Tls,
     /// The host has an address that is not public.
     Address,
+    /// The URL is without TLS, and the configuration no longer allows that.
+    Plain,
     /// The secret can't be opened by the key of the configuration.
     Secret,
 }
 
 impl Failure {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Status,
         Self::Redirect,
         Self::Gone,
@@ -105,6 +107,7 @@ impl Failure {
         Self::Closed,
         Self::Tls,
         Self::Address,
+        Self::Plain,
         Self::Secret,
     ];
 
@@ -119,6 +122,7 @@ impl Failure {
             Self::Closed => "closed",
             Self::Tls => "tls",
             Self::Address => "address",
+            Self::Plain => "plain",
             Self::Secret => "secret",
         }
     }

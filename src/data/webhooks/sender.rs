@@ -26,17 +26,20 @@ const USER_AGENT: &str = concat!("billing-service/", env!("CARGO_PKG_VERSION"));
 pub struct HttpSender {
     client: Client,
     resolver: Resolver,
+    needs_tls: bool,
 }
 
 impl HttpSender {
-    /// A sender that trusts the authorities of the system, or only those of `tls`.
+    /// A sender that trusts the authorities of the system, or only those of `tls`. With `needs_tls` it sends to no URL
+    /// without TLS.
     ///
     /// # Errors
     /// The client can't be built, for example of an unusable certificate.
-    pub fn new(resolver: Resolver, tls: Option<&ClientTls>) -> reqwest::Result<Self> {
+    pub fn new(resolver: Resolver, tls: Option<&ClientTls>, needs_tls: bool) -> reqwest::Result<Self> {
         let mut client = Client::builder()
             .user_agent(USER_AGENT)
             .http1_only()
+            .https_only(needs_tls)
             .redirect(redirect::Policy::none())
             // A proxy would resolve the host again.
             .no_proxy()
@@ -48,24 +51,25 @@ impl HttpSender {
         if let Some(tls) = tls {
             client = client.tls_certs_only(Certificate::from_pem_bundle(&tls.authorities)?);
         }
-        Ok(Self { client: client.build()?, resolver })
+        Ok(Self { client: client.build()?, resolver, needs_tls })
     }
 
-    async fn post(&self, post: Post) -> Outcome {
-        let host = Url::parse(post.url.as_str()).ok().and_then(|url| url.host_str().map(str::to_owned));
-        let Some(host) = host else { return Outcome::failed(Failure::Connect) };
-        // The connector checks the address of a new connection. One that is still open has an address that was allowed
-        // when it was opened; the name is checked all the same.
-        match timeout(SEND_TIMEOUT, self.resolver.addresses(&host)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if failure_of(&error) == Failure::Address => return Outcome::failed(Failure::Address),
-            Ok(Err(_)) => return Outcome::failed(Failure::Connect),
-            Err(_) => return Outcome::failed(Failure::Timeout),
+    /// Sends, and waits for the status of the answer.
+    async fn post(&self, post: Post) -> Result<Response, Failure> {
+        let url = Url::parse(post.url.as_str()).map_err(|_| Failure::Connect)?;
+        if self.needs_tls && url.scheme() != "https" {
+            return Err(Failure::Plain);
         }
+        let host = url.host_str().ok_or(Failure::Connect)?;
+        // A new connection goes to an address of this check. One that is still open has an address that was allowed
+        // when it was opened; the name is checked all the same.
+        self.resolver.check(host).await.map_err(|error| match failure_of(&error) {
+            Failure::Address => Failure::Address,
+            _ => Failure::Connect,
+        })?;
         let mut request = self
             .client
             .post(post.url.as_str())
-            .timeout(SEND_TIMEOUT)
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", post.id.to_string())
             .header("webhook-timestamp", post.at.timestamp())
@@ -74,24 +78,23 @@ impl HttpSender {
         if let Some(traceparent) = &post.traceparent {
             request = request.header("traceparent", traceparent);
         }
-        match request.send().await {
-            Ok(answer) => {
-                let outcome = Outcome::of_status(answer.status().as_u16());
-                // The status decides. The body is read only so that the connection can be used again.
-                let _ = timeout(BODY_TIMEOUT, drop_body(answer)).await;
-                outcome
-            }
-            Err(error) => Outcome::failed(failure_of(&error)),
-        }
+        request.send().await.map_err(|error| failure_of(&error))
     }
 }
 
 #[async_trait]
 impl Sender for HttpSender {
     async fn send(&self, post: Post) -> Outcome {
-        // A body that comes slowly takes nothing away from the time of the answer.
-        let limit = SEND_TIMEOUT + BODY_TIMEOUT;
-        timeout(limit, self.post(post)).await.unwrap_or(Outcome::failed(Failure::Timeout))
+        match timeout(SEND_TIMEOUT, self.post(post)).await {
+            Ok(Ok(answer)) => {
+                let outcome = Outcome::of_status(answer.status().as_u16());
+                // The status has decided. The body is read only so that the connection can be used again.
+                let _ = timeout(BODY_TIMEOUT, drop_body(answer)).await;
+                outcome
+            }
+            Ok(Err(failure)) => Outcome::failed(failure),
+            Err(_) => Outcome::failed(Failure::Timeout),
+        }
     }
 }
 
@@ -130,4 +133,77 @@ fn failure_of(error: &(dyn Error + 'static)) -> Failure {
         next = hidden.map(|hidden| hidden as &(dyn Error + 'static)).or_else(|| error.source());
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, TcpListener},
+        sync::{Arc, Mutex},
+    };
+
+    use chrono::Utc;
+    use tokio::time::{Instant, sleep};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{biz::webhooks::url::WebhookUrl, data::webhooks::resolver::Lookup};
+
+    /// Resolves slowly, and counts.
+    struct Slow(Duration, Mutex<u32>);
+
+    #[async_trait]
+    impl Lookup for Slow {
+        async fn addresses(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+            *self.1.lock().unwrap() += 1;
+            sleep(self.0).await;
+            Ok(vec![[127, 0, 0, 1].into()])
+        }
+    }
+
+    fn sender(lookup: Arc<Slow>, needs_tls: bool) -> HttpSender {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        HttpSender::new(Resolver::of(lookup, |_| true), None, needs_tls).unwrap()
+    }
+
+    fn post(url: String) -> Post {
+        Post {
+            url: WebhookUrl::from_stored(url),
+            id: Uuid::nil(),
+            at: Utc::now(),
+            signature: "v1,a".into(),
+            body: "{}".into(),
+            traceparent: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lookup_and_answer_share_one_time_limit() {
+        // It takes connections, and never answers.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let lookup = Arc::new(Slow(SEND_TIMEOUT * 6 / 10, Mutex::default()));
+        let began = Instant::now();
+        let url = format!("http://a.example:{}/", silent.local_addr().unwrap().port());
+        assert_eq!(sender(lookup, false).send(post(url)).await, Outcome::failed(Failure::Timeout));
+        let took = began.elapsed();
+        assert!(took < SEND_TIMEOUT + Duration::from_secs(1), "{took:?} of the paused clock");
+    }
+
+    #[tokio::test]
+    async fn a_stored_url_without_tls_is_not_sent_to() {
+        let lookup = Arc::new(Slow(Duration::ZERO, Mutex::default()));
+        let outcome = sender(lookup.clone(), true).send(post("http://a.example/".into())).await;
+        assert_eq!(outcome, Outcome::failed(Failure::Plain));
+        assert_eq!(*lookup.1.lock().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_delivery_looks_its_host_up_once() {
+        // Nobody listens at a port that was free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let lookup = Arc::new(Slow(Duration::ZERO, Mutex::default()));
+        let outcome = sender(lookup.clone(), false).send(post(format!("http://a.example:{port}/"))).await;
+        assert_eq!(outcome, Outcome::failed(Failure::Connect));
+        assert_eq!(*lookup.1.lock().unwrap(), 1);
+    }
 }
