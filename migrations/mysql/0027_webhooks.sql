@@ -15,6 +15,7 @@ CREATE TABLE IF NOT EXISTS webhook (
     secrets       VARCHAR(2048) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'JSON; sealed',
     position      BIGINT        NOT NULL COMMENT 'all events up to it are delivered or in retries',
     attempts      BIGINT        NOT NULL DEFAULT 0,
+    accepted      BIGINT        NOT NULL DEFAULT 0 COMMENT 'of the attempts',
     failures      INT           NOT NULL DEFAULT 0 COMMENT 'in a row',
     failing_since DATETIME(6)   NULL,
     failed_at     DATETIME(6)   NULL,

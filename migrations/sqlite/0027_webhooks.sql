@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS webhook (
     secrets       TEXT    NOT NULL, -- JSON; sealed
     position      INTEGER NOT NULL, -- all events up to it are delivered or in retries
     attempts      INTEGER NOT NULL DEFAULT 0,
+    accepted      INTEGER NOT NULL DEFAULT 0, -- of the attempts
     failures      INTEGER NOT NULL DEFAULT 0, -- in a row
     failing_since INTEGER NULL,
     failed_at     INTEGER NULL,

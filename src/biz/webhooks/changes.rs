@@ -51,7 +51,7 @@ pub struct Written {
 impl PutWebhook {
     /// Decides about the change. `stored` is the webhook with this id, `others` the number of other webhooks.
     ///
-    /// `active: true` ends the failure of a webhook. A rotation keeps each secret that is still valid, because a
+    /// `active: true` and another URL end the failure of a webhook. A rotation keeps each secret that is still valid, because a
     /// repeated call must not end the one that the receiver knows.
     pub fn decide(&self, stored: Option<&Webhook>, others: usize, call: &AuditedCall, now: DateTime<Utc>) -> Change {
         let Some(old) = stored else { return self.create(others, call, now) };
@@ -59,7 +59,8 @@ impl PutWebhook {
         new.url = self.url.clone();
         new.types = self.types.clone();
         new.is_active = self.is_active.unwrap_or(old.is_active);
-        let restarts = self.is_active == Some(true) && !old.is_served();
+        // A receiver at another URL has refused nothing yet.
+        let restarts = self.is_active == Some(true) && !old.is_served() || self.url != old.url;
         if restarts {
             restart(&mut new);
         }
@@ -237,10 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn only_an_explicit_activation_ends_a_failure() {
+    fn only_an_explicit_activation_or_another_url_ends_a_failure() {
         let mut failed = written(&put("a"), None, 0).webhook;
         failed.progress.failed = Some(Failed { at: at(0), reason: "gone".into() });
         assert_eq!(decide(&put("b"), Some(&failed), 1), Change::Unchanged);
+        let moved = PutWebhook { url: WebhookUrl::from_stored("https://b/"), ..put("b") };
+        let moved = written(&moved, Some(&failed), 1);
+        assert_eq!((moved.restarts, moved.webhook.state(), moved.uses_fresh), (true, WebhookState::Active, false));
         let again = written(&PutWebhook { is_active: Some(true), ..put("b") }, Some(&failed), 1);
         assert_eq!((again.restarts, again.webhook.state(), again.uses_fresh), (true, WebhookState::Active, false));
         let paused = written(&PutWebhook { is_active: Some(false), ..put("b") }, Some(&again.webhook), 1).webhook;

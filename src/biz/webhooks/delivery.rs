@@ -171,6 +171,8 @@ pub struct Attempt {
     pub webhook: WebhookId,
     /// The number among the attempts of the webhook.
     pub number: u64,
+    /// The place among the kept attempts of the same outcome; a later one takes it.
+    pub slot: u32,
     pub event: Uuid,
     pub kind: Arc<str>,
     pub user: Option<UserId>,
@@ -182,11 +184,6 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The place of the attempt among those that are kept; a later one takes it.
-    pub fn slot(&self) -> u32 {
-        u32::try_from(self.number % u64::from(KEPT_ATTEMPTS)).unwrap_or_default()
-    }
-
     pub fn is_accepted(&self) -> bool {
         self.outcome.failure.is_none()
     }

@@ -99,6 +99,8 @@ pub struct Progress {
     pub position: Position,
     /// The number of attempts so far.
     pub attempts: u64,
+    /// Those of them that were accepted.
+    pub accepted: u64,
     /// Attempts in a row that have failed.
     pub failures: u32,
     /// The first of them.

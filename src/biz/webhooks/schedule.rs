@@ -30,6 +30,15 @@ pub fn next_attempt(attempts: u32, first_at: DateTime<Utc>, now: DateTime<Utc>) 
     Some((now + pause).min(end))
 }
 
+/// The longest pause between two probes of a receiver that is down.
+const PROBE_PAUSE: TimeDelta = TimeDelta::minutes(10);
+
+/// The pause after so many probes without an accepted event.
+pub fn probe_pause(probes: u32) -> TimeDelta {
+    let index = usize::try_from(probes).unwrap_or(usize::MAX);
+    PAUSES.get(index).copied().unwrap_or(PROBE_PAUSE).min(PROBE_PAUSE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

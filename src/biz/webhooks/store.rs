@@ -166,6 +166,7 @@ pub struct SavedWebhook {
     pub restarts: u32,
     pub position: Position,
     pub attempts: u64,
+    pub accepted: u64,
     pub failures: u32,
     pub failing_since: Option<DateTime<Utc>>,
     pub failed: Option<Failed>,

@@ -150,7 +150,7 @@ fn save(packet: &mut Statement, holder: &Holder, changes: &[SavedWebhook], store
 
 fn update(packet: &mut Statement, change: &SavedWebhook, restarts: u32) {
     packet.push("UPDATE webhook SET position = ").number(change.position);
-    packet.push(", attempts = ").number(change.attempts);
+    packet.push(", attempts = ").number(change.attempts).push(", accepted = ").number(change.accepted);
     // A restart has set these anew, and the deliverer has not seen it yet.
     if restarts == change.restarts {
         packet.push(", failures = ").number(change.failures).push(", failing_since = ").row(|row| {
@@ -175,7 +175,7 @@ fn retry_values(row: &mut StatementRow<'_>, (webhook, retry): (&WebhookId, &Stor
 
 fn attempt_values(row: &mut StatementRow<'_>, attempt: &Attempt) {
     row.number(attempt.is_accepted())
-        .number(attempt.slot())
+        .number(attempt.slot)
         .text(attempt.webhook.as_str())
         .number(attempt.number)
         .text(&attempt.event.to_string())

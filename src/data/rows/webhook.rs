@@ -21,11 +21,12 @@ use crate::{
 
 /// The columns of [`webhook_of`].
 pub const WEBHOOK: &str = "webhook_id, url, types, is_active, secrets, position, attempts, failures, failing_since, \
-    failed_at, reason, restarts, created_at, updated_at";
+    failed_at, reason, restarts, created_at, updated_at, accepted";
 /// The columns of [`retry_of`].
 pub const RETRY: &str = "user_id, next_position, attempts, first_at, next_at";
 /// The columns of [`attempt_of`].
-pub const ATTEMPT: &str = "webhook_id, number, event_id, type, user_id, began_at, took_ms, status, failure, next_at";
+pub const ATTEMPT: &str =
+    "webhook_id, number, event_id, type, user_id, began_at, took_ms, status, failure, next_at, slot";
 /// The columns of [`resend_of`].
 pub const RESEND: &str = "webhook_id, resend_id, event_id, type, data, created_at, traceparent";
 
@@ -43,6 +44,7 @@ pub fn webhook_of(row: &impl Columns) -> Result<Webhook, StoreError> {
         progress: Progress {
             position: row.number(5)?,
             attempts: row.number(6)?,
+            accepted: row.number(14)?,
             failures: row.number(7)?,
             failing_since: row.optional_time(8)?,
             failed,
@@ -99,6 +101,7 @@ pub fn attempt_of(row: &impl Columns) -> Result<Attempt, StoreError> {
     Ok(Attempt {
         webhook: WebhookId::from_stored(row.text(0)?),
         number: row.number(1)?,
+        slot: row.number(10)?,
         event: row.uuid(2)?,
         kind: row.text(3)?.into(),
         user: row.optional_text(4)?.map(UserId::from_stored),

@@ -111,10 +111,10 @@ fn save(transaction: &Transaction<'_>, change: &SavedWebhook) -> rusqlite::Resul
     let made_at = change.made_at.timestamp_micros();
     let restarts: Option<u32> = transaction.query_row(find, params![id, made_at], |row| row.get(0)).optional()?;
     let Some(restarts) = restarts else { return Ok(()) };
-    let (position, attempts) = (change.position, change.attempts);
+    let (position, attempts, accepted) = (change.position, change.attempts, change.accepted);
     transaction
-        .prepare_cached("UPDATE webhook SET position = ?, attempts = ? WHERE webhook_id = ?")?
-        .execute(params![position, attempts, id])?;
+        .prepare_cached("UPDATE webhook SET position = ?, attempts = ?, accepted = ? WHERE webhook_id = ?")?
+        .execute(params![position, attempts, accepted, id])?;
     // A restart has set these anew, and the deliverer has not seen it yet.
     if restarts == change.restarts {
         let failed = change.failed.as_ref();
@@ -174,7 +174,7 @@ fn save_log(transaction: &Transaction<'_>, change: &SavedWebhook) -> rusqlite::R
             .execute(params![
                 change.id.as_str(),
                 attempt.is_accepted(),
-                attempt.slot(),
+                attempt.slot,
                 attempt.number,
                 attempt.event.to_string(),
                 &*attempt.kind,

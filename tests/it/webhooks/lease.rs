@@ -67,6 +67,7 @@ async fn only_the_holder_of_the_lease_saves_progress(#[values(MySql, Sqlite)] on
         restarts: 0,
         position,
         attempts: 0,
+        accepted: 0,
         failures: 0,
         failing_since: None,
         failed: None,

@@ -1,6 +1,7 @@
 //! The deliveries of one webhook, in the memory of the process that has the lease. It decides what is sent next,
 //! and reads and writes nothing.
 
+mod intake;
 mod outcome;
 #[cfg(test)]
 mod tests;
@@ -11,24 +12,26 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    Progress, Webhook,
+    Webhook,
     delivery::{Attempt, Message, OrderKey, Resend, StoredRetry},
+    schedule::probe_pause,
 };
 use crate::biz::{
-    events::{Event, EventPage, Position},
+    events::{Event, Position},
     values::ids::WebhookId,
 };
 
-/// Events of the feed that wait in memory, at which no further ones are read.
-const ENOUGH: usize = 100;
 /// Most retries. With as many, the feed is not read on until one ends.
 const MAX_RETRIES: usize = 1_000;
-/// Failures in a row after which the receiver counts as down. Then only retries are tried, at their times.
-const DOWN_AFTER: u32 = 8;
+/// Users with a failure since the last accepted event at which the receiver counts as down. Then retries are tried at
+/// their times, and events of further users only as probes.
+const DOWN_AFTER: usize = 8;
+/// The time in which a retry becomes due early at most once. Its event may be refused although the receiver is back.
+const HASTENED_ONCE_IN: TimeDelta = TimeDelta::hours(1);
 
 /// The deliveries of one webhook.
 #[derive(Debug)]
@@ -43,11 +46,25 @@ pub struct Queue {
     retries: BTreeMap<OrderKey, Retry>,
     /// Deliveries beside the feed.
     resends: VecDeque<Resend>,
-    /// The orders that have a delivery on its way.
-    busy: BTreeSet<OrderKey>,
+    /// The orders that have a delivery on its way, and its position.
+    busy: BTreeMap<OrderKey, Position>,
     /// Deliveries beside the feed on their way, and those that are made and not saved.
     resending: BTreeMap<Uuid, bool>,
+    /// The users with a failure since the last accepted event, up to [`DOWN_AFTER`]. One user whose events the receiver
+    /// refuses says nothing about the others.
+    failing: BTreeSet<OrderKey>,
+    probes: Probes,
+    /// Whether an event that waits goes before the retries that are due.
+    prefers_waiting: bool,
     unsaved: Unsaved,
+}
+
+/// The probes of a receiver that is down: events of users without a retry, one at a time.
+#[derive(Debug, Default)]
+struct Probes {
+    made: u32,
+    /// When the next one may be sent; `None` for at once.
+    next_at: Option<DateTime<Utc>>,
 }
 
 /// The changes since the last save.
@@ -68,6 +85,8 @@ struct Retry {
     attempts: u32,
     first_at: Option<DateTime<Utc>>,
     next_at: DateTime<Utc>,
+    /// When it became due early, because the receiver was back.
+    hastened_at: Option<DateTime<Utc>>,
     /// The first events of the retry, as far as they were read.
     events: VecDeque<Event>,
 }
@@ -115,11 +134,15 @@ impl Queue {
     /// The deliveries from the stored progress on.
     pub fn new(webhook: Webhook, retries: Vec<StoredRetry>) -> Self {
         let position = webhook.progress.position;
+        // An estimate from above, which a probe corrects.
+        let failures = usize::try_from(webhook.progress.failures).unwrap_or(usize::MAX).min(DOWN_AFTER);
+        let has_failed = |retry: &&StoredRetry| retry.attempts > 0;
+        let failing = retries.iter().filter(has_failed).take(failures).map(|retry| retry.key.clone()).collect();
         let retry = |stored: StoredRetry| {
             let StoredRetry { key, next, attempts, first_at, next_at } = stored;
             // Events behind the stored position are read again, and then prolong the retry.
             let until = position.max(next);
-            (key, Retry { next, until, attempts, first_at, next_at, events: VecDeque::new() })
+            (key, Retry { next, until, attempts, first_at, next_at, hastened_at: None, events: VecDeque::new() })
         };
         Self {
             webhook,
@@ -128,8 +151,11 @@ impl Queue {
             open: BTreeSet::new(),
             retries: retries.into_iter().map(retry).collect(),
             resends: VecDeque::new(),
-            busy: BTreeSet::new(),
+            busy: BTreeMap::new(),
             resending: BTreeMap::new(),
+            failing,
+            probes: Probes::default(),
+            prefers_waiting: false,
             unsaved: Unsaved::default(),
         }
     }
@@ -141,57 +167,6 @@ impl Queue {
     /// Whether the queue belongs to this webhook, and not to an earlier one with the same id.
     pub fn is_of(&self, webhook: &Webhook) -> bool {
         self.webhook.id == webhook.id && self.webhook.created_at == webhook.created_at
-    }
-
-    /// Takes a webhook as it is stored now. The progress is that of this process, unless an operator has
-    /// restarted the webhook.
-    pub fn renew(&mut self, stored: Webhook, now: DateTime<Utc>) {
-        let is_restarted = stored.restarts != self.webhook.restarts;
-        let stored_end = stored.progress.failed.clone();
-        let progress = std::mem::take(&mut self.webhook.progress);
-        self.webhook = Webhook { progress, ..stored };
-        if is_restarted {
-            let Progress { failures, failing_since, failed, .. } = &mut self.webhook.progress;
-            (*failures, *failing_since, *failed) = (0, None, stored_end);
-            for (key, retry) in &mut self.retries {
-                (retry.attempts, retry.first_at, retry.next_at) = (0, None, now);
-                self.unsaved.retries.insert(key.clone());
-            }
-            self.unsaved.is_changed = true;
-        }
-    }
-
-    /// Adds the deliveries beside the feed that are new.
-    pub fn add_resends<'r>(&mut self, stored: impl Iterator<Item = &'r Resend>) {
-        for resend in stored {
-            let is_known =
-                self.resending.contains_key(&resend.id) || self.resends.iter().any(|old| old.id == resend.id);
-            if !is_known {
-                self.resends.push_back(resend.clone());
-            }
-        }
-    }
-
-    /// The position behind which the feed is to be read; `None` while there is enough to send.
-    pub fn reads_after(&self) -> Option<Position> {
-        let has_room = self.waiting.len() < ENOUGH && self.retries.len() < MAX_RETRIES;
-        (has_room && !self.is_down() && self.webhook.is_served()).then_some(self.read_to)
-    }
-
-    /// Takes a page of the feed, of all types and users, that begins where [`Self::reads_after`] said.
-    pub fn take_page(&mut self, page: &EventPage) {
-        for event in page.events.iter().filter(|event| self.webhook.types.contains(event.kind)) {
-            match self.retries.get_mut(&event.user) {
-                // The retry reads it again when its turn comes.
-                Some(retry) => retry.until = retry.until.max(event.position),
-                None => {
-                    self.open.insert(event.position);
-                    self.waiting.push_back(event.clone());
-                }
-            }
-        }
-        self.unsaved.is_changed |= page.next > self.read_to;
-        self.read_to = self.read_to.max(page.next);
     }
 
     /// The number of deliveries on their way.
@@ -209,8 +184,13 @@ impl Queue {
             let (message, source) = (resend.message, Source::Resend(resend.id));
             return Step::Send(Box::new(Delivery { message, source }));
         }
-        let is_due = |(key, retry): &(&OrderKey, &Retry)| retry.next_at <= now && !self.busy.contains(*key);
+        let is_due = |(key, retry): &(&OrderKey, &Retry)| retry.next_at <= now && !self.busy.contains_key(*key);
         let due = self.retries.iter().filter(is_due).min_by_key(|(_, retry)| retry.next_at);
+        let is_free = |event: &Event| !self.busy.contains_key(&event.user);
+        let may_begin = !self.is_down() || self.is_probe_due(now);
+        let waiting = may_begin.then(|| self.waiting.iter().position(is_free)).flatten();
+        // By turns, so that many retries of users whose events are refused hold no other user up.
+        let due = due.filter(|_| waiting.is_none() || !self.prefers_waiting);
         if let Some((key, retry)) = due {
             let Some(event) = retry.events.front() else {
                 return Step::Read(RetryRead {
@@ -219,16 +199,17 @@ impl Queue {
                     until: retry.until,
                 });
             };
-            self.busy.insert(key.clone());
+            self.busy.insert(key.clone(), event.position);
+            self.prefers_waiting = true;
             return Step::Send(Box::new(Delivery::of(event.clone())));
         }
-        if self.is_down() {
-            return Step::Wait;
-        }
-        let is_free = |event: &Event| !self.busy.contains(&event.user);
-        match self.waiting.iter().position(is_free).and_then(|index| self.waiting.remove(index)) {
+        match waiting.and_then(|index| self.waiting.remove(index)) {
             Some(event) => {
-                self.busy.insert(event.user.clone());
+                self.prefers_waiting = false;
+                if self.is_down() {
+                    self.probes.begin(now);
+                }
+                self.busy.insert(event.user.clone(), event.position);
                 Step::Send(Box::new(Delivery::of(event)))
             }
             None => Step::Wait,
@@ -248,16 +229,22 @@ impl Queue {
 
     /// Whether the receiver accepts nothing at the moment.
     fn is_down(&self) -> bool {
-        self.webhook.progress.failures >= DOWN_AFTER && !self.retries.is_empty()
+        self.failing.len() >= DOWN_AFTER && !self.retries.is_empty()
     }
 
-    /// Whether nothing can be sent now or soon: the feed was read up to `last`, and all retries wait for their times.
+    fn is_probe_due(&self, now: DateTime<Utc>) -> bool {
+        self.probes.next_at.is_none_or(|at| at <= now)
+    }
+
+    /// Whether nothing can be sent now or soon: the feed was read up to `last`, and all retries and probes wait for
+    /// their times.
     pub fn is_idle(&self, last: Position, now: DateTime<Utc>) -> bool {
         if !self.webhook.is_served() {
             return self.in_flight() == 0;
         }
-        let has_read =
-            self.is_down() || self.retries.len() >= MAX_RETRIES || self.read_to >= last && self.waiting.is_empty();
+        let is_full = self.retries.len() >= MAX_RETRIES;
+        let is_unprobed = self.is_down() && !self.is_probe_due(now);
+        let has_read = is_unprobed || self.waiting.is_empty() && (is_full || self.read_to >= last);
         let waits = self.retries.values().all(|retry| retry.next_at > now);
         has_read && waits && self.in_flight() == 0 && self.resends.is_empty()
     }
@@ -265,6 +252,14 @@ impl Queue {
     /// The number of retries.
     pub fn retries(&self) -> usize {
         self.retries.len()
+    }
+}
+
+impl Probes {
+    /// Notes a probe, and sets the time of the next one.
+    fn begin(&mut self, now: DateTime<Utc>) {
+        self.made = self.made.saturating_add(1);
+        self.next_at = Some(now + probe_pause(self.made));
     }
 }
 

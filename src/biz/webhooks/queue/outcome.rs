@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};
 
-use super::{Delivery, Queue, Retry, Source, Times};
+use super::{DOWN_AFTER, Delivery, HASTENED_ONCE_IN, Probes, Queue, Retry, Source, Times};
 use crate::biz::{
     events::Event,
     webhooks::{
         Failed, Progress,
         delivery::{Attempt, Failure, KEPT_ATTEMPTS, OrderKey, Outcome},
-        schedule::next_attempt,
+        schedule::{next_attempt, probe_pause},
     },
 };
 
@@ -22,6 +22,9 @@ impl Queue {
         let next_at = match &delivery.source {
             Source::Resend(id) => {
                 self.resending.insert(*id, true);
+                if outcome.failure.is_none() {
+                    self.answered(was_down, times.now);
+                }
                 None
             }
             Source::Feed(event) => {
@@ -36,26 +39,38 @@ impl Queue {
     }
 
     fn accepted(&mut self, event: &Event, was_down: bool, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let Progress { failures, failing_since, .. } = &mut self.webhook.progress;
-        (*failures, *failing_since) = (0, None);
         self.open.remove(&event.position);
         if let Some(retry) = self.retries.get_mut(&event.user) {
-            retry.events.pop_front();
+            // It has another event in front if the event was on its way when the retry began.
+            if retry.events.front().is_some_and(|first| first.position == event.position) {
+                retry.events.pop_front();
+            }
             // It stays due, and before the other retries. So few retries have their events in memory.
             (retry.next, retry.attempts, retry.first_at) = (event.position + 1, 0, None);
+            retry.hastened_at = None;
             self.unsaved.retries.insert(event.user.clone());
             if retry.next > retry.until {
                 self.end_retry(&event.user);
             }
         }
+        self.answered(was_down, now);
+        None
+    }
+
+    /// Notes that the receiver accepts events. If it was down, nothing needs to wait for its time.
+    fn answered(&mut self, was_down: bool, now: DateTime<Utc>) {
+        let Progress { failures, failing_since, .. } = &mut self.webhook.progress;
+        (*failures, *failing_since) = (0, None);
+        self.failing.clear();
         if was_down {
-            // The receiver is back, so nothing needs to wait for its time.
             for (key, retry) in &mut self.retries {
-                retry.next_at = retry.next_at.min(now);
-                self.unsaved.retries.insert(key.clone());
+                let may_hasten = retry.hastened_at.is_none_or(|at| now - at >= HASTENED_ONCE_IN);
+                if retry.next_at > now && may_hasten {
+                    (retry.next_at, retry.hastened_at) = (now, Some(now));
+                    self.unsaved.retries.insert(key.clone());
+                }
             }
         }
-        None
     }
 
     /// Notes a failure. Returns when the event is tried again.
@@ -64,12 +79,17 @@ impl Queue {
         let progress = &mut self.webhook.progress;
         progress.failures = progress.failures.saturating_add(1);
         progress.failing_since.get_or_insert(began_at);
+        if self.failing.len() < DOWN_AFTER && self.failing.insert(event.user.clone()) {
+            // They count from the moment when the receiver is down.
+            self.probes = Probes { made: 0, next_at: Some(now + probe_pause(0)) };
+        }
         if !self.retries.contains_key(&event.user) {
             self.begin_retry(event, began_at);
         }
         self.unsaved.retries.insert(event.user.clone());
+        self.open.remove(&event.position);
         let retry = self.retries.get_mut(&event.user)?;
-        retry.events.truncate(1);
+        (retry.next, retry.events) = (event.position, VecDeque::from([event.clone()]));
         retry.attempts = retry.attempts.saturating_add(1);
         let next_at = next_attempt(retry.attempts, *retry.first_at.get_or_insert(began_at), now);
         retry.next_at = next_at.unwrap_or(now);
@@ -101,6 +121,7 @@ impl Queue {
             attempts: 0,
             first_at: Some(began_at),
             next_at: began_at,
+            hastened_at: None,
             events: VecDeque::from([event.clone()]),
         };
         self.retries.insert(event.user.clone(), retry);
@@ -115,9 +136,18 @@ impl Queue {
     fn log(&mut self, delivery: &Delivery, outcome: Outcome, times: Times, next_at: Option<DateTime<Utc>>) {
         let progress = &mut self.webhook.progress;
         progress.attempts += 1;
+        // Each outcome has a number of its own, so that it has all of its places.
+        let of_outcome = match outcome.failure {
+            None => {
+                progress.accepted += 1;
+                progress.accepted
+            }
+            Some(_) => progress.attempts - progress.accepted,
+        };
         let attempt = Attempt {
             webhook: self.webhook.id.clone(),
             number: progress.attempts,
+            slot: u32::try_from(of_outcome % u64::from(KEPT_ATTEMPTS)).unwrap_or_default(),
             event: delivery.message.id,
             kind: delivery.message.kind.clone(),
             user: delivery.user(),

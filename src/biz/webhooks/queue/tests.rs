@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use chrono::TimeDelta;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::biz::{
-    events::EventType,
+    events::{EventPage, EventType},
     values::ids::UserId,
     webhooks::{
-        Types, WebhookState,
+        Progress, Types, WebhookState,
         delivery::{Failure, Outcome},
         schedule::TRIED_FOR,
         store::SavedWebhook,
@@ -117,8 +116,9 @@ impl World {
 
     fn save(&mut self) {
         let Some(saved) = self.queue.unsaved() else { return };
-        let SavedWebhook { position, attempts, failures, failing_since, failed, retries, ended, .. } = saved.clone();
-        self.stored.progress = Progress { position, attempts, failures, failing_since, failed };
+        let SavedWebhook { position, attempts, accepted, failures, failing_since, failed, retries, ended, .. } =
+            saved.clone();
+        self.stored.progress = Progress { position, attempts, accepted, failures, failing_since, failed };
         self.retries.extend(retries.into_iter().map(|retry| (retry.key.clone(), retry)));
         self.retries.retain(|key, _| !ended.contains(key));
         self.queue.saved(&saved);
@@ -199,7 +199,7 @@ fn moves() -> impl Strategy<Value = Move> {
 proptest! {
     #[test]
     fn every_event_arrives_in_the_order_of_its_user(
-        users in proptest::collection::vec(prop_oneof!["a", "b", "c", ""], 1..40),
+        users in proptest::collection::vec(prop_oneof![5 => "a", 1 => "b", 1 => "c", 1 => ""], 1..80),
         moves in proptest::collection::vec(moves(), 0..200),
     ) {
         let users: Vec<&str> = users.iter().map(String::as_str).collect();
@@ -319,4 +319,138 @@ fn a_restart_tries_all_that_waits_at_once_and_counts_anew() {
     assert_eq!(world.end(0, Some(Failure::Status)), Some(1));
     world.save();
     assert_eq!(world.retries[&Some(UserId::from_stored("a"))].attempts, 1);
+}
+
+#[test]
+fn refused_events_of_two_users_hold_no_third_one_up() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.read(2);
+    for _ in 0..20 {
+        world.start();
+        while world.end(0, Some(Failure::Status)).is_some() {}
+        world.now += TimeDelta::minutes(1);
+    }
+    assert!(world.queue.webhook.progress.failures >= 8, "{:?}", world.queue.webhook.progress);
+    // A crash must not make the receiver look down either.
+    world.save();
+    world.crash(false);
+    world.read(3);
+    world.start();
+    let sent: Vec<_> = world.on_way.iter().map(|delivery| delivery.message.id.as_u128()).collect();
+    assert!(sent.contains(&3), "{sent:?}");
+}
+
+#[test]
+fn a_receiver_that_refuses_many_users_is_probed_by_events_of_others() {
+    let users: Vec<String> = (0..300).map(|user| format!("u{user}")).collect();
+    let mut world = World::new(&users.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut attempts = 0;
+    // All waits before the first probe.
+    world.read(20);
+    loop {
+        world.start();
+        if world.end(0, Some(Failure::Status)).is_none() {
+            break;
+        }
+        attempts += 1;
+    }
+    assert!((8..=10).contains(&attempts), "{attempts}");
+    let tried = world.queue.retries();
+    // Half a day of refusals makes few probes, and each is an event of a further user.
+    for _ in 0..72 {
+        world.now += TimeDelta::minutes(11);
+        world.read(20);
+        world.start();
+        while world.end(0, Some(Failure::Status)).is_some() {
+            world.start();
+        }
+    }
+    let probes = world.queue.retries() - tried;
+    assert!((72..=74).contains(&probes), "{probes}");
+    // The receiver accepts all users but those.
+    let bad = world.queue.retries();
+    world.now += TimeDelta::minutes(11);
+    for _ in 0..1_000 {
+        world.read(20);
+        world.start();
+        let Some(delivery) = world.on_way.first() else { break };
+        let is_bad = delivery.message.id.as_u128() <= bad as u128;
+        world.end(0, is_bad.then_some(Failure::Status));
+    }
+    assert_eq!(world.accepted.len(), users.len() - bad, "all others arrive at once");
+}
+
+#[test]
+fn an_accepted_test_shows_that_the_receiver_is_back() {
+    let users: Vec<String> = (0..20).map(|user| format!("u{user}")).collect();
+    let mut world = World::new(&users.iter().map(String::as_str).collect::<Vec<_>>());
+    for _ in 0..20 {
+        world.read(20);
+        world.start();
+        while world.end(0, Some(Failure::Connect)).is_some() {}
+    }
+    let message = Message::from(&event(99, ""));
+    let resend = Resend { id: Uuid::from_u128(99), webhook: WebhookId::from_stored("w"), message };
+    world.queue.add_resends([resend].iter());
+    let Step::Send(test) = world.queue.next(world.now) else { panic!() };
+    let times = Times { began_at: world.now, took: Duration::ZERO, now: world.now };
+    world.queue.done(*test, Outcome { status: Some(200), failure: None }, times);
+    assert_eq!(world.queue.webhook.state(), WebhookState::Active);
+    world.finish();
+    world.check();
+    assert_eq!(world.now, DateTime::UNIX_EPOCH, "all is sent at once");
+}
+
+#[test]
+fn one_user_with_many_events_leaves_room_for_the_others() {
+    let users: Vec<String> = (0..110).map(|index| if index < 100 { "a".into() } else { format!("u{index}") }).collect();
+    let mut world = World::new(&users.iter().map(String::as_str).collect::<Vec<_>>());
+    world.read(100);
+    world.read(100);
+    assert_eq!((world.queue.retries(), world.queue.waiting.len()), (1, 10));
+    for _ in 0..20 {
+        world.start();
+        world.end(0, None);
+    }
+    assert!(world.accepted.iter().filter(|position| **position > 100).count() >= 9, "{:?}", world.accepted);
+    world.finish();
+    world.check();
+}
+
+#[test]
+fn other_types_count_for_the_events_that_wait() {
+    let mut world = World::new(&["a", "a", "b", "c"]);
+    world.read(4);
+    world.start();
+    assert_eq!(world.end(0, Some(Failure::Status)), Some(1));
+    assert_eq!((world.end(0, None), world.end(0, None)), (Some(3), Some(4)));
+    world.feed.push(event(5, "d"));
+    world.read(1);
+    let stored = Webhook { types: Types::of(vec![EventType::MonthClosed]), ..world.stored.clone() };
+    world.queue.renew(stored, world.now);
+    world.now += TimeDelta::minutes(1);
+    assert!(matches!(world.queue.next(world.now), Step::Read(_)), "the retry is read by the types of now");
+    world.queue.take_retry(&RetryRead { key: Some(UserId::from_stored("a")), after: 0, until: 2 }, Vec::new());
+    assert!(matches!(world.queue.next(world.now), Step::Wait));
+    world.save();
+    assert_eq!((world.stored.progress.position, world.retries.len()), (5, 0));
+}
+
+#[test]
+fn the_list_of_a_webhook_has_the_last_attempts_of_each_outcome() {
+    let mut world = World::new(&[]);
+    let mut kept = BTreeMap::new();
+    for number in 1..=300 {
+        let failure = (number % 10 == 0).then_some(Failure::Status);
+        world.feed.push(event(number, &format!("u{number}")));
+        world.read(1);
+        world.start();
+        world.end(0, failure);
+        for attempt in world.queue.unsaved().map(|saved| saved.log).unwrap_or_default() {
+            kept.insert((attempt.is_accepted(), attempt.slot), attempt.number);
+        }
+        world.save();
+    }
+    let of = |accepted| kept.keys().filter(|(is_accepted, _)| *is_accepted == accepted).count();
+    assert_eq!((of(true), of(false)), (100, 30));
 }

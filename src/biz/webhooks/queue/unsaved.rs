@@ -33,13 +33,14 @@ impl Queue {
         };
         let mut log: Vec<Attempt> = self.unsaved.accepted.iter().chain(&self.unsaved.failed).cloned().collect();
         log.sort_unstable_by_key(|attempt| attempt.number);
-        let Progress { attempts, failures, failing_since, failed, .. } = self.webhook.progress.clone();
+        let Progress { attempts, accepted, failures, failing_since, failed, .. } = self.webhook.progress.clone();
         Some(SavedWebhook {
             id: self.webhook.id.clone(),
             made_at: self.webhook.created_at,
             restarts: self.webhook.restarts,
             position: self.position(),
             attempts,
+            accepted,
             failures,
             failing_since,
             failed,
