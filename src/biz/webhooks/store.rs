@@ -16,8 +16,8 @@ use crate::biz::{
 
 /// Most deliveries beside the feed that wait for one webhook.
 pub const MAX_RESENDS: u32 = 100;
-/// Most of them that are read at once, for all webhooks.
-pub const RESENDS_AT_ONCE: u32 = 200;
+/// Most of them that are read at once, for each webhook.
+pub const RESENDS_AT_ONCE: u32 = 20;
 
 /// The result of a change by an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,7 +190,7 @@ pub struct Holder {
 /// Reads what is to be delivered, and stores the progress.
 #[async_trait]
 pub trait DeliveryStore: WebhookStore {
-    /// The deliveries beside the feed that wait, oldest first, at most [`RESENDS_AT_ONCE`].
+    /// The deliveries beside the feed that wait for webhooks that are served: the oldest [`RESENDS_AT_ONCE`] of each.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -31,7 +31,7 @@ use crate::{
         row::Columns,
         rows::{
             event::event_of,
-            webhook::{RESEND, RETRY, resend_of, retry_of, stored_key},
+            webhook::{RESENDS, RETRY, resend_of, retry_of, stored_key},
         },
     },
 };
@@ -39,12 +39,7 @@ use crate::{
 #[async_trait]
 impl DeliveryStore for MySqlStore {
     async fn resends(&self) -> Result<Vec<Resend>, StoreError> {
-        let mut query = QueryBuilder::new("SELECT ");
-        query
-            .push(RESEND)
-            .push(" FROM webhook_resend ORDER BY webhook_id, resend_id LIMIT ")
-            .push_bind(RESENDS_AT_ONCE);
-        self.reader.fetch_all(query.build()).await?.iter().map(resend_of).collect()
+        self.reader.fetch_all(sqlx::query(RESENDS).bind(RESENDS_AT_ONCE)).await?.iter().map(resend_of).collect()
     }
 
     async fn retries(&self, id: &WebhookId) -> Result<Vec<StoredRetry>, StoreError> {

@@ -30,6 +30,13 @@ pub const ATTEMPT: &str =
 /// The columns of [`resend_of`].
 pub const RESEND: &str = "webhook_id, resend_id, event_id, type, data, created_at, traceparent";
 
+/// The rows of [`resend_of`] for webhooks that are served, with the most rows of each as the parameter.
+pub const RESENDS: &str = "SELECT webhook_id, resend_id, event_id, type, data, created_at, traceparent FROM \
+    (SELECT resend.*, ROW_NUMBER() OVER (PARTITION BY resend.webhook_id ORDER BY resend.resend_id) AS turn \
+    FROM webhook_resend resend JOIN webhook ON webhook.webhook_id = resend.webhook_id \
+    WHERE webhook.is_active = 1 AND webhook.failed_at IS NULL) turns \
+    WHERE turn <= ? ORDER BY resend_id";
+
 pub fn webhook_of(row: &impl Columns) -> Result<Webhook, StoreError> {
     let failed = match row.optional_time(9)? {
         Some(at) => Some(Failed { at, reason: row.optional_text(10)?.unwrap_or_default() }),

@@ -29,7 +29,7 @@ use crate::{
         error::store_error,
         rows::{
             event::event_of,
-            webhook::{RESEND, RETRY, resend_of, retry_of, stored_key},
+            webhook::{RESENDS, RETRY, resend_of, retry_of, stored_key},
         },
     },
 };
@@ -37,12 +37,7 @@ use crate::{
 #[async_trait]
 impl DeliveryStore for SqliteStore {
     async fn resends(&self) -> Result<Vec<Resend>, StoreError> {
-        let mut query = QueryBuilder::new("SELECT ");
-        query
-            .push(RESEND)
-            .push(" FROM webhook_resend ORDER BY webhook_id, resend_id LIMIT ")
-            .push_bind(RESENDS_AT_ONCE);
-        let rows = query.build().fetch_all(&self.reader).await.map_err(store_error)?;
+        let rows = sqlx::query(RESENDS).bind(RESENDS_AT_ONCE).fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(resend_of).collect()
     }
 
