@@ -66,10 +66,7 @@ impl WebhookMetrics {
                 "Time of an attempt to deliver an event",
                 SECONDS.to_vec(),
             )?,
-            backlog: gauges(
-                "billing_webhook_backlog",
-                "Positions of the feed that active webhooks have not passed, in sum",
-            )?,
+            backlog: gauges("billing_webhook_backlog", "Events that active webhooks have not passed, in sum")?,
             held_back: gauges(
                 "billing_webhook_held_back",
                 "Users whose events an active webhook waits for, because it did not accept one of them; in sum",

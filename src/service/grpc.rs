@@ -253,7 +253,7 @@ impl BillingInternalService for Grpc {
 
     async fn list_webhooks(&self, request: Request<ListWebhooksRequest>) -> Reply<ListWebhooksReply> {
         let (call, message) = Call::of(request);
-        call.reply(self.0.webhooks.list_webhooks(message).await)
+        call.reply(self.0.webhooks.list_webhooks(message, call.actor()).await)
     }
 
     async fn delete_webhook(&self, request: Request<DeleteWebhookRequest>) -> Reply<DeleteWebhookReply> {

@@ -189,7 +189,8 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
         .route("/internal/v1/billing/events", get(rpc!(events.list_events)))
         .route(
             "/internal/v1/billing/webhooks",
-            get(rpc!(webhooks.list_webhooks)).post(rpc!(audited webhooks.put_webhook, IdSource::None)),
+            get(rpc!(audited webhooks.list_webhooks, IdSource::None))
+                .post(rpc!(audited webhooks.put_webhook, IdSource::None)),
         )
         .route(
             "/internal/v1/billing/webhooks/{webhook_id}",

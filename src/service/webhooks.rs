@@ -1,6 +1,6 @@
 //! The rpcs of webhooks.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     biz::{
         audit_trail::{Actor, AuditedCall, DELETE_WEBHOOK, PUT_WEBHOOK, REDELIVER_WEBHOOK, TEST_WEBHOOK},
-        events::{EventFeed, EventType, Position, place_new},
+        events::{EventFeed, EventType, Position, place_all},
         values::{
             calendar::Calendar,
             error::{Error, Result},
@@ -46,6 +46,12 @@ pub(super) const MAX_EVENT_ID: usize = 36;
 /// Longest `traceparent` of the version that this service knows.
 const MAX_TRACEPARENT: usize = 55;
 
+/// The time in which the events before a new webhook must get their positions.
+const PLACE_TIME: Duration = Duration::from_secs(5);
+
+/// The role that reads and changes nothing.
+const SUPPORT: &str = "support";
+
 /// Changes and lists webhooks.
 pub struct WebhookService {
     pub store: Arc<dyn WebhookStore>,
@@ -68,8 +74,12 @@ impl WebhookService {
         let fresh = vault.fresh().map_err(unsealed)?;
         let sealed = vault.seal(&id, &fresh).map_err(unsealed)?;
         let put = PutWebhook { id, url, types, is_active: request.active, rotation, fresh: sealed };
+        let stored = self.store.webhooks().await?.webhooks;
         // A new webhook begins behind the events that are committed now.
-        place_new(&*self.feed).await?;
+        if !stored.iter().any(|webhook| webhook.id == put.id) && !place_all(&*self.feed, PLACE_TIME).await? {
+            let why = "many events wait for their first reader; call again, the service goes on from here";
+            return Err(Error::Overloaded(why.into()));
+        }
         let call = AuditedCall::new(PUT_WEBHOOK, actor, "");
         let now = self.calendar.now().utc;
         let Put { webhook, changed, uses_fresh } = self.store.put_webhook(&put, &call, now).await??;
@@ -77,10 +87,14 @@ impl WebhookService {
         Ok(PutWebhookReply { success: true, changed, webhook: Some(shown(&webhook, None, now)), secret })
     }
 
-    pub async fn list_webhooks(&self, _: ListWebhooksRequest) -> Result<ListWebhooksReply> {
+    pub async fn list_webhooks(&self, _: ListWebhooksRequest, actor: Actor) -> Result<ListWebhooksReply> {
         let (stored, now) = (self.store.webhooks().await?, self.calendar.now().utc);
-        let webhooks = stored.webhooks.iter().map(|webhook| shown(webhook, Some(stored.last), now)).collect();
-        Ok(ListWebhooksReply { webhooks })
+        let last = stored.last + self.store.unplaced().await?.events;
+        let shown = |webhook: &Webhook| proto::Webhook {
+            url: url_for(&actor.role, &webhook.url),
+            ..shown(webhook, Some(last), now)
+        };
+        Ok(ListWebhooksReply { webhooks: stored.webhooks.iter().map(shown).collect() })
     }
 
     pub async fn delete_webhook(&self, request: DeleteWebhookRequest, actor: Actor) -> Result<DeleteWebhookReply> {
@@ -107,6 +121,10 @@ impl WebhookService {
             _ => return Err(Invalid::new("limit", format!("must be 1 to {MAX_LIMIT}")).into()),
         };
         let attempts = self.store.attempts(&id, is_accepted, limit).await?;
+        let has_id = |webhook: &Webhook| webhook.id == id;
+        if attempts.is_empty() && !self.store.webhooks().await?.webhooks.iter().any(has_id) {
+            return Err(no_webhook().into());
+        }
         Ok(ListWebhookDeliveriesReply { deliveries: attempts.iter().map(delivery).collect() })
     }
 
@@ -154,6 +172,14 @@ impl WebhookService {
     }
 }
 
+/// The URL as a role may see it. Its path and its query may have a secret of the receiver.
+fn url_for(role: &str, url: &WebhookUrl) -> String {
+    match role {
+        SUPPORT => url.origin(),
+        _ => url.as_str().to_owned(),
+    }
+}
+
 fn unsealed(error: VaultError) -> Error {
     Error::Internal(error.to_string())
 }
@@ -184,7 +210,7 @@ fn traceparent(origin: Origin) -> Option<String> {
     own.or(origin.trace.parent).filter(|parent| parent.len() <= MAX_TRACEPARENT)
 }
 
-/// A webhook for operators, without its secrets. `last` is the last position of the feed.
+/// A webhook for operators, without its secrets. `last` is the position of the last event.
 fn shown(webhook: &Webhook, last: Option<Position>, now: DateTime<Utc>) -> proto::Webhook {
     let progress = &webhook.progress;
     let behind = last.map_or(0, |last| last.saturating_sub(progress.position));
@@ -223,6 +249,15 @@ fn delivery(attempt: &Attempt) -> WebhookDelivery {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn support_sees_the_host_of_a_url_only() {
+        let url = WebhookUrl::from_stored("https://a.example/path?token=t");
+        assert_eq!(url_for("support", &url), "https://a.example");
+        for role in ["admin", "none"] {
+            assert_eq!(url_for(role, &url), url.as_str());
+        }
+    }
 
     #[test]
     fn the_overlap_is_a_day_unless_it_is_given() {

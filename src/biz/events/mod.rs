@@ -6,7 +6,11 @@
 pub mod alerts;
 pub mod closing;
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -275,11 +279,62 @@ pub async fn place_new(feed: &dyn EventFeed) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Gives positions to all events that are committed now. False if `limit` has passed before; a repeat goes on.
+///
+/// # Errors
+/// As [`EventFeed::place_events`].
+pub async fn place_all(feed: &dyn EventFeed, limit: Duration) -> Result<bool, StoreError> {
+    let began = Instant::now();
+    // Ends: by the limit.
+    while began.elapsed() < limit {
+        match feed.place_events().await {
+            Ok(placed) if placed < PLACED_AT_ONCE => return Ok(true),
+            Ok(_) | Err(StoreError::Conflict(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
     use serde_json::json;
 
     use super::*;
+
+    /// A feed with so many events without a position.
+    struct Unplaced(AtomicU32);
+
+    #[async_trait]
+    impl EventFeed for Unplaced {
+        async fn place_events(&self) -> Result<u32, StoreError> {
+            let placed = self.0.load(SeqCst).min(PLACED_AT_ONCE);
+            self.0.fetch_sub(placed, SeqCst);
+            Ok(placed)
+        }
+
+        async fn placed_events(&self, _: &EventFilter, _: Position, _: u32) -> Result<EventPage, StoreError> {
+            unimplemented!()
+        }
+
+        async fn delete_events(&self, _: DateTime<Utc>) -> Result<u32, StoreError> {
+            unimplemented!()
+        }
+
+        async fn count_old_events(&self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+            unimplemented!()
+        }
+    }
+
+    #[tokio::test]
+    async fn all_events_get_positions_unless_the_time_ends_before() {
+        let feed = Unplaced(AtomicU32::new(50_001));
+        assert_eq!(place_all(&feed, Duration::ZERO).await, Ok(false));
+        assert_eq!(place_all(&feed, Duration::from_secs(600)).await, Ok(true));
+        assert_eq!(feed.0.load(SeqCst), 0);
+    }
 
     #[test]
     fn every_type_is_found_by_its_name() {

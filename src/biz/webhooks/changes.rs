@@ -158,7 +158,8 @@ pub fn state(webhook: &Webhook) -> Value {
     let instant = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
     let mut state = json!({
         "webhook_id": webhook.id.as_str(),
-        "url": webhook.url.as_str(),
+        "url": webhook.url.origin(),
+        "url_hash": webhook.url.short_hash(),
         "types": webhook.types.names(),
         "active": webhook.is_active,
         "state": webhook.state().name(),
@@ -253,10 +254,15 @@ mod tests {
     }
 
     #[test]
-    fn the_audited_state_has_no_secret() {
+    fn the_audited_state_has_no_secret_and_shows_that_a_url_has_changed() {
         let rotated = PutWebhook { rotation: Some(TimeDelta::hours(1)), ..put("hidden-b") };
-        let first = written(&put("hidden-a"), None, 0);
+        let url = WebhookUrl::from_stored("https://a.example:8443/hidden-path?token=hidden-query");
+        let first = written(&PutWebhook { url, ..put("hidden-a") }, None, 0);
         let second = written(&rotated, Some(&first.webhook), 1);
+        let read = |state: &Option<String>| serde_json::from_str::<Value>(state.as_deref().unwrap()).unwrap();
+        let (old, new) = (read(&second.event.before), read(&second.event.after));
+        assert_eq!((&old["url"], &new["url"]), (&json!("https://a.example:8443"), &json!("https://a")));
+        assert_ne!(old["url_hash"], new["url_hash"]);
         for event in [first.event, second.event] {
             assert!(!format!("{:?}{:?}", event.before, event.after).contains("hidden"));
         }

@@ -37,12 +37,21 @@ pub struct Webhooks {
     pub last: Position,
 }
 
+/// The events that have no position in the feed yet. Only a reader of the feed gives them one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unplaced {
+    /// Their number, up to [`MAX_UNPLACED`](crate::biz::jobs::ops_stats::MAX_UNPLACED).
+    pub events: u64,
+    /// The time of the first one.
+    pub first_at: Option<DateTime<Utc>>,
+}
+
 /// The figures of all webhooks, for the metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Figures {
     /// Webhooks that have failed.
     pub failed: u64,
-    /// Positions of the feed that active webhooks have not passed, in sum.
+    /// Events that active webhooks have not passed, in sum, with those that have no position yet.
     pub backlog: u64,
     /// Retries of active webhooks.
     pub retries: u64,
@@ -129,6 +138,12 @@ pub trait WebhookStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn time_behind(&self, position: Position) -> Result<Option<DateTime<Utc>>, StoreError>;
+
+    /// The events without a position.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn unplaced(&self) -> Result<Unplaced, StoreError>;
 }
 
 /// The figures of all webhooks.
@@ -139,6 +154,11 @@ pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
     let Webhooks { webhooks, last } = store.webhooks().await?;
     let served = || webhooks.iter().filter(|webhook| webhook.is_served());
     let behind = || served().map(|webhook| last.saturating_sub(webhook.progress.position));
+    // If nobody delivers, nobody reads the feed either.
+    let unplaced = match served().next() {
+        Some(_) => store.unplaced().await?,
+        None => Unplaced::default(),
+    };
     let sums = match webhooks.is_empty() {
         true => Vec::new(),
         false => store.retry_sums().await?,
@@ -150,9 +170,9 @@ pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
     };
     Ok(Figures {
         failed: webhooks.iter().filter(|webhook| webhook.progress.failed.is_some()).count() as u64,
-        backlog: behind().sum(),
+        backlog: behind().map(|behind| behind + unplaced.events).sum(),
         retries: retries().map(|sum| sum.retries).sum(),
-        oldest: retries().filter_map(|sum| sum.oldest).chain(event).min(),
+        oldest: retries().filter_map(|sum| sum.oldest).chain(event).chain(unplaced.first_at).min(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use sha2::{Digest, Sha256};
 use url::{Host, Url};
 
 use super::address::is_public;
@@ -64,6 +65,16 @@ impl WebhookUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Scheme, host and port: the part without a secret.
+    pub fn origin(&self) -> String {
+        Url::parse(&self.0).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
+    }
+
+    /// The begin of the SHA-256 of the URL. It shows that two URLs differ, and is too short to test guesses by.
+    pub fn short_hash(&self) -> String {
+        Sha256::digest(self.0.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 impl fmt::Debug for WebhookUrl {
@@ -75,6 +86,15 @@ impl fmt::Debug for WebhookUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_path_and_told_apart_by_its_hash() {
+        let url = |text: &str| WebhookUrl::from_stored(text);
+        assert_eq!(url("https://a.example:8443/secret?token=secret").origin(), "https://a.example:8443");
+        assert_eq!(url("https://a.example/").origin(), "https://a.example");
+        assert_ne!(url("https://a/b").short_hash(), url("https://a/c").short_hash());
+        assert_eq!(url("https://a/b").short_hash().len(), 8);
+    }
 
     #[test]
     fn a_url_leads_to_the_public_internet_over_tls_unless_private_ones_are_allowed() {

@@ -15,12 +15,13 @@ use crate::{
     biz::{
         audit_trail::AuditedCall,
         events::{Event, Position},
+        jobs::ops_stats::MAX_UNPLACED,
         values::{error::StoreError, ids::WebhookId, invalid::Invalid},
         webhooks::{
             Webhook,
             changes::{self, Change, PutWebhook, Written},
             delivery::{Attempt, Resend},
-            store::{MAX_RESENDS, Put, RetrySum, WebhookStore, Webhooks},
+            store::{MAX_RESENDS, Put, RetrySum, Unplaced, WebhookStore, Webhooks},
         },
     },
     data::{
@@ -28,7 +29,9 @@ use crate::{
         row::Columns,
         rows::{
             event::event_of,
-            webhook::{ATTEMPT, RESEND, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, webhook_of},
+            webhook::{
+                ATTEMPT, RESEND, UNPLACED, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, unplaced_of, webhook_of,
+            },
         },
     },
 };
@@ -171,6 +174,11 @@ impl WebhookStore for MySqlStore {
              ORDER BY position LIMIT 1";
         let rows = self.reader.fetch_all(sqlx::query(first).bind(position)).await?;
         rows.first().map(|row| row.time(0)).transpose()
+    }
+
+    async fn unplaced(&self) -> Result<Unplaced, StoreError> {
+        let rows = self.reader.fetch_all(sqlx::query(UNPLACED).bind(MAX_UNPLACED)).await?;
+        unplaced_of(rows.first().ok_or_else(|| corrupt("event"))?)
     }
 }
 

@@ -12,13 +12,16 @@ use crate::{
             Failed, Progress, Types, Webhook,
             delivery::{Attempt, Failure, Message, OrderKey, Outcome, Resend, StoredRetry},
             secret::SealedSecret,
-            store::RetrySum,
+            store::{RetrySum, Unplaced},
             url::WebhookUrl,
         },
     },
     data::{error::corrupt, row::Columns},
 };
 
+/// The row of [`unplaced_of`], with the most events to count as its parameter.
+pub const UNPLACED: &str = "SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM event WHERE position IS NULL LIMIT ?) unplaced), \
+    (SELECT created_at FROM event WHERE position IS NULL ORDER BY seq LIMIT 1)";
 /// The columns of [`webhook_of`].
 pub const WEBHOOK: &str = "webhook_id, url, types, is_active, secrets, position, attempts, failures, failing_since, \
     failed_at, reason, restarts, created_at, updated_at, accepted";
@@ -100,6 +103,10 @@ pub fn retry_sum_of(row: &impl Columns) -> Result<RetrySum, StoreError> {
         retries: row.number(1)?,
         oldest: row.optional_time(2)?,
     })
+}
+
+pub fn unplaced_of(row: &impl Columns) -> Result<Unplaced, StoreError> {
+    Ok(Unplaced { events: row.number(0)?, first_at: row.optional_time(1)? })
 }
 
 pub fn attempt_of(row: &impl Columns) -> Result<Attempt, StoreError> {

@@ -14,12 +14,13 @@ use crate::{
     biz::{
         audit_trail::AuditedCall,
         events::{Event, Position},
+        jobs::ops_stats::MAX_UNPLACED,
         values::{error::StoreError, ids::WebhookId, invalid::Invalid},
         webhooks::{
             Webhook,
             changes::{self, Change, PutWebhook, Written},
             delivery::{Attempt, Resend},
-            store::{MAX_RESENDS, Put, RetrySum, WebhookStore, Webhooks},
+            store::{MAX_RESENDS, Put, RetrySum, Unplaced, WebhookStore, Webhooks},
         },
     },
     data::{
@@ -27,7 +28,9 @@ use crate::{
         row::Columns,
         rows::{
             event::event_of,
-            webhook::{ATTEMPT, RESEND, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, webhook_of},
+            webhook::{
+                ATTEMPT, RESEND, UNPLACED, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, unplaced_of, webhook_of,
+            },
         },
     },
 };
@@ -171,6 +174,10 @@ impl WebhookStore for SqliteStore {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         let row = sqlx::query(first).bind(position).fetch_optional(&self.reader).await.map_err(store_error)?;
         row.as_ref().map(|row| row.time(0)).transpose()
+    }
+
+    async fn unplaced(&self) -> Result<Unplaced, StoreError> {
+        unplaced_of(&sqlx::query(UNPLACED).bind(MAX_UNPLACED).fetch_one(&self.reader).await.map_err(store_error)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Changes of webhooks by operators: their bounds, their audit events, and cron.
 
 use billing_service::service::proto::{
-    DeleteWebhookRequest, ListAuditEventsRequest, PutWebhookRequest, TestWebhookRequest,
+    DeleteWebhookRequest, ListAuditEventsRequest, ListWebhookDeliveriesRequest, PutWebhookRequest, TestWebhookRequest,
 };
 use rstest::rstest;
 use serde_json::json;
@@ -90,6 +90,44 @@ async fn a_bad_webhook_is_refused_by_the_name_of_its_field() {
     let keyless = Service::start(Sqlite).await;
     let refused = keyless.internal.clone().put_webhook(good()).await.unwrap_err();
     assert!(refused.message().contains("billing.webhooks.key_file"), "{}", refused.message());
+    let listed = ListWebhookDeliveriesRequest { webhook_id: "w".into(), ..Default::default() };
+    let absent = service.internal.clone().list_webhook_deliveries(listed).await.unwrap_err();
+    assert_eq!(code_of(&absent).1, "10009", "a list of an unknown webhook is refused");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_new_webhook_gets_no_event_before_it_however_many_nobody_has_read(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, receiver) = (start(on).await, Receiver::start().await);
+    let users: Vec<String> = (0..10_001).map(|user| format!("u{user}")).collect();
+    for part in users.chunks(1_000) {
+        write_events(&service.database, part.iter().map(|user| (user.as_str(), 0))).await;
+    }
+    put(&service.internal, "w", &receiver.url("/a")).await;
+    write_events(&service.database, [("new", 1)]).await;
+    until("the new event arrives", async || !receiver.received("/a").is_empty()).await;
+    until("nothing waits", async || webhook(&service.internal, "w").await.behind == 0).await;
+    assert_eq!(receiver.accepted("/a"), [("new".to_owned(), 1)]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn deliveries_asked_for_at_paused_webhooks_hold_no_other_up(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, receiver) = (start(on).await, Receiver::start().await);
+    let client = &service.internal;
+    for id in ["a", "b"] {
+        let paused = PutWebhookRequest { active: Some(false), ..put_request(id, &receiver.url("/paused")) };
+        client.clone().put_webhook(paused).await.unwrap();
+    }
+    put(client, "w", &receiver.url("/w")).await;
+    for id in ["a", "b"] {
+        for _ in 0..100 {
+            client.clone().test_webhook(TestWebhookRequest { webhook_id: id.into() }).await.unwrap();
+        }
+    }
+    client.clone().test_webhook(TestWebhookRequest { webhook_id: "w".into() }).await.unwrap();
+    until("the test arrives", async || receiver.received("/w").len() == 1).await;
+    assert!(receiver.received("/paused").is_empty());
 }
 
 #[tokio::test]
@@ -133,7 +171,7 @@ async fn cron_delivers_when_no_server_does_and_lists_the_backlog(#[values(MySql,
     assert!(receiver.received("/a").is_empty());
     let listed = cron(&["--list"]).await;
     let line = listed.lines().find(|line| line.starts_with("deliver-webhooks")).unwrap();
-    assert!(line.contains("20 * * * * *") && line.contains("backlog "), "{line}");
+    assert!(line.contains("20 * * * * *") && line.contains("backlog 80,"), "{line}");
     let said = cron(&["--once", "deliver-webhooks"]).await;
     assert!(said.contains("deliver-webhooks: 80 accepted, 0 attempts failed, 0 users held back"), "{said}");
     assert_in_order(&receiver.accepted("/a"), &events);
