@@ -111,7 +111,9 @@ async fn deliver(deliverer: &Deliverer, store: &dyn Store, run: &Run, stop: &Can
     // A task of its own, so that a defect ends this run only.
     let running = tokio::spawn(async move { deliverer.run(&owner, Until::Stopped, &stop).await });
     match running.await {
-        Ok(Ok(Delivered { is_lost: true, .. })) => tracing::warn!("lease of the webhooks lost; another process has it"),
+        Ok(Ok(Delivered { is_lost: true, .. })) => {
+            tracing::warn!("lease of the webhooks lost; it expired, or another process has it")
+        }
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "delivery of webhooks interrupted; trying again"),
         Err(error) => tracing::error!(%error, "delivery of webhooks ended abnormally; trying again"),

@@ -45,7 +45,7 @@ impl SecretVault for Vault {
 
     fn open(&self, webhook: &WebhookId, sealed: &str) -> Result<SigningSecret, VaultError> {
         let foreign = VaultError(
-            "the secret was not sealed by billing.webhooks.key; give the webhook a new one by rotate_secret",
+            "the secret was not sealed by billing.webhooks.key; give the webhook a new one by rotate_secret, with overlap_hours: 0",
         );
         let all = BASE64_STANDARD.decode(sealed).map_err(|_| foreign.clone())?;
         let (nonce, cipher) = all.split_at_checked(NONCE_LEN).ok_or(foreign.clone())?;

@@ -69,6 +69,7 @@ async fn a_copy_of_the_database_signs_nothing(#[values(MySql, Sqlite)] on: Backe
     let (service, receiver) = (start(on).await, Receiver::start().await);
     let secret = put(&service.internal, "w", &receiver.url("/a")).await.secret;
     put(&service.internal, "v", &receiver.url("/v")).await;
+    put(&service.internal, "third", &receiver.url("/third")).await;
     let stored = service.database.rows(&["secrets"], "FROM webhook ORDER BY webhook_id DESC").await;
     let key = secret.strip_prefix("whsec_").unwrap();
     assert!(!stored[0][0].contains(key), "the secret is in the database");
@@ -84,11 +85,17 @@ async fn a_copy_of_the_database_signs_nothing(#[values(MySql, Sqlite)] on: Backe
     let settings = [("billing.webhooks.key", other), SETTINGS[1]];
     let foreign = Service::start_on(database, &settings).await;
     write_events(&foreign.database, [("u", 0)]).await;
-    for name in ["w", "v"] {
+    for name in ["w", "v", "third"] {
         until("the delivery fails", async || !deliveries(&foreign.internal, name, "failed").await.is_empty()).await;
         assert_eq!(deliveries(&foreign.internal, name, "").await[0].failure, "secret");
     }
     assert_eq!(receiver.connections(), 0);
+    // A new secret ends the failure, although the replaced one is still valid and does not open.
+    let rotated = PutWebhookRequest { rotate_secret: true, ..put_request("third", &receiver.url("/third")) };
+    let fresh = foreign.internal.clone().put_webhook(rotated).await.unwrap().into_inner().secret;
+    foreign.clock.advance(TimeDelta::minutes(1));
+    until("the new secret signs", async || receiver.received("/third").len() == 1).await;
+    assert!(is_signed_by(&receiver.received("/third")[0], &fresh));
     // The sealed secret of one webhook does not open for another.
     let swap = "UPDATE webhook SET secrets = (SELECT s FROM (SELECT secrets s FROM webhook WHERE webhook_id = 'w') o) \
                 WHERE webhook_id = 'v'";

@@ -5,6 +5,8 @@
 
 mod round;
 mod sends;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +44,10 @@ const MANY_ATTEMPTS: usize = 2_000;
 const RENEWAL: Duration = Duration::from_secs(10);
 /// Longest sleep of the loop, so that an attempt begins at its time.
 const TICK: Duration = Duration::from_millis(100);
+/// Pause after a failed read of the database.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+/// Time of the reads of a round, so that a save comes in between while the database is slow.
+const READS: Duration = Duration::from_millis(250);
 /// Most deliveries on their way to one receiver.
 const OF_WEBHOOK: usize = 8;
 /// The deliveries on their way to a receiver, however many webhooks there are.
@@ -103,6 +109,10 @@ struct Run<'d> {
     /// `None` before the first one.
     reloaded_at: Option<Instant>,
     polled_at: Option<Instant>,
+    /// The end of the pause after a failed read; `None` after a good one.
+    paused_until: Option<Instant>,
+    /// The number of rounds so far.
+    rounds: usize,
     done: Delivered,
 }
 
@@ -110,10 +120,22 @@ impl Deliverer {
     /// Delivers while `owner` has the lease of [`JOB`].
     ///
     /// # Errors
-    /// The database does not answer. The deliveries since the last save will be repeated.
+    /// The database does not answer at the begin, or fails. Deliveries that could not be saved will be repeated.
     pub async fn run(&self, owner: &str, until: Until, stop: &CancellationToken) -> Result<Delivered, StoreError> {
+        let mut run = self.start(owner);
+        if !run.save().await? {
+            return Ok(Delivered { is_lost: true, ..run.done });
+        }
+        let ended = run.rounds(until, stop).await;
+        if ended.is_err() {
+            run.leave().await;
+        }
+        ended
+    }
+
+    fn start(&self, owner: &str) -> Run<'_> {
         let now = Instant::now();
-        let mut run = Run {
+        Run {
             deliverer: self,
             holder: Holder { job: JOB, owner: owner.to_owned() },
             queues: BTreeMap::new(),
@@ -123,42 +145,42 @@ impl Deliverer {
             saved_at: now,
             reloaded_at: None,
             polled_at: None,
+            paused_until: None,
+            rounds: 0,
             done: Delivered::default(),
-        };
-        if !run.save().await? {
-            return Ok(Delivered { is_lost: true, ..run.done });
         }
+    }
+}
+
+impl Run<'_> {
+    async fn rounds(&mut self, until: Until, stop: &CancellationToken) -> Result<Delivered, StoreError> {
         let mut stopped_at = None;
         // Ends: soon after `stop`, with the lease, or when nothing is left to do.
         loop {
             if stop.is_cancelled() {
                 stopped_at.get_or_insert_with(Instant::now);
             } else {
-                run.reload_if_due().await?;
-                run.read_feed().await?;
-                run.start_sends().await?;
+                self.round().await?;
             }
             let is_done = match (stopped_at, until) {
-                (Some(at), _) => run.sends.is_empty() || at.elapsed() >= STOP_TIMEOUT,
+                (Some(at), _) => self.sends.is_empty() || at.elapsed() >= STOP_TIMEOUT,
                 (None, Until::Stopped) => false,
-                (None, Until::Idle) => run.is_idle(),
+                (None, Until::Idle) => self.is_idle(),
             };
-            if (is_done || run.is_save_due()) && !run.save().await? {
-                return Ok(Delivered { is_lost: true, ..run.done });
+            if (is_done || self.is_save_due()) && !self.save().await? {
+                return Ok(Delivered { is_lost: true, ..self.done });
             }
             if is_done {
-                run.done.waiting = run.queues.values().map(|queue| queue.retries() as u64).sum();
-                return Ok(run.done);
+                self.done.waiting = self.queues.values().map(|queue| queue.retries() as u64).sum();
+                return Ok(self.done);
             }
-            if Instant::now() >= run.held_until {
-                return Ok(Delivered { is_lost: true, ..run.done });
+            if Instant::now() >= self.held_until {
+                return Ok(Delivered { is_lost: true, ..self.done });
             }
-            run.wait(stop).await?;
+            self.wait(stop).await?;
         }
     }
-}
 
-impl Run<'_> {
     /// Whether a delivery that begins now ends while the lease lasts.
     fn may_send(&self) -> bool {
         Instant::now() + SEND_TIMEOUT + SPARE < self.held_until
@@ -167,6 +189,7 @@ impl Run<'_> {
     fn is_idle(&self) -> bool {
         let now = self.deliverer.calendar.now().utc;
         self.polled_at.is_some()
+            && self.paused_until.is_none()
             && self.sends.is_empty()
             && self.queues.values().all(|queue| queue.is_idle(self.last, now))
     }
@@ -176,6 +199,22 @@ impl Run<'_> {
         let is_changed = || self.queues.values().any(Queue::has_unsaved);
         let has_many = || self.queues.values().map(Queue::unsaved_attempts).sum::<usize>() >= MANY_ATTEMPTS;
         since >= RENEWAL || since >= SAVE && is_changed() || has_many()
+    }
+
+    /// Before an end by an error: waits for the deliveries on their way, and saves once.
+    async fn leave(&mut self) {
+        let left = Instant::now() + STOP_TIMEOUT;
+        // Ends: each delivery is taken out, and no other one starts.
+        while !self.sends.is_empty() {
+            match tokio::time::timeout_at(left.into(), self.sends.next()).await {
+                Ok(Ok(ended)) => self.end(ended),
+                Ok(Err(error)) => tracing::error!(%error, "delivery to a webhook lost"),
+                Err(_) => break,
+            }
+        }
+        if let Err(error) = self.save().await {
+            tracing::warn!(%error, "progress of webhooks not saved; the last deliveries are repeated");
+        }
     }
 
     /// Renews the lease and stores the changes. False if the lease is lost.

@@ -7,10 +7,10 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, RELOAD, Run, TICK, sends::Ended};
+use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, READ_PAUSE, READS, RELOAD, Run, TICK, sends::Ended};
 use crate::biz::{
     events::{EventFilter, EventPage, Position, place_new},
-    values::error::StoreError,
+    values::{error::StoreError, ids::WebhookId},
     webhooks::{
         Failed,
         queue::{Queue, RetryRead, Step, Times},
@@ -23,6 +23,40 @@ const PAGE: u32 = 200;
 const OF_RETRY: u32 = 10;
 
 impl Run<'_> {
+    /// Reads, and starts deliveries. If the database does not answer, the deliveries on their way go on while the lease
+    /// lasts.
+    pub(super) async fn round(&mut self) -> Result<(), StoreError> {
+        if self.paused_until.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        self.rounds = self.rounds.wrapping_add(1);
+        let round = async {
+            self.reload_if_due().await?;
+            self.read_feed().await?;
+            self.start_sends().await
+        };
+        let ended = round.await;
+        match ended {
+            Err(error @ (StoreError::Conflict(_) | StoreError::Unavailable(_))) if Instant::now() < self.held_until => {
+                tracing::warn!(%error, "read for webhooks failed; it is repeated");
+                self.paused_until = Some(Instant::now() + READ_PAUSE);
+                Ok(())
+            }
+            _ => {
+                self.paused_until = None;
+                ended
+            }
+        }
+    }
+
+    /// The ids of the queues. Each round begins with another one, because the reads of a round are bounded.
+    fn turn(&self) -> Vec<WebhookId> {
+        let mut ids: Vec<_> = self.queues.keys().cloned().collect();
+        let first = self.rounds % ids.len().max(1);
+        ids.rotate_left(first);
+        ids
+    }
+
     /// Reads the webhooks again, so that changes by operators count.
     pub(super) async fn reload_if_due(&mut self) -> Result<(), StoreError> {
         if self.reloaded_at.is_some_and(|at| at.elapsed() < RELOAD) {
@@ -67,10 +101,17 @@ impl Run<'_> {
         }
         // Queues at the same position share a page.
         let mut pages: BTreeMap<Position, EventPage> = BTreeMap::new();
-        for queue in self.queues.values_mut() {
+        let began = Instant::now();
+        for id in self.turn() {
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
             let Some(after) = queue.reads_after().filter(|after| is_due || *after < self.last) else { continue };
             let page = match pages.entry(after) {
                 Entry::Occupied(page) => page.into_mut(),
+                // The next round reads it.
+                Entry::Vacant(_) if began.elapsed() >= READS => {
+                    self.polled_at = None;
+                    continue;
+                }
                 Entry::Vacant(place) => {
                     place.insert(self.deliverer.feed.placed_events(&EventFilter::default(), after, PAGE).await?)
                 }
@@ -83,19 +124,21 @@ impl Run<'_> {
 
     /// Starts the deliveries for which there is room, while the lease lasts.
     pub(super) async fn start_sends(&mut self) -> Result<(), StoreError> {
-        if !self.may_send() {
-            return Ok(());
-        }
         let most = (IN_ALL / self.queues.len().max(1)).clamp(AT_LEAST, OF_WEBHOOK);
-        let now = self.deliverer.calendar.now().utc;
-        let Self { deliverer, queues, sends, .. } = self;
-        for queue in queues.values_mut() {
-            while queue.in_flight() < most {
+        let (now, began) = (self.deliverer.calendar.now().utc, Instant::now());
+        for id in self.turn() {
+            // Ends: each step takes room or reads, and the reads have a time limit. A read may take long, so the lease
+            // is looked at before each step.
+            while self.may_send() {
+                let Some(queue) = self.queues.get_mut(&id).filter(|queue| queue.in_flight() < most) else { break };
                 match queue.next(now) {
-                    Step::Send(delivery) => sends.start(&queue.webhook, delivery),
+                    Step::Send(delivery) => self.sends.start(&queue.webhook, delivery),
+                    // The next round reads it.
+                    Step::Read(_) if began.elapsed() >= READS => break,
                     Step::Read(read) => {
                         let RetryRead { key, after, until } = &read;
-                        let events = deliverer.store.events_of(key, &queue.webhook.types, (*after, *until), OF_RETRY);
+                        let store = &self.deliverer.store;
+                        let events = store.events_of(key, &queue.webhook.types, (*after, *until), OF_RETRY);
                         queue.take_retry(&read, events.await?);
                     }
                     Step::Wait => break,
@@ -129,7 +172,7 @@ impl Run<'_> {
     }
 
     /// Notes the end of a delivery.
-    fn end(&mut self, ended: Ended) {
+    pub(super) fn end(&mut self, ended: Ended) {
         let Ended { webhook, made_at, delivery, outcome, began_at, took } = ended;
         match outcome.failure {
             None => self.done.accepted += 1,

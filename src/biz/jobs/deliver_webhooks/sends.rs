@@ -1,6 +1,7 @@
 //! The deliveries on their way, each in a task.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::biz::{
     values::{calendar::Calendar, error::StoreError, ids::WebhookId},
     webhooks::{
-        Webhook,
+        MAX_WEBHOOKS, Webhook,
         delivery::{Failure, Outcome, Post, Sender},
         queue::Delivery,
         secret::{SecretVault, SigningSecret, VaultError, signatures},
@@ -34,11 +35,13 @@ pub(super) struct Sends {
     sender: Arc<dyn Sender>,
     vault: Arc<dyn SecretVault>,
     calendar: Arc<Calendar>,
+    /// Webhooks with a replaced secret that does not open. Each is logged once.
+    warned: BTreeSet<WebhookId>,
 }
 
 impl Sends {
     pub(super) fn new(sender: Arc<dyn Sender>, vault: Arc<dyn SecretVault>, calendar: Arc<Calendar>) -> Self {
-        Self { tasks: JoinSet::new(), sender, vault, calendar }
+        Self { tasks: JoinSet::new(), sender, vault, calendar, warned: BTreeSet::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -62,10 +65,20 @@ impl Sends {
         });
     }
 
-    fn post(&self, webhook: &Webhook, delivery: &Delivery, at: DateTime<Utc>) -> Result<Post, VaultError> {
-        let valid = webhook.secrets.iter().filter(|secret| secret.is_valid(at));
-        let secrets = valid.map(|secret| self.vault.open(&webhook.id, &secret.sealed));
-        let secrets: Vec<SigningSecret> = secrets.collect::<Result<_, _>>()?;
+    fn post(&mut self, webhook: &Webhook, delivery: &Delivery, at: DateTime<Utc>) -> Result<Post, VaultError> {
+        let mut valid = webhook.secrets.iter().filter(|secret| secret.is_valid(at));
+        let current = valid.next().map(|secret| self.vault.open(&webhook.id, &secret.sealed)).transpose()?;
+        // A replaced secret may be sealed by a key that is lost. The receiver verifies by the current one then.
+        let mut is_lost = false;
+        let replaced = valid.filter_map(|secret| {
+            let opened = self.vault.open(&webhook.id, &secret.sealed);
+            is_lost |= opened.is_err();
+            opened.ok()
+        });
+        let secrets: Vec<SigningSecret> = current.into_iter().chain(replaced).collect();
+        if is_lost && self.warned.len() < MAX_WEBHOOKS && self.warned.insert(webhook.id.clone()) {
+            tracing::warn!(webhook = %webhook.id, "replaced secret of a webhook can't be opened; it signs nothing");
+        }
         let (id, body) = (delivery.message.id, delivery.message.body());
         Ok(Post {
             url: webhook.url.clone(),
@@ -99,4 +112,44 @@ impl Sends {
 
 fn panicked(error: JoinError) -> StoreError {
     StoreError::Failed(format!("a delivery ended abnormally: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::biz::{
+        jobs::deliver_webhooks::tests::{Fake, webhook},
+        webhooks::{
+            delivery::{Message, Resend},
+            queue::{Queue, Step},
+            secret::SealedSecret,
+        },
+    };
+
+    /// The signatures of a delivery by a vault that opens the secrets `own-...`.
+    fn signed(secrets: &[&str]) -> Result<usize, VaultError> {
+        let at = DateTime::UNIX_EPOCH;
+        let sealed = |(index, sealed): (usize, &&str)| SealedSecret {
+            sealed: (*sealed).to_owned(),
+            until: (index > 0).then(|| at + TimeDelta::hours(1)),
+        };
+        let webhook = Webhook { secrets: secrets.iter().enumerate().map(sealed).collect(), ..webhook() };
+        let fake = Arc::new(Fake::default());
+        let mut sends = Sends::new(fake.clone(), fake.clone(), Fake::calendar());
+        let mut queue = Queue::new(webhook.clone(), Vec::new());
+        let message = Message { id: Uuid::nil(), kind: "t".into(), at, data: "{}".into(), traceparent: None };
+        queue.add_resends([Resend { id: Uuid::nil(), webhook: webhook.id.clone(), message }].iter());
+        let Step::Send(delivery) = queue.next(at) else { panic!() };
+        Ok(sends.post(&webhook, &delivery, at)?.signature.split(' ').count())
+    }
+
+    #[test]
+    fn a_replaced_secret_of_a_lost_key_does_not_hinder_the_current_one() {
+        assert_eq!(signed(&["own-new", "own-old"]).unwrap(), 2);
+        assert_eq!(signed(&["own-new", "lost", "own-old"]).unwrap(), 2);
+        assert!(signed(&["lost", "own-old"]).is_err(), "the receiver knows the current one by now");
+    }
 }
