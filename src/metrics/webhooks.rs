@@ -67,10 +67,7 @@ impl WebhookMetrics {
                 SECONDS.to_vec(),
             )?,
             backlog: gauges("billing_webhook_backlog", "Events that active webhooks have not passed, in sum")?,
-            held_back: gauges(
-                "billing_webhook_held_back",
-                "Users whose events an active webhook waits for, because it did not accept one of them; in sum",
-            )?,
+            held_back: gauges("billing_webhook_held_back", "Users with a retry at an active webhook, in sum")?,
             oldest_seconds,
             failed_webhooks: gauges("billing_webhooks_failed", "Webhooks that have failed and get no events")?,
         })

@@ -1,8 +1,8 @@
 //! Webhooks: URLs of receivers, to which the events of the feed are sent.
 //!
 //! A webhook has a position in the feed. Everything up to it is delivered, or waits in a *retry*: one for each user
-//! whose next event was not accepted. All later events of that user wait in it too, so the events of a user stay in
-//! order, and no other user waits for them.
+//! whose next event was not accepted, or who has many events. All later events of that user wait in it too, so the
+//! events of a user stay in order, and no other user waits for them.
 
 pub mod address;
 pub mod changes;

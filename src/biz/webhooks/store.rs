@@ -64,7 +64,7 @@ pub struct Figures {
 pub struct RetrySum {
     pub webhook: WebhookId,
     pub retries: u64,
-    /// The first attempt at an event that waits in one of them.
+    /// The first attempt at an event that waits in one of them, or the time since which a retry without one is due.
     pub oldest: Option<DateTime<Utc>>,
 }
 

@@ -165,7 +165,8 @@ impl WebhookStore for MySqlStore {
     }
 
     async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError> {
-        let sums = "SELECT webhook_id, COUNT(*), MIN(first_at) FROM webhook_retry GROUP BY webhook_id";
+        let sums =
+            "SELECT webhook_id, COUNT(*), MIN(COALESCE(first_at, next_at)) FROM webhook_retry GROUP BY webhook_id";
         self.reader.fetch_all(sqlx::query(sums)).await?.iter().map(retry_sum_of).collect()
     }
 

@@ -164,7 +164,8 @@ impl WebhookStore for SqliteStore {
     }
 
     async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError> {
-        let sums = "SELECT webhook_id, COUNT(*), MIN(first_at) FROM webhook_retry GROUP BY webhook_id";
+        let sums =
+            "SELECT webhook_id, COUNT(*), MIN(COALESCE(first_at, next_at)) FROM webhook_retry GROUP BY webhook_id";
         let rows = sqlx::query(sums).fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(retry_sum_of).collect()
     }

@@ -48,6 +48,10 @@ impl Queue {
             // It stays due, and before the other retries. So few retries have their events in memory.
             (retry.next, retry.attempts, retry.first_at) = (event.position + 1, 0, None);
             retry.hastened_at = None;
+            if let Some(first) = retry.events.front() {
+                // A user with events all the time is never done, and is not late for that.
+                retry.next_at = retry.next_at.max(first.at).min(now);
+            }
             self.unsaved.retries.insert(event.user.clone());
             if retry.next > retry.until {
                 self.end_retry(&event.user);
