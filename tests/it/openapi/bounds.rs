@@ -14,7 +14,7 @@ use crate::harness::{Service, Sqlite};
 const LONGEST_TEXT: u64 = 10_000;
 
 /// Values at a bound that another rule refuses: the end of the path, and the begin of the field.
-const REFUSED_AT_THE_BOUND: [(&str, &str); 20] = [
+const REFUSED_AT_THE_BOUND: [(&str, &str); 21] = [
     // Parts of a usage are not above their whole.
     ("", "usage."),
     // The sum of the balance and all pending top-ups has a bound, and the currency has two decimal places.
@@ -42,6 +42,7 @@ const REFUSED_AT_THE_BOUND: [(&str, &str); 20] = [
     ("/webhooks/{webhook_id}/redeliver", "webhook_id"),
     ("/webhooks/{webhook_id}/redeliver", "event_id"),
     ("/webhooks/{webhook_id}/test", "webhook_id"),
+    ("/webhooks/{webhook_id}/deliveries", "webhook_id"),
     // A tier needs its neighbours.
     ("", "above_input_tokens"),
 ];
