@@ -7,19 +7,16 @@ use billing_service::service::proto::{DeductQuotaRequest, SetApiKeyQuotaRequest,
 use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, Row};
 use tokio::task::JoinHandle;
 
-use super::{all, client_of, data, events_of, set_alerts, types};
+use super::{
+    all, client_of, data, events_of,
+    gate::{Death, Gate, SlowGate},
+    set_alerts, types,
+};
 use crate::harness::{
-    Backend, Database, MySql, Sqlite,
-    caller::Client,
-    charge,
-    load::credit,
-    mariadb::OwnServer,
-    process::ServerProcess,
-    traced,
-    wait::{soon, until},
+    Backend, Database, MySql, Sqlite, caller::Client, charge, load::credit, mariadb::OwnServer, process::ServerProcess,
+    traced, wait::until,
 };
 /// The statements of the charge, in no order: each path has its own.
 const STATEMENTS: [&str; 7] = [
@@ -36,16 +33,6 @@ const OF_LIMITS: [&str; 2] = ["BEFORE UPDATE ON tenant_quota", "BEFORE UPDATE ON
 
 /// The events of the charge.
 const CROSSED: [&str; 4] = ["quota.threshold", "quota.threshold", "quota.threshold", "balance.low"];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Death {
-    /// The database dies. The server goes on, and settles the charge again.
-    Database,
-    /// The server dies, and its transaction is rolled back.
-    Server,
-    /// The server dies, and its packet goes on to the end.
-    ServerBeforeCommit,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Account {
@@ -104,50 +91,6 @@ async fn assert_once(mut client: Client, user: &str, death: Option<Death>, state
     assert_eq!(types(&events), CROSSED, "after a death at {statement}");
 }
 
-/// Holds the charge at a statement by a lock of the session of the test.
-struct Gate(MySqlConnection);
-
-impl Gate {
-    /// A settlement that comes again after the death of the database keeps the lock of its gate, so each user has one
-    /// of its own.
-    async fn close(database: &Database, statement: &str, user: &str) -> Self {
-        let mut session = database.mysql().await;
-        let lock = AssertSqlSafe(format!("SELECT GET_LOCK('{user}', 0)"));
-        let taken: i64 = sqlx::query(lock).fetch_one(&mut session).await.unwrap().get(0);
-        assert_eq!(taken, 1);
-        let trigger = format!("CREATE TRIGGER gate {statement} FOR EACH ROW SET @gate = GET_LOCK('{user}', 600)");
-        session.execute(AssertSqlSafe(trigger)).await.unwrap();
-        Self(session)
-    }
-
-    /// Waits until a session stands before the gate. Returns its number.
-    async fn waiting(&mut self) -> i64 {
-        let mut found = None;
-        until("the charge stands at the statement", async || {
-            let waiting = "SELECT id FROM information_schema.processlist WHERE state = 'User lock'";
-            found = sqlx::query(waiting).fetch_optional(&mut self.0).await.unwrap().map(|row| row.get(0));
-            found.is_some()
-        })
-        .await;
-        found.unwrap()
-    }
-
-    async fn kill(&mut self, session: i64) {
-        self.0.execute(AssertSqlSafe(format!("KILL {session}"))).await.unwrap();
-    }
-
-    /// Lets the charge go on, waits for its end, and removes the gate.
-    async fn open(mut self) {
-        self.0.execute("DO RELEASE_ALL_LOCKS()").await.unwrap();
-        self.remove().await;
-    }
-
-    /// The trigger waits for the end of transactions that have fired it.
-    async fn remove(&mut self) {
-        soon(self.0.execute("DROP TRIGGER gate")).await.unwrap();
-    }
-}
-
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_at_any_statement_leaves_each_event_once_in_mariadb(
@@ -163,34 +106,14 @@ async fn a_death_at_any_statement_leaves_each_event_once_in_mariadb(
         let user = format!("u{number}");
         let mut client = client_of(&server).await;
         prepare(&mut client, &user, account).await;
-        let mut gate = Gate::close(&database, statement, &user).await;
+        let gate = Gate::close(&database, statement, &user).await;
         let sent = send(&client, &user);
-        let waiting = gate.waiting().await;
-        match death {
-            Death::Database => {
-                mariadb.kill_and_start_again().await;
-                Gate(database.mysql().await).remove().await;
-            }
-            Death::Server | Death::ServerBeforeCommit => {
-                server.kill();
-                if death == Death::Server {
-                    gate.kill(waiting).await;
-                }
-                gate.open().await;
-                server = ServerProcess::start_beside(&conf).await;
-            }
-        }
+        gate.die(death, &mut mariadb, &database, &mut server, &conf).await;
         sent.await.unwrap();
         assert_once(client_of(&server).await, &user, Some(death), statement).await;
     }
     database.assert_audit_is_clean().await;
 }
-
-/// A view that takes hours, because SQLite has no locks to wait for.
-const SLOW: &str = "CREATE VIEW slow AS WITH RECURSIVE number(value) AS \
-    (SELECT 1 UNION ALL SELECT value + 1 FROM number LIMIT 1000000000000) SELECT COUNT(*) AS count FROM number";
-/// Failed attempts to write in a row after which the server is taken to stand at the statement.
-const BUSY: usize = 20;
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,41 +121,18 @@ async fn a_death_of_the_server_at_any_statement_leaves_each_event_once_in_a_file
     let database = Database::create(Sqlite).await;
     let conf = database.config_file(&[("server.grpc.timeout", "5s")]);
     let mut server = ServerProcess::start_beside(&conf).await;
-    database.sqlite().await.execute(SLOW).await.unwrap();
+    SlowGate::prepare(&database).await;
     for (number, statement) in STATEMENTS.iter().chain(&OF_LIMITS).enumerate() {
         let user = format!("u{number}");
         let mut client = client_of(&server).await;
         prepare(&mut client, &user, Account::Limited).await;
-        let trigger = format!("CREATE TRIGGER gate {statement} BEGIN SELECT count FROM slow; END");
-        database.sqlite().await.execute(AssertSqlSafe(trigger)).await.unwrap();
+        let gate = SlowGate::close(&database, statement).await;
         let sent = send(&client, &user);
-        stands(&database).await;
-        server.kill();
+        gate.die(&mut server, &conf).await;
         sent.await.unwrap();
-        database.sqlite().await.execute("DROP TRIGGER gate").await.unwrap();
-        server = ServerProcess::start_beside(&conf).await;
         assert_once(client_of(&server).await, &user, Some(Death::Server), statement).await;
     }
     database.assert_audit_is_clean().await;
-}
-
-/// Waits until another process holds the lock of the file, and goes on holding it.
-async fn stands(database: &Database) {
-    let mut session = database.sqlite().await;
-    session.execute("PRAGMA busy_timeout = 0").await.unwrap();
-    let mut refused = 0;
-    until("the charge stands at the statement", async || {
-        match session.execute("BEGIN IMMEDIATE").await {
-            Ok(_) => {
-                session.execute("ROLLBACK").await.unwrap();
-                refused = 0;
-            }
-            Err(_) => refused += 1,
-        }
-        refused == BUSY
-    })
-    .await;
-    session.close().await.unwrap();
 }
 
 #[rstest]

@@ -1,6 +1,8 @@
 //! Events: each once, with its data, in the order of the commits.
 
+mod deaths;
 pub mod feed;
+mod gate;
 mod kills;
 mod pages;
 mod servers;

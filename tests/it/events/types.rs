@@ -4,6 +4,7 @@ use billing_service::service::proto::{
     CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest,
 };
 use chrono::TimeDelta;
+use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::json;
 
@@ -117,4 +118,75 @@ async fn each_month_has_its_own_thresholds(#[values(MySql, Sqlite)] on: Backend)
         .collect();
     // A commit counts to the month of its reserve.
     assert_eq!(reached, ["asset 2026-11", "asset 2026-12", "passport 2026-11"]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_changed_limit_reaches_its_percentages_anew(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let key = DeductQuotaRequest { api_key_id: "k".into(), ..charge("u", "asset", 1) };
+    let set = async |cap: i32, quota: f64| {
+        let caps = SetUserLimitsRequest { user_id: "u".into(), daily_limit: Some(cap), monthly_limit: None };
+        service.internal.clone().set_user_limits(caps).await.unwrap();
+        let quota = SetApiKeyQuotaRequest {
+            api_key_id: "k".into(),
+            quota_type: "requests".into(),
+            period: "total".into(),
+            limit: Some(quota),
+        };
+        service.internal.clone().set_api_key_quota(quota).await.unwrap();
+    };
+    set(4, 4.0).await;
+    for number in 0..2 {
+        service.deduct(traced(&number.to_string(), key.clone())).await;
+    }
+    set(10, 100.0).await;
+    service.deduct(traced("3", key.clone())).await;
+    set(5, 5.0).await;
+    service.deduct(traced("4", key)).await;
+    let mut reached: Vec<_> = all(&service.internal)
+        .await
+        .iter()
+        .map(data)
+        .map(|data| {
+            format!("{} {}: {} of {}", data["quota"].as_str().unwrap(), data["percent"], data["used"], data["limit"])
+        })
+        .collect();
+    reached.sort();
+    assert_eq!(
+        reached,
+        [
+            "api_key 50: 2 of 4",
+            "api_key 50: 4 of 5",
+            "api_key 80: 4 of 5",
+            "cap 50: 2 of 4",
+            "cap 50: 4 of 5",
+            "cap 80: 4 of 5",
+        ]
+    );
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quota_of_a_key_that_users_share_reaches_each_percentage_once(#[values(MySql, Sqlite)] on: Backend) {
+    const CALLS: usize = 40;
+    let service = Service::start(on).await;
+    let quota = SetApiKeyQuotaRequest {
+        api_key_id: "k".into(),
+        quota_type: "requests".into(),
+        period: "total".into(),
+        limit: Some(CALLS as f64),
+    };
+    service.internal.clone().set_api_key_quota(quota).await.unwrap();
+    let calls = (0..CALLS).map(|number| {
+        let call = DeductQuotaRequest { api_key_id: "k".into(), ..charge(["u", "v"][number % 2], "asset", 1) };
+        service.deduct(traced(&number.to_string(), call))
+    });
+    join_all(calls).await;
+    let events = all(&service.internal).await;
+    let reached: Vec<_> = events.iter().map(data).map(|data| (data["percent"].clone(), data["used"].clone())).collect();
+    assert_eq!(reached, [(json!(50), json!(20)), (json!(80), json!(32)), (json!(100), json!(40))]);
+    for event in &events {
+        assert_eq!(data(event)["user_id"], event.user_id.as_str());
+    }
 }

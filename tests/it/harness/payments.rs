@@ -75,14 +75,7 @@ impl Paying {
 
     /// Inserts an old pending order of the legacy service.
     pub async fn legacy_order(&self, order_id: &str, user: &str, amount: i64) {
-        let database = &self.service.database;
-        let (amount, time) = match database.backend {
-            Backend::MySql => (amount.to_string(), "'2026-11-01 00:00:00'"),
-            Backend::Sqlite => (format!("{amount}000000"), "1793491200000000"),
-        };
-        let columns = "order_id, user_id, amount, status, created_at, updated_at";
-        let values = format!("'{order_id}', '{user}', {amount}, 'pending', {time}, {time}");
-        database.execute(&format!("INSERT INTO recharge_order ({columns}) VALUES ({values})")).await;
+        self.service.database.pending_order(order_id, user, amount).await;
     }
 
     /// Presses a button of the pay page.
@@ -152,6 +145,19 @@ pub async fn sandbox(switches: Switches) -> Sandbox {
     let signs_for = SignsFor(vec!["127.0.0.1".into()]);
     let options = Options { addr: "127.0.0.1:0".into(), secret, signs_for, switches, public_url: None };
     Sandbox::start(options).await.unwrap()
+}
+
+impl Database {
+    /// Inserts an old pending order of the legacy service.
+    pub async fn pending_order(&self, order_id: &str, user: &str, amount: i64) {
+        let (amount, time) = match self.backend {
+            Backend::MySql => (amount.to_string(), "'2026-11-01 00:00:00'"),
+            Backend::Sqlite => (format!("{amount}000000"), "1793491200000000"),
+        };
+        let columns = "order_id, user_id, amount, status, created_at, updated_at";
+        let values = format!("'{order_id}', '{user}', {amount}, 'pending', {time}, {time}");
+        self.execute(&format!("INSERT INTO recharge_order ({columns}) VALUES ({values})")).await;
+    }
 }
 
 /// A configuration with a payment-service, and then `changes`.
