@@ -19,6 +19,7 @@ mod recharge;
 mod registration;
 mod requests;
 mod scale;
+mod spans;
 mod streams;
 mod use_rollup;
 
@@ -79,6 +80,7 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         registry.register(Box::new(process::ProcessCollector::new()?))?;
+        registry.register(Box::new(spans::SpanCollector::new()?))?;
         let (times, balances) = (OperationTimes::new(&registry)?, BalanceMetrics::new(&registry)?);
         let rate_limit_local = registration::gauge(
             &registry,

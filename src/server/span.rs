@@ -11,6 +11,7 @@ use axum::{
     extract::{MatchedPath, Request},
     response::Response,
 };
+use futures_util::FutureExt;
 use http::HeaderValue;
 use tower::{Layer, Service};
 use tracing::Instrument;
@@ -69,15 +70,15 @@ where
         request.extensions_mut().insert(id.clone());
         let refusal = Refusal { is_grpc, style, id: id.clone() };
         let answer = context::within(&facts, || span.in_scope(|| self.routes.call(request)));
-        Box::pin(async move {
-            let answer = context::scope(facts, panics::contain(answer, refusal, &metrics).instrument(span));
-            let mut response = counted.answer(answer.await);
+        let answer = context::scope(facts, panics::contain(answer, refusal, metrics).instrument(span));
+        Box::pin(answer.map(|answer| {
+            let mut response = counted.answer(answer);
             let mut id = HeaderValue::from(id);
             // Otherwise HTTP/2 keeps it in its table of headers, where it takes the place of one that comes again.
             id.set_sensitive(true);
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
-        })
+        }))
     }
 }
 

@@ -13,10 +13,14 @@ use opentelemetry_sdk::{
 };
 use tonic::transport::Endpoint;
 
+use super::queue::Waiting;
+use crate::biz::values::spans;
+
 /// An exporter over OTLP, with its last outcome.
 #[derive(Debug)]
 pub struct Watched {
     exporter: SpanExporter,
+    waiting: Waiting,
     fails: AtomicBool,
     /// Spans lost since the collector failed.
     lost: AtomicU64,
@@ -27,7 +31,7 @@ impl Watched {
     ///
     /// # Errors
     /// The endpoint is no URL.
-    pub fn connect(endpoint: &str, timeout: Duration) -> anyhow::Result<Self> {
+    pub fn connect(endpoint: &str, timeout: Duration, waiting: Waiting) -> anyhow::Result<Self> {
         // The time limit of the exporter does not hold for the wait for a connection.
         let channel =
             Endpoint::from_shared(endpoint.to_owned())?.connect_timeout(timeout).timeout(timeout).connect_lazy();
@@ -39,21 +43,23 @@ impl Watched {
             .with_timeout(timeout)
             .with_retry_policy(never)
             .build()?;
-        Ok(Self { exporter, fails: AtomicBool::new(false), lost: AtomicU64::new(0) })
+        Ok(Self { exporter, waiting, fails: AtomicBool::new(false), lost: AtomicU64::new(0) })
     }
 }
 
 impl Exporter for Watched {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len() as u64;
+        let count = batch.len() as u64;
         let sent = self.exporter.export(batch).await;
+        self.waiting.give_back(count as usize);
         match &sent {
             Ok(()) if self.fails.swap(false, Relaxed) => {
                 tracing::info!(lost = self.lost.swap(0, Relaxed), "trace collector takes spans again");
             }
             Ok(()) => {}
             Err(error) => {
-                self.lost.fetch_add(spans, Relaxed);
+                spans::lose(count);
+                self.lost.fetch_add(count, Relaxed);
                 if !self.fails.swap(true, Relaxed) {
                     tracing::warn!(%error, "trace collector does not take spans; they are lost until it does");
                 }

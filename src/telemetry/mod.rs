@@ -1,10 +1,11 @@
 //! Traces: the layer that turns spans into those of OpenTelemetry, and their way to a collector.
 //!
 //! Spans wait in a bounded queue, which a thread of its own empties. A collector that is slow or down costs the
-//! spans that find the queue full, and nothing else.
+//! spans that find the queue full, and nothing else. They are counted.
 
 mod exporter;
 mod filter;
+mod queue;
 
 use std::time::Duration;
 
@@ -18,13 +19,17 @@ use tracing::Subscriber;
 use tracing_subscriber::{Layer, registry::LookupSpan};
 use uuid::Uuid;
 
-use self::{exporter::Watched, filter::Traced};
+use self::{
+    exporter::Watched,
+    filter::Traced,
+    queue::{Bounded, Waiting},
+};
 use crate::{
     biz::values::spans::MAX_LINKS,
     config::{Environment, TelemetryConfig},
 };
 
-/// Most spans that wait for the collector. Further ones are dropped.
+/// Most spans that wait for the collector or are on their way to it. Further ones are lost.
 const QUEUE: usize = 4_096;
 /// Most spans of one message to the collector.
 const BATCH: usize = 512;
@@ -47,14 +52,17 @@ impl Traces {
     /// The endpoint is no URL.
     pub fn start(config: &TelemetryConfig, environment: Option<Environment>) -> anyhow::Result<Option<Self>> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
-        let exporter = Watched::connect(endpoint, SEND_TIMEOUT).context("config key telemetry.otlp_endpoint")?;
+        let waiting = Waiting::default();
+        let exporter = Watched::connect(endpoint, SEND_TIMEOUT, waiting.clone());
+        let exporter = exporter.context("config key telemetry.otlp_endpoint")?;
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(QUEUE)
             .with_max_export_batch_size(BATCH)
             .with_scheduled_delay(DELAY)
             .build();
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
+            .with_span_processor(Bounded { processor, waiting, places: QUEUE })
             // The transport decides at the begin of a request, so that the others make no span at all.
             .with_sampler(Sampler::AlwaysOn)
             .with_max_links_per_span(MAX_LINKS as u32)

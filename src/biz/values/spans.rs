@@ -3,7 +3,10 @@
 //! A span is made only below a traced request. The filter of the traces decides that, so code makes spans without
 //! a question. Spans never reach the logs.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use tracing::{Instrument, Span};
 
@@ -17,6 +20,19 @@ pub const ROOT: &str = "rpc";
 
 /// Most links of one span to others.
 pub const MAX_LINKS: usize = 128;
+
+/// Spans of this process that were lost. Global, like the subscriber that makes spans.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Counts spans that found the queue full, or that the collector of traces did not take.
+pub fn lose(spans: u64) {
+    LOST.fetch_add(spans, Relaxed);
+}
+
+/// The spans that this process has lost.
+pub fn lost() -> u64 {
+    LOST.load(Relaxed)
+}
 
 /// Whether the current work is traced. Ask before a span whose attributes cost something.
 pub fn is_traced() -> bool {

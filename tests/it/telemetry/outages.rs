@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use super::below;
 use crate::harness::{
-    Database, Sqlite, charge,
+    Database, Sqlite, charge, http_client,
     process::ServerProcess,
     wait::{soon, until},
 };
@@ -49,10 +49,17 @@ async fn a_collector_that_is_down_or_silent_costs_spans_alone(#[values("down", "
     });
     let log = soon(told).await.unwrap();
     assert_eq!(log.count(complains), 1, "an outage has one line");
+    until("the lost spans are counted", async || lost_spans(&server).await > 0).await;
     server.terminate();
     let stopping = tokio::task::spawn_blocking(move || server.wait());
     assert_eq!(soon(stopping).await.unwrap(), Some(0));
     drop(silent);
+}
+
+async fn lost_spans(server: &ServerProcess) -> u64 {
+    let metrics = http_client().get(format!("{}/metrics", server.grpc)).send().await.unwrap().text().await.unwrap();
+    let value = metrics.lines().find_map(|line| line.strip_prefix("billing_spans_lost_total "));
+    value.unwrap().parse().unwrap()
 }
 
 /// The spans that wait at the stop are sent.
