@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::proto::{self, ListEventsReply, ListEventsRequest};
 use crate::biz::{
-    events::{Event, EventFeed, EventFilter, EventType, Position, reader::FeedReader},
+    events::{Event, EventFeed, EventFilter, EventPage, EventType, Position, reader::FeedReader},
     values::{error::Result, ids::UserId, invalid::Invalid},
 };
 
@@ -17,8 +17,10 @@ pub(super) const MAX_LIMIT: u32 = 1_000;
 pub(super) const MAX_TYPES: usize = 512;
 /// Longest cursor.
 pub(super) const MAX_CURSOR: usize = 64;
-/// The beginning of each cursor, before it is encoded.
-const CURSOR: &str = "e1.";
+/// The beginning of a cursor with a position alone, before it is encoded.
+const UNMARKED: &str = "e1.";
+/// The beginning of a cursor with the mark of the event at its position.
+const MARKED: &str = "e2.";
 
 /// Lists events.
 pub struct EventService {
@@ -37,22 +39,41 @@ impl EventService {
             _ => return Err(Invalid::new("limit", format!("must be 1 to {MAX_LIMIT}")).into()),
         };
         let after = match request.after.as_str() {
-            "" => 0,
-            cursor => decode(cursor).ok_or_else(|| Invalid::new("after", "is not a next of this list"))?,
+            "" => Cursor::default(),
+            cursor => Cursor::decode(cursor).ok_or_else(|| Invalid::new("after", "is not a next of this list"))?,
         };
         let filter =
             EventFilter { types: types(&request.types)?, user: UserId::parse_optional("user_id", &request.user_id)? };
-        let page = self.feed.read(&filter, after, limit).await?;
-        if page.is_beyond {
-            let why =
-                "is beyond the newest event, as after a restore of an older copy of the database; begin without it";
+        let page = self.feed.read(&filter, after.position, limit).await?;
+        if page.is_beyond || !self.is_of_this_feed(after).await? {
+            let why = "is of another feed, as after a restore of an older copy of the database; begin without it";
             return Err(Invalid::new("after", why).into());
         }
         Ok(ListEventsReply {
+            next: self.next(after, &page).await?.encode(),
             events: page.events.iter().map(reply).collect(),
-            next: encode(page.next),
             has_more: page.has_more,
         })
+    }
+
+    /// False if another event has the position of the cursor now. Deleted events prove nothing.
+    async fn is_of_this_feed(&self, cursor: Cursor) -> Result<bool> {
+        let Some(mark) = cursor.mark else { return Ok(true) };
+        let event = self.feed.event_at(cursor.position).await?;
+        Ok(event.is_none_or(|event| mark_of(&event) == mark))
+    }
+
+    /// The cursor behind a page.
+    async fn next(&self, after: Cursor, page: &EventPage) -> Result<Cursor> {
+        let position = page.next;
+        if position == after.position {
+            return Ok(after);
+        }
+        let mark = match page.events.last() {
+            Some(last) if last.position == position => Some(mark_of(last)),
+            _ => self.feed.event_at(position).await?.as_ref().map(mark_of),
+        };
+        Ok(Cursor { position, mark })
     }
 }
 
@@ -67,20 +88,54 @@ fn types(text: &str) -> Result<Vec<EventType>> {
     types.collect::<std::result::Result<_, _>>().map_err(Into::into)
 }
 
-/// A position as a cursor, which is opaque to callers.
-fn encode(position: Position) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(format!("{CURSOR}{position}"))
+/// A place in the feed. Its text is opaque to callers.
+///
+/// After a restore of an older copy of the database, positions are given again, to other events. The mark tells these
+/// from the ones that the reader has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Cursor {
+    position: Position,
+    /// Of the event at the position, if it was kept.
+    mark: Option<u32>,
 }
 
-fn decode(cursor: &str) -> Option<Position> {
-    if cursor.len() > MAX_CURSOR {
-        return None;
+impl Cursor {
+    fn encode(self) -> String {
+        let text = match self.mark {
+            Some(mark) => format!("{MARKED}{}.{mark}", self.position),
+            None => format!("{UNMARKED}{}", self.position),
+        };
+        BASE64_URL_SAFE_NO_PAD.encode(text)
     }
-    let decoded = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-    let digits = decoded.strip_prefix(CURSOR)?;
+
+    fn decode(cursor: &str) -> Option<Self> {
+        if cursor.len() > MAX_CURSOR {
+            return None;
+        }
+        let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+        let (position, mark) = match text.strip_prefix(MARKED) {
+            Some(rest) => rest.split_once('.').map(|(position, mark)| (position, Some(mark)))?,
+            None => (text.strip_prefix(UNMARKED)?, None),
+        };
+        let mark = match mark {
+            Some(mark) => Some(u32::try_from(number(mark)?).ok()?),
+            None => None,
+        };
+        // The range of positions in both databases.
+        let position = number(position).filter(|position| i64::try_from(*position).is_ok())?;
+        Some(Self { position, mark })
+    }
+}
+
+fn number(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // The range of positions in both databases.
-    digits.parse().ok().filter(|position| is_number && i64::try_from(*position).is_ok())
+    digits.parse().ok().filter(|_| is_number)
+}
+
+/// The last bytes of the id, which are random or a hash.
+fn mark_of(event: &Event) -> u32 {
+    let [.., a, b, c, d] = *event.id.as_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }
 
 fn reply(event: &Event) -> proto::BillingEvent {
@@ -100,12 +155,18 @@ mod tests {
     #[test]
     fn a_cursor_is_understood_and_another_text_is_not() {
         for position in [0, 7, i64::MAX as u64] {
-            assert_eq!(decode(&encode(position)), Some(position));
+            for mark in [None, Some(0), Some(u32::MAX)] {
+                let cursor = Cursor { position, mark };
+                let text = cursor.encode();
+                assert!(text.len() <= MAX_CURSOR);
+                assert_eq!(Cursor::decode(&text), Some(cursor));
+            }
         }
-        let plus = BASE64_URL_SAFE_NO_PAD.encode("e1.+7");
-        let beyond = BASE64_URL_SAFE_NO_PAD.encode(format!("e1.{}", u64::MAX));
-        for bad in ["x", "====", "MTIz", &plus, &beyond, &"A".repeat(100)] {
-            assert_eq!(decode(bad), None, "{bad}");
+        let of = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+        let beyond = of(&format!("e1.{}", u64::MAX));
+        let (plus, unmarked, empty, large) = (of("e1.+7"), of("e2.7"), of("e2.7."), of("e2.7.4294967296"));
+        for bad in ["x", "====", "MTIz", &plus, &beyond, &unmarked, &empty, &large, &"A".repeat(100)] {
+            assert_eq!(Cursor::decode(bad), None, "{bad}");
         }
     }
 

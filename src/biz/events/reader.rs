@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{EventFeed, EventFilter, EventPage, PLACED_AT_ONCE, Placing, Position};
+use super::{Event, EventFeed, EventFilter, EventPage, PLACED_AT_ONCE, Placing, Position};
 use crate::biz::values::error::StoreError;
 
 /// Transactions that give positions before one page is read.
@@ -38,6 +38,15 @@ impl FeedReader {
         let are_placed = self.place_events().await?;
         let page = self.feed.placed_events(filter, after, limit).await?;
         Ok(EventPage { has_more: page.has_more || !are_placed, ..page })
+    }
+
+    /// The event at a position, if it is kept.
+    ///
+    /// # Errors
+    /// As [`EventFeed::placed_events`].
+    pub async fn event_at(&self, position: Position) -> Result<Option<Event>, StoreError> {
+        let page = self.feed.placed_events(&EventFilter::default(), position.saturating_sub(1), 1).await?;
+        Ok(page.events.into_iter().next().filter(|event| event.position == position))
     }
 
     /// Gives positions to the committed events. Returns whether all have one.
