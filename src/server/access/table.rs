@@ -18,15 +18,16 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
         "ListAuditEvents"
         | "ListEvents"
         | "ListUnappliedPayments"
+        | "ListWebhooks"
+        | "ListWebhookDeliveries"
         | "ExportStatements"
         | "ExportAllRecords"
         | "ExportRecharges"
         | "ExportRechargeRefunds"
         | "ExportAdjustments" => &[Support, Admin],
         "SetUserLimits" | "SetUserPlan" | "SetAlerts" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge"
-        | "RefundRecharge" | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion" => {
-            &[Admin]
-        }
+        | "RefundRecharge" | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion"
+        | "PutWebhook" | "DeleteWebhook" | "RedeliverWebhook" | "TestWebhook" => &[Admin],
         _ => return None,
     })
 }
