@@ -61,5 +61,6 @@ CREATE TABLE IF NOT EXISTS webhook_resend (
     data        TEXT        CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'a JSON object',
     created_at  DATETIME(6) NOT NULL COMMENT 'of the event',
     traceparent VARCHAR(55) CHARACTER SET ascii COLLATE ascii_bin NULL,
+    tracestate  VARCHAR(512) CHARACTER SET ascii COLLATE ascii_bin NULL,
     PRIMARY KEY (webhook_id, resend_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;

@@ -58,5 +58,6 @@ CREATE TABLE IF NOT EXISTS webhook_resend (
     data        TEXT    NOT NULL, -- a JSON object
     created_at  INTEGER NOT NULL, -- of the event
     traceparent TEXT    NULL,
+    tracestate  TEXT    NULL,
     PRIMARY KEY (webhook_id, resend_id)
 ) STRICT, WITHOUT ROWID;

@@ -27,7 +27,7 @@ use crate::{
         webhooks::{
             TEST_TYPE, Types, Webhook,
             changes::{PutWebhook, no_webhook},
-            delivery::{Attempt, KEPT_ATTEMPTS, Message, Resend},
+            delivery::{Attempt, KEPT_ATTEMPTS, Message, Resend, TraceContext},
             secret::{DEFAULT_OVERLAP, MAX_OVERLAP_HOURS, SecretVault, VaultError},
             store::{Put, WebhookStore},
             url::WebhookUrl,
@@ -45,6 +45,8 @@ pub(super) const OUTCOMES: [&str; 2] = ["accepted", "failed"];
 pub(super) const MAX_EVENT_ID: usize = 36;
 /// Longest `traceparent` of the version that this service knows.
 const MAX_TRACEPARENT: usize = 55;
+/// Longest `tracestate` that goes on. W3C Trace Context asks for so much.
+const MAX_TRACESTATE: usize = 512;
 
 /// The time in which the events before a new webhook must get their positions.
 const PLACE_TIME: Duration = Duration::from_secs(5);
@@ -150,7 +152,7 @@ impl WebhookService {
             request.event_id.parse().map_err(|_| Invalid::new("event_id", "is not the id of an event"))?;
         let event = self.store.event_by_id(event).await?;
         let event = event.ok_or_else(|| Invalid::new("event_id", "is the id of no event that is kept"))?;
-        let message = Message { traceparent: traceparent(origin), ..Message::from(&event) };
+        let message = Message { trace: trace(origin), ..Message::from(&event) };
         self.resend(id, message, &call, now).await?;
         Ok(RedeliverWebhookReply { success: true })
     }
@@ -165,7 +167,7 @@ impl WebhookService {
         let (call, now) = (AuditedCall::new(TEST_WEBHOOK, actor, ""), self.calendar.now().utc);
         let event = Uuid::now_v7();
         let data = serde_json::json!({"webhook_id": id.as_str()}).to_string();
-        let message = Message { id: event, kind: TEST_TYPE.into(), at: now, data, traceparent: traceparent(origin) };
+        let message = Message { id: event, kind: TEST_TYPE.into(), at: now, data, trace: trace(origin) };
         self.resend(id, message, &call, now).await?;
         Ok(TestWebhookReply { success: true, event_id: event.to_string() })
     }
@@ -209,9 +211,13 @@ fn rotation(is_wanted: bool, hours: Option<i32>) -> Result<Option<TimeDelta>> {
 }
 
 /// The trace of the call, or that of its caller.
-fn traceparent(origin: Origin) -> Option<String> {
-    let own = context::outgoing().map(|outgoing| outgoing.parent.to_string());
-    own.or(origin.trace.parent).filter(|parent| parent.len() <= MAX_TRACEPARENT)
+fn trace(origin: Origin) -> Option<TraceContext> {
+    let (parent, state) = match context::outgoing() {
+        Some(outgoing) => (outgoing.parent.to_string(), outgoing.state),
+        None => (origin.trace.parent?, origin.trace.state),
+    };
+    let state = state.filter(|state| state.len() <= MAX_TRACESTATE);
+    (parent.len() <= MAX_TRACEPARENT).then_some(TraceContext { parent, state })
 }
 
 /// A webhook for operators, without its secrets. `last` is the position of the last event.

@@ -41,8 +41,8 @@ impl Runner {
         drop(timer);
         let Delivered { accepted, failed, waiting, is_lost } = delivered;
         anyhow::ensure!(!is_lost, "the lease of the run is lost");
-        let held = format!("{accepted} accepted, {failed} attempts failed, {waiting} users held back");
-        Ok(JobReport { lines: vec![format!("deliver-webhooks: {held}")], is_good: true })
+        let sums = format!("{accepted} accepted, {failed} attempts failed, {waiting} retries wait");
+        Ok(JobReport { lines: vec![format!("deliver-webhooks: {sums}")], is_good: true })
     }
 
     pub(super) async fn preview_webhooks(&self) -> anyhow::Result<JobReport> {
@@ -55,7 +55,8 @@ impl Runner {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     pub async fn webhook_backlog(&self) -> Result<String, StoreError> {
-        let Figures { failed, backlog, retries, .. } = figures(&*self.store).await?;
-        Ok(format!("backlog {backlog}, {retries} users held back, {failed} webhooks failed"))
+        let Figures { failed, backlog, retries, failed_users, .. } = figures(&*self.store).await?;
+        let left = format!("{failed_users} users failed, {failed} webhooks failed");
+        Ok(format!("backlog {backlog}, {retries} retries wait, {left}"))
     }
 }

@@ -29,8 +29,15 @@ pub struct Message {
     pub at: DateTime<Utc>,
     /// A JSON object.
     pub data: String,
-    /// The header `traceparent` of the call that asked for the delivery.
-    pub traceparent: Option<String>,
+    /// That of the call that asked for the delivery.
+    pub trace: Option<TraceContext>,
+}
+
+/// The headers of W3C Trace Context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext {
+    pub parent: String,
+    pub state: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -57,7 +64,7 @@ impl Message {
 impl From<&Event> for Message {
     fn from(event: &Event) -> Self {
         let Event { id, kind, data, at, .. } = event;
-        Self { id: *id, kind: kind.as_str().into(), at: *at, data: data.clone(), traceparent: None }
+        Self { id: *id, kind: kind.as_str().into(), at: *at, data: data.clone(), trace: None }
     }
 }
 
@@ -69,7 +76,7 @@ pub struct Post {
     pub at: DateTime<Utc>,
     pub signature: String,
     pub body: String,
-    pub traceparent: Option<String>,
+    pub trace: Option<TraceContext>,
 }
 
 /// The reason why an attempt failed: a word of a small set.
@@ -226,7 +233,7 @@ mod tests {
             kind: "balance.low".into(),
             at: DateTime::from_timestamp_micros(1_764_469_800_000_001).unwrap(),
             data: r#"{"balance":"5","user_id":"ü"}"#.into(),
-            traceparent: None,
+            trace: None,
         };
         assert_eq!(
             message.body(),

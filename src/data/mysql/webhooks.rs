@@ -259,5 +259,6 @@ fn resend_values(row: &mut StatementRow<'_>, resend: &Resend) {
         .text(&message.kind)
         .text(&message.data)
         .instant(message.at)
-        .optional(message.traceparent.as_deref(), StatementRow::text);
+        .optional(message.trace.as_ref().map(|trace| trace.parent.as_str()), StatementRow::text)
+        .optional(message.trace.as_ref().and_then(|trace| trace.state.as_deref()), StatementRow::text);
 }

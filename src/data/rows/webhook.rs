@@ -10,7 +10,7 @@ use crate::{
         },
         webhooks::{
             Failed, Progress, Types, Webhook,
-            delivery::{Attempt, Failure, Message, OrderKey, Outcome, Resend, StoredRetry},
+            delivery::{Attempt, Failure, Message, OrderKey, Outcome, Resend, StoredRetry, TraceContext},
             secret::SealedSecret,
             store::{RetrySum, Unplaced},
             url::WebhookUrl,
@@ -34,7 +34,7 @@ pub const RETRY_SUMS: &str = "SELECT webhook_id, COUNT(*) - COUNT(failed_at), CO
 pub const ATTEMPT: &str =
     "webhook_id, number, event_id, type, user_id, began_at, took_ms, status, failure, next_at, slot";
 /// The columns of [`resend_of`].
-pub const RESEND: &str = "webhook_id, resend_id, event_id, type, data, created_at, traceparent";
+pub const RESEND: &str = "webhook_id, resend_id, event_id, type, data, created_at, traceparent, tracestate";
 
 pub fn webhook_of(row: &impl Columns) -> Result<Webhook, StoreError> {
     let failed = match row.optional_time(9)? {
@@ -125,15 +125,13 @@ pub fn attempt_of(row: &impl Columns) -> Result<Attempt, StoreError> {
 }
 
 pub fn resend_of(row: &impl Columns) -> Result<Resend, StoreError> {
+    let trace = match row.optional_text(6)? {
+        Some(parent) => Some(TraceContext { parent, state: row.optional_text(7)? }),
+        None => None,
+    };
     Ok(Resend {
         webhook: WebhookId::from_stored(row.text(0)?),
         id: row.uuid(1)?,
-        message: Message {
-            id: row.uuid(2)?,
-            kind: row.text(3)?.into(),
-            data: row.text(4)?,
-            at: row.time(5)?,
-            traceparent: row.optional_text(6)?,
-        },
+        message: Message { id: row.uuid(2)?, kind: row.text(3)?.into(), data: row.text(4)?, at: row.time(5)?, trace },
     })
 }

@@ -232,7 +232,7 @@ fn write(transaction: &Transaction<'_>, written: &Written, exists: bool, now: Da
 fn insert_resend(transaction: &Transaction<'_>, resend: &Resend) -> rusqlite::Result<usize> {
     let message = &resend.message;
     transaction.execute(
-        &format!("INSERT INTO webhook_resend ({RESEND}) VALUES (?, ?, ?, ?, ?, ?, ?)"),
+        &format!("INSERT INTO webhook_resend ({RESEND}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"),
         params![
             resend.webhook.as_str(),
             resend.id.to_string(),
@@ -240,7 +240,8 @@ fn insert_resend(transaction: &Transaction<'_>, resend: &Resend) -> rusqlite::Re
             &*message.kind,
             message.data,
             message.at.timestamp_micros(),
-            message.traceparent,
+            message.trace.as_ref().map(|trace| &trace.parent),
+            message.trace.as_ref().and_then(|trace| trace.state.as_ref()),
         ],
     )
 }

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::resolver::{AddressRefused, Resolver};
 use crate::{
-    biz::webhooks::delivery::{Failure, MAX_ANSWER, Outcome, Post, SEND_TIMEOUT, Sender},
+    biz::webhooks::delivery::{Failure, MAX_ANSWER, Outcome, Post, SEND_TIMEOUT, Sender, TraceContext},
     data::tls::ClientTls,
 };
 
@@ -75,8 +75,11 @@ impl HttpSender {
             .header("webhook-timestamp", post.at.timestamp())
             .header("webhook-signature", &post.signature)
             .body(post.body);
-        if let Some(traceparent) = &post.traceparent {
-            request = request.header("traceparent", traceparent);
+        if let Some(TraceContext { parent, state }) = &post.trace {
+            request = request.header("traceparent", parent);
+            if let Some(state) = state {
+                request = request.header("tracestate", state);
+            }
         }
         request.send().await.map_err(|error| failure_of(&error))
     }
@@ -173,7 +176,7 @@ mod tests {
             at: Utc::now(),
             signature: "v1,a".into(),
             body: "{}".into(),
-            traceparent: None,
+            trace: None,
         }
     }
 

@@ -38,5 +38,7 @@ pub const METRICS: &[Role] = &[Metrics, Admin];
 pub const REFLECTION: &[Role] = &Role::ALL;
 /// The roles that may read the console of the internal port.
 pub const CONSOLE: &[Role] = &[Support, Admin];
+/// The roles that may send its forms that change something.
+pub const CONSOLE_CHANGES: &[Role] = &[Admin];
 /// The roles that may name the user of a front end's request, in mode gateway.
 pub const IDENTITY: &[Role] = &[Gateway, Admin];

@@ -84,7 +84,7 @@ fn post(url: &str) -> Post {
         at: Utc::now(),
         signature: "v1,test".into(),
         body: json!({"data": {}}).to_string(),
-        traceparent: None,
+        trace: None,
     }
 }
 

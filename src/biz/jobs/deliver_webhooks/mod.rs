@@ -171,7 +171,8 @@ impl Run<'_> {
                 return Ok(Delivered { is_lost: true, ..self.done });
             }
             if is_done {
-                self.done.waiting = self.queues.values().map(|queue| queue.retries() as u64).sum();
+                let waiting = |queue: &Queue| queue.retries() - queue.failed_users();
+                self.done.waiting = self.queues.values().map(|queue| waiting(queue) as u64).sum();
                 return Ok(self.done);
             }
             if Instant::now() >= self.held_until {

@@ -86,7 +86,7 @@ impl Sends {
             at,
             signature: signatures(&secrets, &id.to_string(), at, &body),
             body,
-            traceparent: delivery.message.traceparent.clone(),
+            trace: delivery.message.trace.clone(),
         })
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let fake = Arc::new(Fake::default());
         let mut sends = Sends::new(fake.clone(), fake.clone(), Fake::calendar());
         let mut queue = Queue::new(webhook.clone(), Vec::new());
-        let message = Message { id: Uuid::nil(), kind: "t".into(), at, data: "{}".into(), traceparent: None };
+        let message = Message { id: Uuid::nil(), kind: "t".into(), at, data: "{}".into(), trace: None };
         queue.add_resends([Resend { id: Uuid::nil(), webhook: webhook.id.clone(), message }].iter());
         let Step::Send(delivery) = queue.next(at) else { panic!() };
         Ok(sends.post(&webhook, &delivery, at)?.signature.split(' ').count())

@@ -115,8 +115,8 @@ impl Queue {
         None
     }
 
-    /// Users whose events were given up.
-    pub(super) fn failed_users(&self) -> usize {
+    /// Users whose events were given up. Each has a retry.
+    pub fn failed_users(&self) -> usize {
         self.retries.values().filter(|retry| retry.failed_at.is_some()).count()
     }
 
