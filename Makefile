@@ -213,6 +213,10 @@ bench-size: deps ## Measure with the data of bench-data and with little data (BE
 bench-prices: deps ## Measure the load of a hundred thousand price versions
 	cargo bench --locked --bench prices
 
+.PHONY: bench-webhooks
+bench-webhooks: deps ## Measure the drain of events to webhooks (BENCH='--webhooks 50 --events 10000')
+	cargo bench --locked --bench webhooks -- $(BENCH)
+
 .PHONY: bench-tokens
 bench-tokens: ## Measure token counting
 	cargo bench --locked --bench tokens

@@ -5,6 +5,7 @@ use anyhow::bail;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
+    biz::jobs::deliver_webhooks,
     config::{Config, Server},
     server::BEYOND_LIMIT,
 };
@@ -14,6 +15,8 @@ const PORTS: usize = 2;
 /// Descriptors of all else: logs, files of SQLite, connections to Redis and payment-service, cron's and the
 /// sandbox's ports.
 const OTHERS: usize = 128;
+/// Most connections to receivers of webhooks: those in use, and those that stay open.
+const WEBHOOKS: usize = 2 * deliver_webhooks::IN_ALL;
 /// Most lanes, each with a connection to the database.
 const LANES: usize = 64;
 /// Fewest connections of a port with which a server is of use.
@@ -26,7 +29,9 @@ const FEWEST: usize = 16;
 /// The hard limit is too low for any use.
 pub fn connections_of_a_port(config: &Config) -> anyhow::Result<usize> {
     let Server { limits, .. } = &config.server;
-    let own = OTHERS + LANES + config.data.database.max_connections + config.billing.settlement.parked_connections;
+    let webhooks = if config.billing.webhooks.key.is_some() { WEBHOOKS } else { 0 };
+    let own =
+        OTHERS + webhooks + LANES + config.data.database.max_connections + config.billing.settlement.parked_connections;
     let wanted = own + PORTS * (limits.connections + BEYOND_LIMIT);
     let open_files = raise(wanted);
     let fits = fit(open_files, own);

@@ -15,6 +15,7 @@ mod prices;
 mod rates;
 mod services;
 mod use_rollup;
+mod webhooks;
 mod welcome;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -81,6 +82,7 @@ impl App {
         // Requests of the drain have lines too.
         let sight = tokio::spawn(core.sight.clone().keep(settled.clone()));
         jobs::spawn_regular(&config, &core);
+        webhooks::spawn(&config, &core)?;
         let served = ports.serve(&config, &core, api, &payments).await?;
         let drain_timeout = config.server.limits.drain_timeout;
         let welcome = welcome::lines(&config, http_addr, grpc_addr);

@@ -8,10 +8,12 @@ use tokio::sync::Semaphore;
 use super::{
     core::Core,
     payments::{self, Payments},
+    webhooks,
 };
 use crate::{
     biz::{
         check::{Quotas, cache::Watched, refusals::Refusals},
+        events::reader::FeedReader,
         limits::shares::Shares,
         metering::{Meter, StreamTimeouts},
     },
@@ -19,22 +21,30 @@ use crate::{
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, EventService,
         Hints, LimitService, PriceService, ReadBounds, Reads, RechargeService, RefundService, ReportService,
-        ReservationService, StatementService, StatementTerms, StreamService, TokenService, Uses,
+        ReservationService, StatementService, StatementTerms, StreamService, TokenService, Uses, WebhookService,
         exports::{ExportLimits, Exports},
         json::UnknownPolicy,
     },
 };
 
 /// # Errors
-/// A time of the configuration that is out of range.
+/// A time of the configuration that is out of range, or an unusable key.
 pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::Result<Api> {
     let ttl = TimeDelta::from_std(config.billing.reservation_ttl)?;
     let calls = Arc::new(CallParser::new(core.catalog.clone(), core.quoter.clone(), ttl));
     let reads = Reads::new(&config.server.limits);
     let bounds = ReadBounds { exports: exports(config), reads: reads.clone() };
+    let feed = Arc::new(FeedReader::new(core.store.clone()));
     Ok(Api {
         accounts: accounts(config, core, reads.clone()),
-        events: EventService::new(core.store.clone()),
+        events: EventService::new(feed.clone()),
+        webhooks: WebhookService {
+            store: core.store.clone(),
+            feed,
+            vault: webhooks::vault(config)?,
+            is_private_allowed: config.billing.webhooks.allow_private,
+            calendar: core.calendar.clone(),
+        },
         audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
         checks: checks(config, core),
         charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),

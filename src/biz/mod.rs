@@ -18,3 +18,4 @@ pub mod reports;
 pub mod settlement;
 pub mod statements;
 pub mod values;
+pub mod webhooks;

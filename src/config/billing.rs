@@ -12,6 +12,7 @@ use super::{
     settlement::SettlementConfig,
     shown::shown,
     values,
+    webhooks::WebhooksConfig,
 };
 use crate::biz::{
     account::{
@@ -85,6 +86,8 @@ pub struct Billing {
     pub alerts: AlertsConfig,
     #[serde(default)]
     pub events: EventsConfig,
+    #[serde(default)]
+    pub webhooks: WebhooksConfig,
     #[serde(default)]
     pub settlement: SettlementConfig,
 }

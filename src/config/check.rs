@@ -9,6 +9,7 @@ impl Config {
     /// Checks the rules that involve several keys.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         services(&self.billing)?;
+        self.billing.webhooks.client_tls()?;
         if let Some(redis) = &self.data.redis {
             redis.check()?;
             redis.client_tls()?;

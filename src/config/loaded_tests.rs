@@ -66,6 +66,9 @@ billing:
   reservations: {llm: {on_expiry: release, above_hold: spill}}
   rate_limits: {user: {second: 5}}
   record_months: 13
+  webhooks:
+    key: SECRETofWebhooksSECRETofWebhooksSECRETofWeA=
+    allow_private: true
 payment_service:
   grpc_addr: 127.0.0.1:9101
   timeout: 90s
@@ -118,6 +121,7 @@ fn every_secret_can_come_from_a_file() {
         ("data.redis.password", " FROMFILE with spaces \r\n"),
         ("payment_service.callback_secrets", "FROMFILE-callbacks-1\nFROMFILE-callbacks-2\n"),
         ("server.grpc.internal_tokens", "FROMFILE, with a comma\r\nFROMFILE-the-second\r\n"),
+        ("billing.webhooks.key", "FROMFILEofWebhooksFROMFILEofWebhooksFROMFIA=\n"),
         ("server.http.auth.jwt.secret", "FROMFILE-of-32-characters-or-more-"),
     ] {
         let (file, yaml) = (folder.file("secret", content), without(key));
@@ -130,6 +134,7 @@ fn every_secret_can_come_from_a_file() {
             "data.database.source" => vec![config.data.database.source.reveal().to_owned()],
             "data.redis.password" => tokens(redis.password.as_slice()),
             "payment_service.callback_secrets" => tokens(&payment.callback_secrets),
+            "billing.webhooks.key" => tokens(config.billing.webhooks.key.as_slice()),
             "server.grpc.internal_tokens" => tokens(&config.server.grpc.internal_tokens),
             _ => tokens(jwt.secret.as_slice()),
         };
@@ -230,7 +235,8 @@ fn the_printed_configuration_is_the_configuration() {
         .replace("internal_tokens:\n      - \"***\"", "internal_tokens: [SECRET-of-an-admin]")
         .replace("callback_secrets:\n    - \"***\"", "callback_secrets: [SECRET-of-callbacks-1]")
         .replace("secret: \"***\"", "secret: SECRET-of-32-characters-or-more-0")
-        .replace("key: \"***\"", "key: SECRET-of-32-characters-or-more-1");
+        .replace("\n    key: \"***\"", "\n    key: SECRETofWebhooksSECRETofWebhooksSECRETofWeA=")
+        .replace("\n  key: \"***\"", "\n  key: SECRET-of-32-characters-or-more-1");
     let second = load(&again, &[]).unwrap_or_else(|error| panic!("{error:#}\n{again}"));
     let debug = |loaded: &super::Loaded| format!("{:#?}", loaded.config);
     assert_eq!(debug(&first), debug(&second), "{printed}");

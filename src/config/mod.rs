@@ -27,6 +27,7 @@ mod settlement;
 mod shown;
 mod telemetry;
 mod values;
+mod webhooks;
 
 use serde::{Deserialize, Serialize};
 

@@ -50,15 +50,17 @@ impl Section {
 pub(super) enum Tool {
     Find,
     AuditEvents,
+    Webhooks,
 }
 
 impl Tool {
-    const ALL: [Self; 2] = [Self::Find, Self::AuditEvents];
+    const ALL: [Self; 3] = [Self::Find, Self::AuditEvents, Self::Webhooks];
 
     fn path(self) -> &'static str {
         match self {
             Self::Find => "/console/find",
             Self::AuditEvents => "/console/audit-events",
+            Self::Webhooks => "/console/webhooks",
         }
     }
 
@@ -66,6 +68,7 @@ impl Tool {
         match self {
             Self::Find => texts.get("nav.find"),
             Self::AuditEvents => texts.get("nav.audit_events"),
+            Self::Webhooks => texts.get("nav.webhooks"),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod sqlite;
 pub mod tls;
 mod usage;
 pub mod vocabulary;
+pub mod webhooks;
 
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ use crate::biz::{
     settlement::{adjustments::AdjustmentStore, ledger::Ledger, transaction::TransactionStore},
     statements::{exports::BookStore, statement::StatementStore},
     values::error::StoreError,
+    webhooks::store::DeliveryStore,
 };
 
 /// A database of all durable state of the service.
@@ -52,6 +54,7 @@ pub trait Store:
     + IdentityStore
     + EventFeed
     + ClosedMonths
+    + DeliveryStore
     + Ledger
     + TransactionStore
     + LimitStore

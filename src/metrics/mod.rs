@@ -22,6 +22,9 @@ mod scale;
 mod spans;
 mod streams;
 mod use_rollup;
+mod webhooks;
+
+use std::sync::Arc;
 
 use prometheus::{Encoder, Gauge, IntGauge, Registry, TextEncoder};
 
@@ -42,6 +45,7 @@ pub use self::{
     requests::RequestMetrics,
     streams::StreamMetrics,
     use_rollup::UseRollupMetrics,
+    webhooks::WebhookMetrics,
 };
 use self::{
     charges::ChargeMetrics,
@@ -70,6 +74,7 @@ pub struct Metrics {
     pub connections: ConnectionMetrics,
     pub jobs: JobMetrics,
     pub use_rollup: UseRollupMetrics,
+    pub webhooks: Arc<WebhookMetrics>,
 }
 
 impl Metrics {
@@ -115,6 +120,7 @@ impl Metrics {
             connections: ConnectionMetrics::new(&registry)?,
             jobs: JobMetrics::new(&registry)?,
             use_rollup: UseRollupMetrics::new(&registry)?,
+            webhooks: Arc::new(WebhookMetrics::new(&registry)?),
             registry,
         })
     }

@@ -144,6 +144,8 @@ fn pages_of_users(console: &Console, access: &Access, bounds: &Bounds) -> Router
 fn pages_of_operators(console: &Console, access: &Access, bounds: &Bounds) -> Router {
     let routes = console::account_routes().merge(console::operator_routes()).with_state(console.clone());
     let checked = access.only(bound(routes, bounds.clone()), access::table::CONSOLE, Style::Plain);
+    let changes = bound(console::change_routes().with_state(console.clone()), bounds.clone());
+    let checked = checked.merge(access.only(changes, access::table::CONSOLE_CHANGES, Style::Plain));
     pages(checked, console, &access.cross_site.internal(), bounds)
 }
 

@@ -6,7 +6,7 @@ use super::{
     account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
     events::EventService, limits::LimitService, metering::StreamService, prices::PriceService,
     recharge::RechargeService, refund::RefundService, reports::ReportService, reservation::ReservationService,
-    statements::StatementService, tokens::TokenService,
+    statements::StatementService, tokens::TokenService, webhooks::WebhookService,
 };
 
 /// Every rpc of the contract, by feature. gRPC and REST both call it.
@@ -14,6 +14,7 @@ pub struct Api {
     pub accounts: AccountService,
     pub audit_trail: AuditTrailService,
     pub events: EventService,
+    pub webhooks: WebhookService,
     pub checks: CheckService,
     pub charges: ChargeService,
     pub refunds: RefundService,

@@ -8,6 +8,7 @@ use super::{
     prices,
     reports::{paging, usage},
     rest::MAX_RECHARGE_BODY,
+    webhooks,
 };
 use crate::biz::{
     audit_trail::{AUDITED_RPCS, Actor},
@@ -25,10 +26,11 @@ use crate::biz::{
         factor::Factor,
         ids::{
             AdjustmentId, ApiKeyId, Charset, IdempotencyKey, ModelName, OrderId, PaymentId, PlanName, PriceVersionId,
-            RefundId, ServiceName, ServiceTier, TraceId, UserId,
+            RefundId, ServiceName, ServiceTier, TraceId, UserId, WebhookId,
         },
         money::Money,
     },
+    webhooks::{secret::MAX_OVERLAP_HOURS, url::WebhookUrl},
 };
 
 /// The values that a field takes.
@@ -99,6 +101,7 @@ fn bound(message: &str, field: &str) -> Option<Bound> {
         (_, "plan") => id!(PlanName),
         (_, "order_id") => id!(OrderId),
         (_, "payment_order_id") => id!(PaymentId),
+        (_, "webhook_id") => id!(WebhookId),
         (_, "reason") => Bound::Words { max: MAX_REASON },
         (_, "operator") => Bound::Words { max: MAX_OPERATOR },
         (_, "caller") => Bound::Bytes { max: Actor::MAX_CALLER },
@@ -124,6 +127,14 @@ fn bound(message: &str, field: &str) -> Option<Bound> {
         ("ListEventsRequest", "types") => {
             Bound::Choices { words: EventType::ALL.map(EventType::name).into(), max: events::MAX_TYPES }
         }
+        ("ListWebhookDeliveriesRequest", "limit") => whole(0, webhooks::MAX_LIMIT),
+        ("PutWebhookRequest", "overlap_hours") => whole(0, MAX_OVERLAP_HOURS),
+        ("PutWebhookRequest", "url") => Bound::Bytes { max: WebhookUrl::MAX_LEN },
+        ("PutWebhookRequest", "types") => {
+            let item = Bound::Choice(EventType::ALL.map(EventType::name).into());
+            Bound::Items { min: 0, max: EventType::ALL.len(), item: Some(Box::new(item)) }
+        }
+        ("RedeliverWebhookRequest", "event_id") => Bound::Bytes { max: webhooks::MAX_EVENT_ID },
         ("ListEventsRequest", "limit") => whole(0, events::MAX_LIMIT),
         ("SetAlertsRequest", "balance_below") => {
             Bound::Items { min: 0, max: MAX_THRESHOLDS, item: Some(Box::new(amount(Money::ZERO, true))) }
@@ -167,6 +178,7 @@ fn choices(message: &str, field: &str) -> Option<Vec<&'static str>> {
         ("RechargeCallbackRequest", "status") => vec!["SUCCESS", "FAILED", "REFUNDED", "CHARGEBACK"],
         ("RechargeRequest", "payment_method") => vec!["alipay", "wechat", "wechatpay", "stripe"],
         ("ResolvePaymentRequest", "action") => vec!["credit", "refund", "dismiss"],
+        ("ListWebhookDeliveriesRequest", "outcome") => webhooks::OUTCOMES.into(),
         ("ListAuditEventsRequest", "rpc") => AUDITED_RPCS.into(),
         _ => return None,
     })
@@ -205,8 +217,8 @@ fn is_required(message: &str, field: &str) -> bool {
         "input" | "output" => message == "PutPriceVersionRequest",
         "payment_order_id" => message == "ResolvePaymentRequest",
         "status" => matches!(message, "SetAccountStatusRequest" | "RechargeCallbackRequest"),
-        "order_id" | "quota_type" | "period" | "plan" | "payment_method" | "action" | "items" | "role"
-        | "above_input_tokens" => true,
+        "order_id" | "quota_type" | "period" | "plan" | "payment_method" | "action" | "webhook_id" | "url"
+        | "items" | "role" | "above_input_tokens" => true,
         _ => false,
     }
 }

@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::proto::{self, ListEventsReply, ListEventsRequest};
 use crate::biz::{
-    events::{Event, EventFeed, EventFilter, EventPage, EventType, Position, reader::FeedReader},
+    events::{Event, EventFilter, EventPage, EventType, Position, reader::FeedReader},
     values::{error::Result, ids::UserId, invalid::Invalid},
 };
 
@@ -24,12 +24,12 @@ const MARKED: &str = "e2.";
 
 /// Lists events.
 pub struct EventService {
-    feed: FeedReader,
+    feed: Arc<FeedReader>,
 }
 
 impl EventService {
-    pub fn new(feed: Arc<dyn EventFeed>) -> Self {
-        Self { feed: FeedReader::new(feed) }
+    pub fn new(feed: Arc<FeedReader>) -> Self {
+        Self { feed }
     }
 
     pub async fn list_events(&self, request: ListEventsRequest) -> Result<ListEventsReply> {

@@ -17,20 +17,23 @@ use super::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, DeletePriceVersionReply, DeletePriceVersionRequest,
-        GetAccountReply, GetAccountRequest, GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatementReply,
-        GetStatementRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest,
-        GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply, GetUsageRequest,
-        InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply,
-        ListAuditEventsRequest, ListEventsReply, ListEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
-        ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest,
-        ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamRequest, PutPriceVersionReply,
-        PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest,
-        RechargeOrder, RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply,
-        RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
-        ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
-        SetAccountStatusRequest, SetAlertsReply, SetAlertsRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
-        SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
-        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
+        DeleteWebhookReply, DeleteWebhookRequest, GetAccountReply, GetAccountRequest, GetApiKeyQuotaRequest,
+        GetRechargeOrderRequest, GetStatementReply, GetStatementRequest, GetStatsMonthRequest, GetStatsReply,
+        GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest,
+        GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply,
+        ListAdjustmentsRequest, ListAuditEventsReply, ListAuditEventsRequest, ListEventsReply, ListEventsRequest,
+        ListPriceVersionsReply, ListPriceVersionsRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest,
+        ListRecordsReply, ListRecordsRequest, ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest,
+        ListWebhookDeliveriesReply, ListWebhookDeliveriesRequest, ListWebhooksReply, ListWebhooksRequest,
+        MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest, PutWebhookReply, PutWebhookRequest,
+        QuotePriceReply, QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder,
+        RechargeReply, RechargeRequest, RedeliverWebhookReply, RedeliverWebhookRequest, RefundChargeReply,
+        RefundChargeRequest, RefundRechargeReply, RefundRechargeRequest, ReleaseReservationReply,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetAlertsReply, SetAlertsRequest, SetApiKeyQuotaRequest,
+        SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest, TestWebhookReply,
+        TestWebhookRequest, billing_internal_service_server::BillingInternalService,
+        billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
 };
@@ -241,6 +244,39 @@ impl BillingInternalService for Grpc {
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Reply<ListEventsReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.events.list_events(message).await)
+    }
+
+    async fn put_webhook(&self, request: Request<PutWebhookRequest>) -> Reply<PutWebhookReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.webhooks.put_webhook(message, call.actor()).await)
+    }
+
+    async fn list_webhooks(&self, request: Request<ListWebhooksRequest>) -> Reply<ListWebhooksReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.webhooks.list_webhooks(message, call.actor()).await)
+    }
+
+    async fn delete_webhook(&self, request: Request<DeleteWebhookRequest>) -> Reply<DeleteWebhookReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.webhooks.delete_webhook(message, call.actor()).await)
+    }
+
+    async fn list_webhook_deliveries(
+        &self,
+        request: Request<ListWebhookDeliveriesRequest>,
+    ) -> Reply<ListWebhookDeliveriesReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.webhooks.list_webhook_deliveries(message).await)
+    }
+
+    async fn redeliver_webhook(&self, request: Request<RedeliverWebhookRequest>) -> Reply<RedeliverWebhookReply> {
+        let (origin, call, message) = Call::with_origin(request);
+        call.reply(self.0.webhooks.redeliver_webhook(message, origin, call.actor()).await)
+    }
+
+    async fn test_webhook(&self, request: Request<TestWebhookRequest>) -> Reply<TestWebhookReply> {
+        let (origin, call, message) = Call::with_origin(request);
+        call.reply(self.0.webhooks.test_webhook(message, origin, call.actor()).await)
     }
 
     async fn list_audit_events(&self, request: Request<ListAuditEventsRequest>) -> Reply<ListAuditEventsReply> {

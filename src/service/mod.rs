@@ -37,6 +37,7 @@ pub mod signature;
 mod statements;
 pub mod timestamp;
 mod tokens;
+mod webhooks;
 
 pub use self::{
     account::AccountService,
@@ -56,6 +57,7 @@ pub use self::{
     reservation::ReservationService,
     statements::{StatementService, StatementTerms},
     tokens::TokenService,
+    webhooks::WebhookService,
 };
 
 /// The generated messages and services of `proto/billing/v1`.

@@ -8,7 +8,7 @@ use axum::{
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
     response::{IntoResponse, Response},
-    routing::{any, get, post},
+    routing::{any, delete, get, post},
 };
 use http::{
     HeaderName, HeaderValue, StatusCode,
@@ -43,7 +43,7 @@ pub struct Rest {
 
 /// The handler of one rpc, with the source of its idempotency id. `id` stands for a method that also
 /// takes the id of the request; `audited` for one that takes the actor, and `forwarding` for one that also
-/// takes the headers for payment-service.
+/// takes the headers for payment-service and receivers of webhooks.
 macro_rules! rpc {
     (forwarding $feature:ident.$method:ident, $id:expr) => {
         async |State(rest): State<Rest>, path: PathResult, request: Request| {
@@ -187,6 +187,24 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
                 .delete(rpc!(audited prices.delete_price_version, IdSource::None)),
         )
         .route("/internal/v1/billing/events", get(rpc!(events.list_events)))
+        .route(
+            "/internal/v1/billing/webhooks",
+            get(rpc!(audited webhooks.list_webhooks, IdSource::None))
+                .post(rpc!(audited webhooks.put_webhook, IdSource::None)),
+        )
+        .route(
+            "/internal/v1/billing/webhooks/{webhook_id}",
+            delete(rpc!(audited webhooks.delete_webhook, IdSource::None)),
+        )
+        .route("/internal/v1/billing/webhooks/{webhook_id}/deliveries", get(rpc!(webhooks.list_webhook_deliveries)))
+        .route(
+            "/internal/v1/billing/webhooks/{webhook_id}/redeliver",
+            post(rpc!(forwarding webhooks.redeliver_webhook, IdSource::None)),
+        )
+        .route(
+            "/internal/v1/billing/webhooks/{webhook_id}/test",
+            post(rpc!(forwarding webhooks.test_webhook, IdSource::None)),
+        )
         .route("/internal/v1/billing/audit-events", get(rpc!(audit_trail.list_audit_events)))
         .layer(DefaultBodyLimit::max(MAX_BODY.min(limit)))
         .merge(large)

@@ -152,7 +152,10 @@ async fn servers_show_every_metric_of_the_rules() {
     let mut text = String::new();
     until("accounts are counted and ops_stats read", async || {
         text = reqwest::get(&url).await.unwrap().text().await.unwrap();
-        text.contains("\nbilling_low_counted_") && text.contains("\nbilling_unapplied_payments ")
+        text.contains("\nbilling_low_counted_")
+            && text.contains("\nbilling_unapplied_payments ")
+            && text.contains("\nbilling_webhooks_failed ")
+            && text.contains("\nbilling_webhook_failed_users ")
     })
     .await;
     server.stop().await;

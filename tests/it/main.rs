@@ -75,6 +75,7 @@ mod unknown_outcomes;
 mod upgrade;
 mod use_by;
 mod values;
+mod webhooks;
 mod wire;
 
 // `state_machine` includes files of the library, which import `crate::biz`.

@@ -18,15 +18,18 @@ use billing_service::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, DeletePriceVersionReply, DeletePriceVersionRequest,
-        GetApiKeyQuotaRequest, GetTransactionReply, GetTransactionRequest, InitializeUserReply, InitializeUserRequest,
-        ListAuditEventsReply, ListAuditEventsRequest, ListEventsReply, ListEventsRequest, ListPriceVersionsReply,
-        ListPriceVersionsRequest, ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamReply,
-        MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest,
-        RechargeCallbackReply, RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply,
-        RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
-        ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
-        SetAccountStatusRequest, SetAlertsReply, SetAlertsRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
-        SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
+        DeleteWebhookReply, DeleteWebhookRequest, GetApiKeyQuotaRequest, GetTransactionReply, GetTransactionRequest,
+        InitializeUserReply, InitializeUserRequest, ListAuditEventsReply, ListAuditEventsRequest, ListEventsReply,
+        ListEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest, ListUnappliedPaymentsReply,
+        ListUnappliedPaymentsRequest, ListWebhookDeliveriesReply, ListWebhookDeliveriesRequest, ListWebhooksReply,
+        ListWebhooksRequest, MeterStreamReply, MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest,
+        PutWebhookReply, PutWebhookRequest, QuotePriceReply, QuotePriceRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, RedeliverWebhookReply, RedeliverWebhookRequest, RefundChargeReply,
+        RefundChargeRequest, RefundRechargeReply, RefundRechargeRequest, ReleaseReservationReply,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetAlertsReply, SetAlertsRequest, SetApiKeyQuotaRequest,
+        SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest, TestWebhookReply,
+        TestWebhookRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -188,6 +191,33 @@ impl BillingInternalService for Baseline {
     }
 
     async fn list_events(&self, _: Request<ListEventsRequest>) -> Reply<ListEventsReply> {
+        not_measured()
+    }
+
+    async fn put_webhook(&self, _: Request<PutWebhookRequest>) -> Reply<PutWebhookReply> {
+        not_measured()
+    }
+
+    async fn list_webhooks(&self, _: Request<ListWebhooksRequest>) -> Reply<ListWebhooksReply> {
+        not_measured()
+    }
+
+    async fn delete_webhook(&self, _: Request<DeleteWebhookRequest>) -> Reply<DeleteWebhookReply> {
+        not_measured()
+    }
+
+    async fn list_webhook_deliveries(
+        &self,
+        _: Request<ListWebhookDeliveriesRequest>,
+    ) -> Reply<ListWebhookDeliveriesReply> {
+        not_measured()
+    }
+
+    async fn redeliver_webhook(&self, _: Request<RedeliverWebhookRequest>) -> Reply<RedeliverWebhookReply> {
+        not_measured()
+    }
+
+    async fn test_webhook(&self, _: Request<TestWebhookRequest>) -> Reply<TestWebhookReply> {
         not_measured()
     }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 
-use crate::biz::jobs::{audit, import_prices};
+use crate::biz::jobs::{audit, deliver_webhooks, import_prices};
 
 /// A regular job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Job {
     RebuildRollup,
     /// Write the event of each month that has closed.
     CloseMonths,
+    /// Send events to webhooks.
+    DeliverWebhooks,
     /// Delete old events.
     ExpireEvents,
     /// Write the price versions of a published list.
@@ -36,7 +38,7 @@ pub enum Job {
 }
 
 impl Job {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ResetQuotas,
         Self::ExpireReservations,
         Self::ReconcileRecharges,
@@ -45,6 +47,7 @@ impl Job {
         Self::ArchiveRecords,
         Self::RebuildRollup,
         Self::CloseMonths,
+        Self::DeliverWebhooks,
         Self::ExpireEvents,
         Self::ImportPrices,
     ];
@@ -59,6 +62,7 @@ impl Job {
             Self::ArchiveRecords => "archive-records",
             Self::RebuildRollup => "rebuild-rollup",
             Self::CloseMonths => "close-months",
+            Self::DeliverWebhooks => deliver_webhooks::JOB,
             Self::ExpireEvents => "expire-events",
             Self::ImportPrices => import_prices::JOB,
         }
@@ -75,6 +79,7 @@ impl Job {
             Self::Audit => Some("0 30 3 * * *"),
             Self::ArchiveRecords => Some("0 30 4 2 * *"),
             Self::CloseMonths => Some("0 7 * * * *"),
+            Self::DeliverWebhooks => Some("20 * * * * *"),
             Self::ExpireEvents => Some("0 15 4 * * *"),
             Self::RebuildRollup | Self::ImportPrices => None,
         }
@@ -90,6 +95,7 @@ impl Job {
             Self::ArchiveRecords => "move records older than billing.record_months to the archive",
             Self::RebuildRollup => "recreate the rollups from the records where they differ",
             Self::CloseMonths => "write the event of each month that has closed",
+            Self::DeliverWebhooks => "send events to webhooks, if no server does",
             Self::ExpireEvents => "delete events older than billing.events.keep",
             Self::ImportPrices => "write the price versions of a published list; needs --file",
         }
@@ -97,7 +103,14 @@ impl Job {
 
     /// Whether the job runs every hour or more often. Its schedule is then the same in every zone.
     fn is_frequent(self) -> bool {
-        matches!(self, Self::ExpireReservations | Self::ReconcileRecharges | Self::ReconcileCache | Self::CloseMonths)
+        matches!(
+            self,
+            Self::ExpireReservations
+                | Self::ReconcileRecharges
+                | Self::ReconcileCache
+                | Self::CloseMonths
+                | Self::DeliverWebhooks
+        )
     }
 
     /// Longest time of a run. The limit keeps a run that hangs from blocking the next ones.

@@ -7,6 +7,7 @@ mod job;
 mod metrics;
 mod perform;
 mod settlement_file;
+mod webhooks;
 
 use std::{
     num::NonZeroU32,
@@ -110,6 +111,7 @@ impl Runner {
             Job::ReconcileRecharges => self.config.payment_service.is_some(),
             Job::ReconcileCache => self.config.data.redis.is_some(),
             Job::ArchiveRecords => self.config.billing.record_months.is_some(),
+            Job::DeliverWebhooks => self.config.billing.webhooks.key.is_some(),
             _ => true,
         });
         wanted.filter_map(|job| Some((job, job.schedule()?)))
@@ -199,7 +201,7 @@ impl Runner {
         let position = position.filter(|_| resumes);
         let progress = RunProgress::new(&*self.store, &run, job, display, position);
         let interrupt = CancellationToken::new();
-        let performing = self.perform(job, &progress, &interrupt);
+        let performing = self.perform(job, &run.owner, &progress, &interrupt);
         tokio::pin!(performing);
         let why = tokio::select! {
             done = &mut performing => Ok(done),

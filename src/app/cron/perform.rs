@@ -32,12 +32,13 @@ const DOLLAR: &str = "USD";
 const LISTED: usize = 20;
 
 impl Runner {
-    /// Performs a job. It ends soon after `interrupt`. Jobs that settle handle `interrupt`
+    /// Performs a job with the lease of `owner`. It ends soon after `interrupt`. Jobs that settle and deliver handle `interrupt`
     /// themselves, because they still send their updates to Redis. The others may be dropped at any
     /// await.
     pub(super) async fn perform(
         &self,
         job: Job,
+        owner: &str,
         progress: &dyn Progress,
         interrupt: &CancellationToken,
     ) -> anyhow::Result<JobReport> {
@@ -50,6 +51,7 @@ impl Runner {
             Job::ArchiveRecords => unless(interrupt, self.archive(false, progress)).await,
             Job::RebuildRollup => unless(interrupt, self.rebuild_rollup(false, progress)).await,
             Job::CloseMonths => unless(interrupt, self.close_months()).await,
+            Job::DeliverWebhooks => self.deliver_webhooks(owner, interrupt).await,
             Job::ExpireEvents => unless(interrupt, self.expire_events(progress)).await,
             Job::ImportPrices => unless(interrupt, self.import_prices(false, progress)).await,
         }
@@ -67,6 +69,7 @@ impl Runner {
             Job::ArchiveRecords => self.archive(true, progress).await,
             Job::RebuildRollup => self.rebuild_rollup(true, progress).await,
             Job::CloseMonths => self.preview_close_months().await,
+            Job::DeliverWebhooks => self.preview_webhooks().await,
             Job::ExpireEvents => self.preview_expire_events(progress).await,
             Job::ImportPrices => self.import_prices(true, progress).await,
         }

@@ -48,7 +48,7 @@ struct Arguments {
     /// With --once import-prices: the markup on the prices of the list, such as 1.2.
     #[arg(long, value_name = "FACTOR", requires = "file", default_value = "1", value_parser = factor)]
     factor: Decimal,
-    /// Print each job with its schedule and its next run, and exit.
+    /// Print each job with its schedule and its next run, and the backlog of webhooks, and exit.
     #[arg(long, conflicts_with = "once")]
     list: bool,
 }
@@ -143,7 +143,7 @@ async fn run() -> anyhow::Result<ExitCode> {
             };
             print(&screen, &report)
         }
-        None if arguments.list => list(&runner)?,
+        None if arguments.list => list(&runner).await?,
         None => {
             schedules::run(runner, screen, stop).await?;
             ExitCode::SUCCESS
@@ -153,7 +153,7 @@ async fn run() -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-fn list(runner: &Runner) -> anyhow::Result<ExitCode> {
+async fn list(runner: &Runner) -> anyhow::Result<ExitCode> {
     for job in Job::ALL {
         let next = match job.schedule() {
             None => "by hand".to_owned(),
@@ -163,7 +163,14 @@ fn list(runner: &Runner) -> anyhow::Result<ExitCode> {
             }
             Some(_) => "not configured".to_owned(),
         };
-        println!("{:<20} {:<15} {next}: {}", job.name(), job.schedule().unwrap_or_default(), job.description());
+        let backlog = match job {
+            // The tables may be those of an older release.
+            Job::DeliverWebhooks => runner.webhook_backlog().await.unwrap_or_else(|_| "backlog unknown".into()),
+            _ => String::new(),
+        };
+        let separator = if backlog.is_empty() { "" } else { "; " };
+        let (name, schedule, description) = (job.name(), job.schedule().unwrap_or_default(), job.description());
+        println!("{name:<20} {schedule:<15} {next}: {description}{separator}{backlog}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,11 +15,14 @@ use uuid::Uuid;
 use crate::biz::values::{error::StoreError, ids::UserId, paging::Cursor};
 
 /// The rpcs whose calls leave events.
-pub const AUDITED_RPCS: [&str; 12] = [
+pub const AUDITED_RPCS: [&str; 16] = [
     ADJUST_BALANCE,
     DELETE_PRICE_VERSION,
+    DELETE_WEBHOOK,
     INITIALIZE_USER,
     PUT_PRICE_VERSION,
+    PUT_WEBHOOK,
+    REDELIVER_WEBHOOK,
     REFUND_CHARGE,
     REFUND_RECHARGE,
     RESOLVE_PAYMENT,
@@ -28,6 +31,7 @@ pub const AUDITED_RPCS: [&str; 12] = [
     SET_API_KEY_QUOTA,
     SET_USER_LIMITS,
     SET_USER_PLAN,
+    TEST_WEBHOOK,
 ];
 
 pub const ADJUST_BALANCE: &str = "AdjustBalance";
@@ -42,6 +46,10 @@ pub const SET_ALERTS: &str = "SetAlerts";
 pub const SET_API_KEY_QUOTA: &str = "SetApiKeyQuota";
 pub const SET_USER_LIMITS: &str = "SetUserLimits";
 pub const SET_USER_PLAN: &str = "SetUserPlan";
+pub const DELETE_WEBHOOK: &str = "DeleteWebhook";
+pub const PUT_WEBHOOK: &str = "PutWebhook";
+pub const REDELIVER_WEBHOOK: &str = "RedeliverWebhook";
+pub const TEST_WEBHOOK: &str = "TestWebhook";
 
 /// The caller of a call, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]

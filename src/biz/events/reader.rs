@@ -36,7 +36,7 @@ impl FeedReader {
     /// As [`EventFeed::place_events`]; a conflict if it lasts.
     pub async fn read(&self, filter: &EventFilter, after: Position, limit: u32) -> Result<EventPage, StoreError> {
         let are_placed = self.place_events().await?;
-        let page = self.feed.placed_events(filter, after, limit).await?;
+        let page = self.read_placed(filter, after, limit).await?;
         Ok(EventPage { has_more: page.has_more || !are_placed, ..page })
     }
 
@@ -49,8 +49,41 @@ impl FeedReader {
         Ok(page.events.into_iter().next().filter(|event| event.position == position))
     }
 
-    /// Gives positions to the committed events. Returns whether all have one.
-    async fn place_events(&self) -> Result<bool, StoreError> {
+    /// Reads a page of the events that have positions already.
+    ///
+    /// # Errors
+    /// As [`EventFeed::placed_events`].
+    pub async fn read_placed(
+        &self,
+        filter: &EventFilter,
+        after: Position,
+        limit: u32,
+    ) -> Result<EventPage, StoreError> {
+        self.feed.placed_events(filter, after, limit).await
+    }
+
+    /// Gives positions to all events that are committed now. False if `limit` has passed before; a repeat goes on.
+    ///
+    /// # Errors
+    /// As [`Self::place_events`].
+    pub async fn place_all(&self, limit: Duration) -> Result<bool, StoreError> {
+        let begun = Instant::now();
+        // Ends: by the limit.
+        loop {
+            if self.place_events().await? {
+                return Ok(true);
+            }
+            if begun.elapsed() >= limit {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Gives positions to the committed events, for a bounded time. Returns whether all have one.
+    ///
+    /// # Errors
+    /// As [`EventFeed::place_events`]; a conflict if it lasts.
+    pub async fn place_events(&self) -> Result<bool, StoreError> {
         let Ok(_turn) = timeout(PATIENCE, self.placing.lock()).await else { return Ok(false) };
         let (begun, mut conflict) = (Instant::now(), None);
         for _ in 0..MAX_PLACINGS {
@@ -89,6 +122,40 @@ mod tests {
 
     use super::*;
     use crate::biz::events::OldEvents;
+
+    /// A feed of so many events without a position.
+    struct Unplaced(AtomicU32);
+
+    #[async_trait]
+    impl EventFeed for Unplaced {
+        async fn place_events(&self) -> Result<Placing, StoreError> {
+            let placed = self.0.load(Relaxed).min(PLACED_AT_ONCE);
+            self.0.fetch_sub(placed, Relaxed);
+            Ok(Placing::Placed(placed))
+        }
+
+        async fn placed_events(&self, _: &EventFilter, _: Position, _: u32) -> Result<EventPage, StoreError> {
+            Ok(EventPage::default())
+        }
+
+        async fn old_events(&self, _: DateTime<Utc>, _: i64) -> Result<OldEvents, StoreError> {
+            Ok(OldEvents::default())
+        }
+
+        async fn delete_events(&self, _: &[i64]) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_events_get_positions_unless_the_time_ends_before() {
+        let unplaced = Arc::new(Unplaced(AtomicU32::new(50_001)));
+        let reader = FeedReader::new(unplaced.clone());
+        assert_eq!(reader.place_all(Duration::ZERO).await, Ok(false));
+        assert!(unplaced.0.load(Relaxed) > 0);
+        assert_eq!(reader.place_all(Duration::from_secs(5)).await, Ok(true));
+        assert_eq!(unplaced.0.load(Relaxed), 0);
+    }
 
     /// A feed without events, whose placings end in this way.
     struct Fake {

@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod audit;
+pub mod deliver_webhooks;
 pub mod expire_events;
 pub mod import_prices;
 pub mod low_balance;

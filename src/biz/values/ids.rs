@@ -176,6 +176,11 @@ identifier!(
     PaymentId, 64, GRAPHIC
 );
 
+identifier!(
+    /// A webhook, named by an operator.
+    WebhookId, 36, NAME
+);
+
 impl TraceId {
     /// A new id, for a charge without an id of the caller.
     pub fn fresh() -> Self {

@@ -10,15 +10,26 @@ use http::{StatusCode, request::Parts};
 use maud::Markup;
 
 use crate::{
-    biz::values::{error::Result, invalid::Invalid},
+    biz::{
+        audit_trail::Actor,
+        values::{error::Result, invalid::Invalid},
+    },
     console::{
         failure::{self, Asked},
+        form::account_of,
         layout::{Frame, Tool},
         state::Console,
         visit::Visit,
     },
+    service::{
+        origin::{self, Caller, Origin},
+        request::RequestId,
+    },
     texts::Texts,
 };
+
+/// The role whose callers change nothing.
+const SUPPORT: &str = "support";
 
 /// The request of such a page.
 pub(super) struct Desk {
@@ -27,6 +38,12 @@ pub(super) struct Desk {
     visit: Visit,
     query: BTreeMap<String, String>,
     asked: Asked,
+    /// The proof of forms.
+    pub proof: String,
+    pub actor: Actor,
+    pub origin: Origin,
+    /// Whether the page has forms of changes. The access table decides about the changes themselves.
+    pub may_act: bool,
 }
 
 impl Desk {
@@ -41,7 +58,15 @@ impl Desk {
         result.map_err(|error| failure::page(&self.console, &self.asked, &error))
     }
 
+    pub fn request(&self) -> &RequestId {
+        self.asked.request()
+    }
+
     pub fn respond(&self, tool: Tool, title: &str, content: Markup) -> Response {
+        self.respond_with(StatusCode::OK, tool, title, content)
+    }
+
+    pub fn respond_with(&self, status: StatusCode, tool: Tool, title: &str, content: Markup) -> Response {
         let session = &self.visit.session;
         let frame = Frame {
             texts: self.texts,
@@ -53,7 +78,7 @@ impl Desk {
             has_session: session.token.is_some(),
             follows: None,
         };
-        frame.respond(StatusCode::OK, content)
+        frame.respond(status, content)
     }
 }
 
@@ -66,9 +91,17 @@ impl FromRequestParts<Console> for Desk {
         };
         let asked = Asked::of_parts(parts, visit.clone());
         match Query::<BTreeMap<String, String>>::try_from_uri(&parts.uri) {
-            Ok(Query(query)) => {
-                Ok(Self { console: console.clone(), texts: Texts(visit.language), visit, query, asked })
-            }
+            Ok(Query(query)) => Ok(Self {
+                console: console.clone(),
+                texts: Texts(visit.language),
+                proof: console.sessions.form_token(&visit.session, account_of(&parts.extensions)),
+                visit,
+                query,
+                asked,
+                actor: origin::actor(&parts.extensions),
+                origin: Origin::of(&parts.headers, &parts.extensions),
+                may_act: parts.extensions.get::<Caller>().is_none_or(|caller| caller.role != SUPPORT),
+            }),
             Err(rejection) => Err(failure::page(console, &asked, &Invalid::new("query", rejection.body_text()).into())),
         }
     }

@@ -8,6 +8,7 @@ mod account;
 mod audit_trail;
 mod connect;
 mod connections;
+mod deliveries;
 mod events;
 mod exports;
 mod identity;
@@ -28,6 +29,7 @@ mod transaction;
 mod unapplied;
 mod usage;
 mod variables;
+mod webhooks;
 
 use std::{
     sync::{Arc, atomic::AtomicU32},

@@ -15,3 +15,4 @@ pub(super) mod report;
 pub(super) mod statement;
 pub(super) mod transaction;
 pub(super) mod unapplied;
+pub(super) mod webhook;

@@ -6,6 +6,7 @@
 
 mod account;
 mod audit_trail;
+mod deliveries;
 mod events;
 mod exports;
 mod identity;
@@ -20,6 +21,7 @@ mod settlement;
 mod statements;
 mod unapplied;
 mod usage;
+mod webhooks;
 mod writer;
 
 use std::{

@@ -18,15 +18,16 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
         "ListAuditEvents"
         | "ListEvents"
         | "ListUnappliedPayments"
+        | "ListWebhooks"
+        | "ListWebhookDeliveries"
         | "ExportStatements"
         | "ExportAllRecords"
         | "ExportRecharges"
         | "ExportRechargeRefunds"
         | "ExportAdjustments" => &[Support, Admin],
         "SetUserLimits" | "SetUserPlan" | "SetAlerts" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge"
-        | "RefundRecharge" | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion" => {
-            &[Admin]
-        }
+        | "RefundRecharge" | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion"
+        | "PutWebhook" | "DeleteWebhook" | "RedeliverWebhook" | "TestWebhook" => &[Admin],
         _ => return None,
     })
 }
@@ -37,5 +38,7 @@ pub const METRICS: &[Role] = &[Metrics, Admin];
 pub const REFLECTION: &[Role] = &Role::ALL;
 /// The roles that may read the console of the internal port.
 pub const CONSOLE: &[Role] = &[Support, Admin];
+/// The roles that may send its forms that change something.
+pub const CONSOLE_CHANGES: &[Role] = &[Admin];
 /// The roles that may name the user of a front end's request, in mode gateway.
 pub const IDENTITY: &[Role] = &[Gateway, Admin];

@@ -11,6 +11,7 @@ mod rights;
 mod sessions;
 mod top_ups;
 mod visitor;
+mod webhooks;
 #[path = "../../../examples/demo.rs"]
 #[expect(dead_code, reason = "its main is for the command line")]
 mod year;

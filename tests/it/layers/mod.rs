@@ -43,11 +43,12 @@ const CRATES: [(&str, &[&str]); 11] = [
 ];
 
 /// The folders of `biz`, from the inside out. A folder may import itself and the folders before it.
-const BIZ: [&str; 14] = [
+const BIZ: [&str; 15] = [
     "values",
     "database",
     "audit_trail",
     "events",
+    "webhooks",
     "limits",
     "account",
     "charge",

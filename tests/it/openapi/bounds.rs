@@ -14,7 +14,7 @@ use crate::harness::{Service, Sqlite};
 const LONGEST_TEXT: u64 = 10_000;
 
 /// Values at a bound that another rule refuses: the end of the path, and the begin of the field.
-const REFUSED_AT_THE_BOUND: [(&str, &str); 15] = [
+const REFUSED_AT_THE_BOUND: [(&str, &str); 21] = [
     // Parts of a usage are not above their whole.
     ("", "usage."),
     // The sum of the balance and all pending top-ups has a bound, and the currency has two decimal places.
@@ -35,6 +35,14 @@ const REFUSED_AT_THE_BOUND: [(&str, &str); 15] = [
     // Of other actions than credit.
     ("/unapplied-payments/{payment_order_id}", "user_id"),
     ("/unapplied-payments/{payment_order_id}", "action"),
+    // A text is no URL, and the hours are for rotate_secret.
+    ("/webhooks", "url"),
+    ("/webhooks", "overlap_hours"),
+    // Only webhooks and events that exist.
+    ("/webhooks/{webhook_id}/redeliver", "webhook_id"),
+    ("/webhooks/{webhook_id}/redeliver", "event_id"),
+    ("/webhooks/{webhook_id}/test", "webhook_id"),
+    ("/webhooks/{webhook_id}/deliveries", "webhook_id"),
     // A tier needs its neighbours.
     ("", "above_input_tokens"),
 ];

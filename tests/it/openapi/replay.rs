@@ -11,8 +11,9 @@ use serde_json::{Map, Value, json};
 use super::{documents, operations};
 use crate::harness::{Backend, MySql, Service, Sqlite, payments::Paying};
 
-/// Services that are priced by model, a plan, and payments that are made at once, without a callback of their own.
-pub const SETTINGS: [(&str, &str); 4] = [
+/// Webhooks, services that are priced by model, a plan, and payments that are made at once, without a callback of their own.
+pub const SETTINGS: [(&str, &str); 5] = [
+    ("billing.webhooks.key", crate::webhooks::KEY),
     ("billing.model_services", "{llm: calls}"),
     ("billing.models", "{gpt-4.1: {input: 15, cached_input: 4, output: 60}}"),
     ("billing.plans", "{reseller: {multiplier: 1.2}}"),
@@ -65,7 +66,8 @@ impl Renamed {
     }
 
     fn texts_agree(&mut self, example: &str, actual: &str) -> bool {
-        if example == actual {
+        // A secret of a webhook has characters between words.
+        if example == actual || example.starts_with("whsec_") && actual.starts_with("whsec_") {
             return true;
         }
         let (one, other): (Vec<_>, Vec<_>) = (words(example), words(actual));

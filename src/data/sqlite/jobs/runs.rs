@@ -13,7 +13,7 @@ use crate::{
 
 /// The current time in microseconds. All processes that use the file run on one machine, so they
 /// share its clock.
-const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
+pub(in crate::data::sqlite) const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
 
 #[async_trait]
 impl RunStore for SqliteStore {

@@ -1,0 +1,62 @@
+//! The job that delivers events to webhooks, for deployments in which no server does, and by hand.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{JobReport, Runner};
+use crate::{
+    app::webhooks::deliverer,
+    biz::{
+        jobs::deliver_webhooks::{Delivered, Until},
+        values::error::StoreError,
+        webhooks::store::{Figures, figures},
+    },
+};
+
+/// Longest run while events keep coming. The next run goes on.
+const LONGEST_RUN: Duration = Duration::from_secs(20 * 60);
+
+impl Runner {
+    /// Delivers until nothing can be sent at the moment.
+    pub(super) async fn deliver_webhooks(
+        &self,
+        owner: &str,
+        interrupt: &CancellationToken,
+    ) -> anyhow::Result<JobReport> {
+        let calendar = Arc::new(self.config.calendar(self.clock.clone()));
+        let Some(deliverer) = deliverer(&self.config, self.store.clone(), calendar, self.metrics.as_deref())? else {
+            let line = "deliver-webhooks: billing.webhooks.key_file is not configured; nothing is delivered".into();
+            return Ok(JobReport { lines: vec![line], is_good: true });
+        };
+        let stop = interrupt.child_token();
+        let timer = {
+            let stop = stop.clone();
+            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+                tokio::time::sleep(LONGEST_RUN).await;
+                stop.cancel();
+            }))
+        };
+        let delivered = deliverer.run(owner, Until::Idle, &stop).await?;
+        drop(timer);
+        let Delivered { accepted, failed, waiting, is_lost } = delivered;
+        anyhow::ensure!(!is_lost, "the lease of the run is lost");
+        let sums = format!("{accepted} accepted, {failed} attempts failed, {waiting} retries wait");
+        Ok(JobReport { lines: vec![format!("deliver-webhooks: {sums}")], is_good: true })
+    }
+
+    pub(super) async fn preview_webhooks(&self) -> anyhow::Result<JobReport> {
+        let backlog = self.webhook_backlog().await?;
+        Ok(JobReport { lines: vec![format!("deliver-webhooks: {backlog}")], is_good: true })
+    }
+
+    /// The backlog of the webhooks, in words.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    pub async fn webhook_backlog(&self) -> Result<String, StoreError> {
+        let Figures { failed, backlog, retries, failed_users, .. } = figures(&*self.store).await?;
+        let left = format!("{failed_users} users failed, {failed} webhooks failed");
+        Ok(format!("backlog {backlog}, {retries} retries wait, {left}"))
+    }
+}

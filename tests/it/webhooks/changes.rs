@@ -1,0 +1,191 @@
+//! Changes of webhooks by operators: their bounds, their audit events, and cron.
+
+use billing_service::service::proto::{
+    DeleteWebhookRequest, ListAuditEventsRequest, ListWebhookDeliveriesRequest, PutWebhookRequest, TestWebhookRequest,
+};
+use rstest::rstest;
+use serde_json::json;
+
+use super::{SETTINGS, assert_in_order, events_of, put, put_request, receiver::Receiver, start, webhook, write_events};
+use crate::harness::{
+    Backend, Database, MySql, Service, Sqlite, code_of,
+    process::{CRON, run},
+    wait::until,
+};
+
+#[rstest]
+#[tokio::test]
+async fn a_webhook_is_made_changed_and_deleted_and_each_call_leaves_an_audit_event(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let (service, receiver) = (start(on).await, Receiver::start().await);
+    let client = &service.internal;
+    let made = put(client, "w", &receiver.url("/a")).await;
+    let again = put(client, "w", &receiver.url("/a")).await;
+    assert!(made.changed && !again.changed && again.secret.is_empty(), "a repeat changes nothing");
+    let paused = PutWebhookRequest {
+        active: Some(false),
+        types: vec!["month.closed".into(), "balance.low".into()],
+        ..put_request("w", &receiver.url("/b"))
+    };
+    client.clone().put_webhook(paused).await.unwrap();
+    let stored = webhook(client, "w").await;
+    assert_eq!((stored.state.as_str(), stored.types.join(" ")), ("paused", "balance.low month.closed".into()));
+    client.clone().test_webhook(TestWebhookRequest { webhook_id: "w".into() }).await.unwrap();
+    let delete = DeleteWebhookRequest { webhook_id: "w".into() };
+    assert!(client.clone().delete_webhook(delete.clone()).await.unwrap().into_inner().changed);
+    assert!(!client.clone().delete_webhook(delete).await.unwrap().into_inner().changed);
+    for table in ["webhook", "webhook_retry", "webhook_attempt", "webhook_resend"] {
+        assert_eq!(service.database.rows(&["COUNT(*)"], &format!("FROM {table}")).await, [["0"]], "{table}");
+    }
+
+    let listed = client.clone().list_audit_events(ListAuditEventsRequest::default()).await.unwrap().into_inner();
+    let rpcs: Vec<&str> = listed.events.iter().map(|event| event.rpc.as_str()).collect();
+    assert_eq!(rpcs, ["DeleteWebhook", "TestWebhook", "PutWebhook", "PutWebhook"]);
+    let states = format!("{:?}", listed.events);
+    assert!(!states.contains("whsec_") && !states.contains(&made.secret["whsec_".len()..]), "{states}");
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_events_of_a_pause_follow_after_it(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, receiver) = (start(on).await, Receiver::start().await);
+    let active = |active| PutWebhookRequest { active: Some(active), ..put_request("w", &receiver.url("/a")) };
+    for is_active in [true, false] {
+        service.internal.clone().put_webhook(active(is_active)).await.unwrap();
+    }
+    put(&service.internal, "other", &receiver.url("/other")).await;
+    // The deliverer reads the webhooks every second. When it sends to the new one, it knows of the pause.
+    write_events(&service.database, [("marker", 0)]).await;
+    until("the other is served", async || receiver.received("/other").len() == 1).await;
+    let events = events_of(&["a", "b"], 5);
+    write_events(&service.database, events.iter().copied()).await;
+    until("the other gets all", async || receiver.received("/other").len() == events.len() + 1).await;
+    assert!(receiver.accepted("/a").iter().all(|(user, _)| user == "marker"), "sent in the pause");
+    service.internal.clone().put_webhook(active(true)).await.unwrap();
+    until("all follow", async || receiver.received("/a").len() == events.len() + 1).await;
+    assert_in_order(&receiver.accepted("/a"), &[events, vec![("marker", 0)]].concat());
+}
+
+#[tokio::test]
+async fn a_bad_webhook_is_refused_by_the_name_of_its_field() {
+    let service = start(Sqlite).await;
+    let good = || put_request("w", "https://example.com/");
+    for (bad, field) in [
+        (PutWebhookRequest { webhook_id: String::new(), ..good() }, "webhook_id"),
+        (PutWebhookRequest { webhook_id: "a b".into(), ..good() }, "webhook_id"),
+        (PutWebhookRequest { url: "ftp://a/".into(), ..good() }, "url"),
+        (PutWebhookRequest { types: vec!["no.such".into()], ..good() }, "types"),
+        (PutWebhookRequest { overlap_hours: Some(1), ..good() }, "overlap_hours"),
+        (PutWebhookRequest { overlap_hours: Some(721), rotate_secret: true, ..good() }, "overlap_hours"),
+    ] {
+        let refused = service.internal.clone().put_webhook(bad).await.unwrap_err();
+        assert_eq!(code_of(&refused).1, "10009");
+        assert!(refused.message().starts_with(&format!("{field}:")), "{}", refused.message());
+    }
+    let absent = service.internal.clone().test_webhook(TestWebhookRequest { webhook_id: "w".into() }).await;
+    assert!(absent.unwrap_err().message().starts_with("webhook_id:"));
+    let url = format!("http://{}/internal/v1/billing/webhooks/w", service.app.grpc_addr);
+    let deleted = service.http.delete(url).send().await.unwrap();
+    assert_eq!(deleted.json::<serde_json::Value>().await.unwrap(), json!({"success": true, "changed": false}));
+
+    // Without a key there are no webhooks.
+    let keyless = Service::start(Sqlite).await;
+    let refused = keyless.internal.clone().put_webhook(good()).await.unwrap_err();
+    assert!(refused.message().contains("billing.webhooks.key_file"), "{}", refused.message());
+    let listed = ListWebhookDeliveriesRequest { webhook_id: "w".into(), ..Default::default() };
+    let absent = service.internal.clone().list_webhook_deliveries(listed).await.unwrap_err();
+    assert_eq!(code_of(&absent).1, "10009", "a list of an unknown webhook is refused");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_new_webhook_gets_no_event_before_it_however_many_nobody_has_read(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, receiver) = (start(on).await, Receiver::start().await);
+    let users: Vec<String> = (0..10_001).map(|user| format!("u{user}")).collect();
+    for part in users.chunks(1_000) {
+        write_events(&service.database, part.iter().map(|user| (user.as_str(), 0))).await;
+    }
+    put(&service.internal, "w", &receiver.url("/a")).await;
+    write_events(&service.database, [("new", 1)]).await;
+    until("the new event arrives", async || !receiver.received("/a").is_empty()).await;
+    until("nothing waits", async || webhook(&service.internal, "w").await.behind == 0).await;
+    assert_eq!(receiver.accepted("/a"), [("new".to_owned(), 1)]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn deliveries_asked_for_at_paused_webhooks_hold_no_other_up(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, receiver) = (start(on).await, Receiver::start().await);
+    let client = &service.internal;
+    for id in ["a", "b"] {
+        let paused = PutWebhookRequest { active: Some(false), ..put_request(id, &receiver.url("/paused")) };
+        client.clone().put_webhook(paused).await.unwrap();
+    }
+    put(client, "w", &receiver.url("/w")).await;
+    for id in ["a", "b"] {
+        for _ in 0..20 {
+            client.clone().test_webhook(TestWebhookRequest { webhook_id: id.into() }).await.unwrap();
+        }
+        let more = client.clone().test_webhook(TestWebhookRequest { webhook_id: id.into() }).await;
+        assert_eq!(code_of(&more.unwrap_err()).1, "10009", "they wait, up to a bound");
+    }
+    client.clone().test_webhook(TestWebhookRequest { webhook_id: "w".into() }).await.unwrap();
+    until("the test arrives", async || receiver.received("/w").len() == 1).await;
+    assert!(receiver.received("/paused").is_empty());
+}
+
+#[tokio::test]
+async fn there_are_at_most_a_hundred_webhooks_and_each_gets_its_events() {
+    let (service, receiver) = (start(Sqlite).await, Receiver::start().await);
+    for number in 0..100 {
+        put(&service.internal, &format!("w{number}"), &receiver.url(&format!("/{number}"))).await;
+    }
+    let more = put_request("more", &receiver.url("/more"));
+    assert_eq!(code_of(&service.internal.clone().put_webhook(more).await.unwrap_err()).1, "10009");
+    write_events(&service.database, events_of(&["a", "b"], 3)).await;
+    for number in 0..100 {
+        let path = format!("/{number}");
+        until("all arrive", async || receiver.received(&path).len() == 6).await;
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn cron_delivers_when_no_server_does_and_lists_the_backlog(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let receiver = Receiver::start().await;
+    let service = Service::start_on(database, &SETTINGS).await;
+    put(&service.internal, "w", &receiver.url("/a")).await;
+    let Service { app, database, .. } = service;
+    app.stop().await;
+    let events = events_of(&["a", "b"], 40);
+    write_events(&database, events.iter().copied()).await;
+    let conf = database.config_file(&SETTINGS).display().to_string();
+    let cron = async |arguments: &[&str]| {
+        let arguments: Vec<String> =
+            ["-conf", &conf].iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
+        let output = tokio::task::spawn_blocking(move || {
+            run(CRON, &arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+        });
+        let output = output.await.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        said
+    };
+    assert!(receiver.received("/a").is_empty());
+    let listed = cron(&["--list"]).await;
+    let line = listed.lines().find(|line| line.starts_with("deliver-webhooks")).unwrap();
+    assert!(line.contains("20 * * * * *") && line.contains("backlog 80,"), "{line}");
+    let said = cron(&["--once", "deliver-webhooks"]).await;
+    assert!(said.contains("deliver-webhooks: 80 accepted, 0 attempts failed, 0 retries wait"), "{said}");
+    assert_in_order(&receiver.accepted("/a"), &events);
+    let preview = cron(&["--once", "deliver-webhooks", "--dry-run"]).await;
+    assert!(
+        preview.contains("deliver-webhooks: backlog 0, 0 retries wait, 0 users failed, 0 webhooks failed"),
+        "{preview}"
+    );
+    let again = cron(&["--once", "deliver-webhooks"]).await;
+    assert!(again.contains("deliver-webhooks: 0 accepted"), "{again}");
+    assert_eq!(receiver.received("/a").len(), events.len());
+}
