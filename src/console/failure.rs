@@ -84,6 +84,7 @@ impl Asked {
             texts: Texts(self.visit.language),
             title,
             who: None,
+            may_act: false,
             tools: (is_for_operators(console) && status != StatusCode::UNAUTHORIZED).then_some(None),
             proof: &console.sessions.form_token(session, ""),
             address: self.back(),
@@ -101,7 +102,7 @@ impl Asked {
     }
 
     /// The page to go on with after a sign-in or a change of the language.
-    fn back(&self) -> &str {
+    pub(super) fn back(&self) -> &str {
         if self.is_get && is_own(&self.visit.address) { &self.visit.address } else { "/console" }
     }
 }
@@ -120,6 +121,12 @@ pub(super) fn page(console: &Console, asked: &Asked, error: &Error) -> Response 
         response.extensions_mut().insert(Denied);
     }
     response
+}
+
+/// The page of an address that has no page.
+pub(super) fn not_found(console: &Console, asked: &Asked) -> Response {
+    let message = Texts(asked.visit.language).get("failure.no_page").to_owned();
+    Shown { reason: String::new(), message, code: String::new() }.page(console, asked, StatusCode::NOT_FOUND)
 }
 
 /// The page in place of an error in JSON. Other responses stay as they are.

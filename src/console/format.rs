@@ -24,6 +24,11 @@ pub(super) fn number(wire: f64) -> String {
     places(&(wire + 0.0).to_string())
 }
 
+/// A number of a reply for a field of a form: without commas, and as a wire double is read.
+pub(super) fn plain(wire: f64) -> String {
+    (wire + 0.0).to_string()
+}
+
 fn places(text: &str) -> String {
     let (number, fraction) = text.split_once('.').unwrap_or((text, ""));
     let fraction = fraction.trim_end_matches('0');

@@ -8,6 +8,7 @@ use super::{
     assets,
     controls::{PROOF, hidden},
     link::link,
+    operator::OF_ACCOUNT,
 };
 use crate::texts::{Language, Texts};
 
@@ -75,7 +76,8 @@ pub(super) struct Who<'p> {
     pub user: &'p str,
     /// The account, if links must name it; otherwise empty.
     pub named: &'p str,
-    pub section: Section,
+    /// The shown part, if it is one.
+    pub section: Option<Section>,
 }
 
 /// The frame of one page.
@@ -86,6 +88,8 @@ pub(super) struct Frame<'p> {
     pub who: Option<Who<'p>>,
     /// On the pages of operators, their tools, and the one that is shown.
     pub tools: Option<Option<Tool>>,
+    /// Whether the reader may do the actions of operators.
+    pub may_act: bool,
     /// The proof of forms that concern no account.
     pub proof: &'p str,
     /// The address to which a change of the language leads back.
@@ -151,8 +155,21 @@ impl Frame<'_> {
                         @for part in Section::ALL {
                             li {
                                 a href=(link(part.path(), &[("user_id", named)]))
-                                    aria-current=[(part == *section).then_some("page")] {
+                                    aria-current=[(Some(part) == *section).then_some("page")] {
                                     (part.name(texts))
+                                }
+                            }
+                        }
+                    }
+                }
+                @if self.may_act {
+                    nav aria-label=(texts.get("nav.actions")) {
+                        ul {
+                            @for action in OF_ACCOUNT {
+                                li {
+                                    a href=(link(&action.path(), &[("user_id", user)])) {
+                                        (texts.word("action_name", action.name))
+                                    }
                                 }
                             }
                         }

@@ -140,11 +140,13 @@ fn pages_of_users(console: &Console, access: &Access, bounds: &Bounds) -> Router
     pages(access.front_end.protect(bound(of_account, bounds.clone())), console, &access.cross_site, bounds)
 }
 
-/// The pages of operators, for callers whose role may read any account.
+/// The pages of operators, for callers whose role may read any account, and the actions, for those that may change it.
 fn pages_of_operators(console: &Console, access: &Access, bounds: &Bounds) -> Router {
     let routes = console::account_routes().merge(console::operator_routes()).with_state(console.clone());
-    let checked = access.only(bound(routes, bounds.clone()), access::table::CONSOLE, Style::Plain);
-    pages(checked, console, &access.cross_site.internal(), bounds)
+    let read = access.only(bound(routes, bounds.clone()), access::table::CONSOLE, Style::Plain);
+    let actions = console::action_routes().with_state(console.clone());
+    let act = access.only(bound(actions, bounds.clone()), access::table::CONSOLE_ACTIONS, Style::Plain);
+    pages(read.merge(act), console, &access.cross_site.internal(), bounds)
 }
 
 /// Adds the forms and files that need no proof. The session lies around the checks: it gives them the token of a

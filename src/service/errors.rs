@@ -77,7 +77,7 @@ pub fn kind(error: &Error) -> Kind {
         Error::UnknownService(_) => kinds::UNKNOWN_SERVICE,
         Error::Invalid(_) => kinds::INVALID_ARGUMENT,
         Error::TransactionNotFound(_) => kinds::TRANSACTION_NOT_FOUND,
-        Error::TransactionState(_) => kinds::TRANSACTION_STATE,
+        Error::TransactionState(_) | Error::NotMade(_) => kinds::TRANSACTION_STATE,
         Error::Unauthenticated(_) => kinds::UNAUTHENTICATED,
         Error::PermissionDenied(_) => kinds::PERMISSION_DENIED,
         Error::Overloaded(_) => kinds::OVERLOADED,

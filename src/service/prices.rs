@@ -17,7 +17,7 @@ use super::{
 };
 use crate::biz::{
     account::catalog::Catalog,
-    audit_trail::{Actor, AuditedCall, DELETE_PRICE_VERSION, PUT_PRICE_VERSION},
+    audit_trail::{AuditedCall, DELETE_PRICE_VERSION, Intent, PUT_PRICE_VERSION},
     charge::{
         prices::{
             Alias, Class, Draft, Factor, Given, NewVersion, PriceStore, PriceVersion, Rates, VersionKey, VersionStore,
@@ -96,11 +96,11 @@ impl PriceService {
     pub async fn put_price_version(
         &self,
         request: PutPriceVersionRequest,
-        actor: Actor,
+        intent: impl Into<Intent>,
     ) -> Result<PutPriceVersionReply> {
         let now = self.calendar.now().utc.trunc_subsecs(6);
         let version = new_version(&request, now)?;
-        let call = AuditedCall::new(PUT_PRICE_VERSION, actor, "");
+        let call = AuditedCall::new(PUT_PRICE_VERSION, intent, "");
         let changed = self.versions.put_price_version(&version, &call, now).await??;
         self.reads.soon(now).await;
         let NewVersion { model, effective_from, id, prices, .. } = version;
@@ -120,13 +120,13 @@ impl PriceService {
     pub async fn delete_price_version(
         &self,
         request: DeletePriceVersionRequest,
-        actor: Actor,
+        intent: impl Into<Intent>,
     ) -> Result<DeletePriceVersionReply> {
         let key = VersionKey {
             model: ModelName::parse("model", &request.model)?,
             id: PriceVersionId::parse("version_id", &request.version_id)?,
         };
-        let call = AuditedCall::new(DELETE_PRICE_VERSION, actor, "");
+        let call = AuditedCall::new(DELETE_PRICE_VERSION, intent, "");
         let now = self.calendar.now().utc;
         let changed = self.versions.delete_price_version(&key, &call, now).await??;
         self.reads.soon(now).await;

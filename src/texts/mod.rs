@@ -97,6 +97,11 @@ impl Texts {
         self.find(&format!("{group}.{word}")).unwrap_or(word)
     }
 
+    /// As [`Self::word`]; `None` if the catalogue lacks it.
+    pub fn find_word(self, group: &'static str, word: &str) -> Option<&'static str> {
+        self.find(&format!("{group}.{word}"))
+    }
+
     fn find(self, key: &str) -> Option<&'static str> {
         let [english, chinese] = &*CATALOGUES;
         let catalogue = match self.0 {

@@ -67,6 +67,14 @@ impl Accounts {
         Ok((account, now))
     }
 
+    /// Whether the user has an account.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn exists(&self, user: &UserId) -> Result<bool> {
+        Ok(self.store.account_to_show(user, self.calendar.now().month).await?.is_some())
+    }
+
     /// Opens the account ahead of the first call, by a call of its own. Returns whether it is new.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A page of an operator that concerns no single account.
+//! A page of an operator: one that concerns no account, or an action.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,25 @@ use http::{StatusCode, request::Parts};
 use maud::Markup;
 
 use crate::{
-    biz::values::{error::Result, invalid::Invalid},
+    biz::{
+        audit_trail::Actor,
+        values::{
+            error::{Error, Result},
+            ids::UserId,
+            invalid::Invalid,
+        },
+    },
     console::{
         failure::{self, Asked},
-        layout::{Frame, Tool},
+        form::account_of,
+        layout::{Frame, Tool, Who},
+        page::may_act,
         state::Console,
         visit::Visit,
+    },
+    service::{
+        origin::{self, Origin},
+        request::RequestId,
     },
     texts::Texts,
 };
@@ -27,6 +40,13 @@ pub(super) struct Desk {
     visit: Visit,
     query: BTreeMap<String, String>,
     asked: Asked,
+    /// The proof of forms.
+    pub proof: String,
+    pub actor: Actor,
+    /// The origin of the request, for payment-service.
+    pub origin: Origin,
+    /// Whether the reader may do the actions.
+    pub may_act: bool,
 }
 
 impl Desk {
@@ -38,22 +58,53 @@ impl Desk {
     /// The value, or the page of the error.
     #[expect(clippy::result_large_err, reason = "the response of a handler")]
     pub fn ok<T>(&self, result: Result<T>) -> std::result::Result<T, Response> {
-        result.map_err(|error| failure::page(&self.console, &self.asked, &error))
+        result.map_err(|error| self.fail(&error))
+    }
+
+    pub fn fail(&self, error: &Error) -> Response {
+        failure::page(&self.console, &self.asked, error)
+    }
+
+    /// The page of an address without a page.
+    pub fn not_found(&self) -> Response {
+        failure::not_found(&self.console, &self.asked)
+    }
+
+    pub fn request(&self) -> &RequestId {
+        self.asked.request()
     }
 
     pub fn respond(&self, tool: Tool, title: &str, content: Markup) -> Response {
+        self.respond_about(Some(tool), "", title, content)
+    }
+
+    /// As [`Self::respond`], beside the pages of an account. A text that is no user id stands for none.
+    pub fn respond_about(&self, tool: Option<Tool>, user: &str, title: &str, content: Markup) -> Response {
+        self.respond_with(StatusCode::OK, tool, user, title, content)
+    }
+
+    pub fn respond_with(
+        &self,
+        status: StatusCode,
+        tool: Option<Tool>,
+        user: &str,
+        title: &str,
+        content: Markup,
+    ) -> Response {
         let session = &self.visit.session;
+        let is_user = UserId::parse("user_id", user).is_ok();
         let frame = Frame {
             texts: self.texts,
             title,
-            who: None,
-            tools: Some(Some(tool)),
+            who: is_user.then_some(Who { user, named: user, section: None }),
+            tools: Some(tool),
+            may_act: self.may_act,
             proof: &self.console.sessions.form_token(session, ""),
-            address: &self.visit.address,
+            address: self.asked.back(),
             has_session: session.token.is_some(),
             follows: None,
         };
-        frame.respond(StatusCode::OK, content)
+        frame.respond(status, content)
     }
 }
 
@@ -66,9 +117,17 @@ impl FromRequestParts<Console> for Desk {
         };
         let asked = Asked::of_parts(parts, visit.clone());
         match Query::<BTreeMap<String, String>>::try_from_uri(&parts.uri) {
-            Ok(Query(query)) => {
-                Ok(Self { console: console.clone(), texts: Texts(visit.language), visit, query, asked })
-            }
+            Ok(Query(query)) => Ok(Self {
+                console: console.clone(),
+                texts: Texts(visit.language),
+                proof: console.sessions.form_token(&visit.session, account_of(&parts.extensions)),
+                visit,
+                query,
+                asked,
+                actor: origin::actor(&parts.extensions),
+                origin: Origin::of(&parts.headers, &parts.extensions),
+                may_act: may_act(&parts.extensions),
+            }),
             Err(rejection) => Err(failure::page(console, &asked, &Invalid::new("query", rejection.body_text()).into())),
         }
     }

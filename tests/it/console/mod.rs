@@ -1,5 +1,6 @@
 //! The console over HTTP: its pages against the answers of REST, sign-in, forms, and the rights of its readers.
 
+mod actions;
 mod browser;
 mod demo;
 mod forms;
