@@ -25,6 +25,7 @@ use super::{
 use crate::{
     biz::values::error::Error,
     service::{
+        error_texts::message_in,
         errors::{self, ErrorBody},
         request::RequestId,
         rest::Denied,
@@ -113,7 +114,8 @@ pub(super) fn page(console: &Console, asked: &Asked, error: &Error) -> Response 
     let body = ErrorBody::new(error, &asked.request);
     let shown = Shown {
         reason: body.reason.to_owned(),
-        message: body.message,
+        // The switch of the page counts more than the header.
+        message: message_in(error, asked.visit.language),
         code: body.metadata.get("error_code").cloned().unwrap_or_default(),
     };
     let mut response = shown.page(console, asked, errors::kind(error).http);
@@ -125,7 +127,8 @@ pub(super) fn page(console: &Console, asked: &Asked, error: &Error) -> Response 
 
 /// The page of an address that has no page.
 pub(super) fn not_found(console: &Console, asked: &Asked) -> Response {
-    let message = Texts(asked.visit.language).get("failure.no_page").to_owned();
+    let texts = Texts(asked.visit.language);
+    let message = texts.get("failure.no_page").to_owned();
     Shown { reason: String::new(), message, code: String::new() }.page(console, asked, StatusCode::NOT_FOUND)
 }
 

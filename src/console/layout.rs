@@ -50,15 +50,29 @@ impl Section {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tool {
     Find,
+    UnappliedPayments,
+    Prices,
+    Jobs,
+    Health,
     AuditEvents,
 }
 
 impl Tool {
-    const ALL: [Self; 2] = [Self::Find, Self::AuditEvents];
+    const ALL: [Self; 6] =
+        [Self::Find, Self::UnappliedPayments, Self::Prices, Self::Jobs, Self::Health, Self::AuditEvents];
+
+    /// Whether only the role of the actions may read it.
+    fn is_for_admins(self) -> bool {
+        self == Self::Prices
+    }
 
     fn path(self) -> &'static str {
         match self {
             Self::Find => "/console/find",
+            Self::UnappliedPayments => "/console/unapplied-payments",
+            Self::Prices => "/console/prices",
+            Self::Jobs => "/console/jobs",
+            Self::Health => "/console/health",
             Self::AuditEvents => "/console/audit-events",
         }
     }
@@ -66,6 +80,10 @@ impl Tool {
     fn name(self, texts: Texts) -> &'static str {
         match self {
             Self::Find => texts.get("nav.find"),
+            Self::UnappliedPayments => texts.get("nav.unapplied"),
+            Self::Prices => texts.get("nav.prices"),
+            Self::Jobs => texts.get("nav.jobs"),
+            Self::Health => texts.get("nav.health"),
             Self::AuditEvents => texts.get("nav.audit_events"),
         }
     }
@@ -139,7 +157,7 @@ impl Frame<'_> {
             @if let Some(shown) = self.tools {
                 nav aria-label=(texts.get("nav.tools")) {
                     ul {
-                        @for tool in Tool::ALL {
+                        @for tool in Tool::ALL.into_iter().filter(|tool| self.may_act || !tool.is_for_admins()) {
                             li {
                                 a href=(tool.path()) aria-current=[(Some(tool) == shown).then_some("page")] {
                                     (tool.name(texts))

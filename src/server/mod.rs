@@ -64,6 +64,7 @@ use crate::{
             DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
             billing_service_server::BillingServiceServer,
         },
+        request::language,
         rest::{self, MAX_RECHARGE_BODY, Rest},
         routes::GRPC_CALLBACK_PATH,
     },
@@ -144,7 +145,7 @@ fn pages_of_users(console: &Console, access: &Access, bounds: &Bounds) -> Router
 fn pages_of_operators(console: &Console, access: &Access, bounds: &Bounds) -> Router {
     let routes = console::account_routes().merge(console::operator_routes()).with_state(console.clone());
     let read = access.only(bound(routes, bounds.clone()), access::table::CONSOLE, Style::Plain);
-    let actions = console::action_routes().with_state(console.clone());
+    let actions = console::admin_routes().with_state(console.clone());
     let act = access.only(bound(actions, bounds.clone()), access::table::CONSOLE_ACTIONS, Style::Plain);
     pages(read.merge(act), console, &access.cross_site.internal(), bounds)
 }
@@ -303,7 +304,7 @@ fn bound(routes: Router, bounds: Bounds) -> Router {
 pub fn complete(routes: Router, sight: Sight, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
-        .method_not_allowed_fallback(async move || wrong_method(style))
+        .method_not_allowed_fallback(async move |request: Request| wrong_method(style, &request))
         .layer(Identify { sight, style })
 }
 
@@ -311,11 +312,13 @@ fn not_found(style: Style, request: &Request) -> Response {
     if is_grpc(request) && request.version() == Version::HTTP_2 {
         return tonic::Status::unimplemented(format!("no rpc {}", request.uri().path())).into_http();
     }
-    http_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
+    http_error((style, language(request.headers())), StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
 }
 
-fn wrong_method(style: Style) -> Response {
-    http_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
+fn wrong_method(style: Style, request: &Request) -> Response {
+    let message = "the path exists, with another method";
+    let asked = (style, language(request.headers()));
+    http_error(asked, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
 }
 
 /// The gRPC health service, and the handle that sets its status.

@@ -63,7 +63,8 @@ fn shown(texts: Texts, currency: &str, name: &str, value: Option<&Value>) -> Mar
             Err(_) => text.clone(),
         },
         Some(Value::String(text)) => texts.word("choice", text).to_owned(),
-        Some(Value::Bool(is_so)) => texts.get(if *is_so { "action.yes" } else { "action.no" }).to_owned(),
+        Some(Value::Bool(true)) => texts.get("action.yes").to_owned(),
+        Some(Value::Bool(false)) => texts.get("action.no").to_owned(),
         Some(Value::Array(values)) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
         Some(other) => other.to_string(),
     };

@@ -2,16 +2,21 @@
 //! calls of operators, and make such calls after a preview.
 
 mod actions;
+mod api_key;
 mod audit_events;
 mod charge;
 mod desk;
 mod event;
 mod figures;
 mod find;
+mod health;
+mod jobs;
+mod prices;
 mod routes;
+mod unapplied;
 
-pub(super) use self::actions::OF_ACCOUNT;
+pub(super) use self::actions::{OF_ACCOUNT, REFUND_TOP_UP};
 pub use self::{
     actions::{ACTIONS, Action},
-    routes::{action_routes, operator_routes},
+    routes::{admin_routes, operator_routes},
 };

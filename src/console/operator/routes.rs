@@ -2,7 +2,7 @@
 
 use axum::{Router, extract::DefaultBodyLimit, routing::get};
 
-use super::{actions, audit_events, charge, event, find};
+use super::{actions, api_key, audit_events, charge, event, find, health, jobs, prices, unapplied};
 use crate::console::state::Console;
 
 /// Most bytes of the form of an action. That of a price version is the largest.
@@ -15,11 +15,16 @@ pub fn operator_routes() -> Router<Console> {
         .route("/console/charge", get(charge::show))
         .route("/console/audit-events", get(audit_events::list))
         .route("/console/audit-events/{id}", get(event::show))
+        .route("/console/unapplied-payments", get(unapplied::list))
+        .route("/console/jobs", get(jobs::list))
+        .route("/console/health", get(health::show))
 }
 
-/// The actions. They need the proof of a caller whose role may call their rpcs.
-pub fn action_routes() -> Router<Console> {
+/// The actions, and the pages of what only the role admin may read. They need the proof of a caller with that role.
+pub fn admin_routes() -> Router<Console> {
     Router::new()
         .route("/console/actions/{action}", get(actions::form).post(actions::send))
+        .route("/console/prices", get(prices::list))
+        .route("/console/api-key", get(api_key::show))
         .layer(DefaultBodyLimit::max(MAX_FORM))
 }

@@ -37,7 +37,7 @@ pub const METRICS: &[Role] = &[Metrics, Admin];
 pub const REFLECTION: &[Role] = &Role::ALL;
 /// The roles that may read the console of the internal port.
 pub const CONSOLE: &[Role] = &[Support, Admin];
-/// The roles that may do the actions of the console: those of all their rpcs.
+/// The roles that may do the actions of the console, and read its prices and API keys: those of all their rpcs.
 pub const CONSOLE_ACTIONS: &[Role] = &[Admin];
 /// The roles that may name the user of a front end's request, in mode gateway.
 pub const IDENTITY: &[Role] = &[Gateway, Admin];

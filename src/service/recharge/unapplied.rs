@@ -47,6 +47,16 @@ impl RechargeService {
         Ok(ListUnappliedPaymentsReply { payments: payments.iter().map(reply).collect(), next_page_token })
     }
 
+    /// One unapplied payment.
+    ///
+    /// # Errors
+    /// [`Error::PaymentNotFound`], [`Error::Invalid`], and the errors of a read.
+    pub async fn unapplied_payment(&self, id: &str) -> Result<proto::UnappliedPayment> {
+        let payment = PaymentId::parse("payment_order_id", id)?;
+        let found = self.orders.unapplied_payment(&payment).await?;
+        found.as_ref().map(reply).ok_or(Error::PaymentNotFound(payment))
+    }
+
     /// Resolves a payment in a task of its own, which goes on when the caller goes away.
     pub async fn resolve_payment(
         &self,

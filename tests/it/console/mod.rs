@@ -10,6 +10,7 @@ mod pictures;
 mod policy;
 mod rights;
 mod sessions;
+mod tools;
 mod top_ups;
 mod visitor;
 #[path = "../../../examples/demo.rs"]

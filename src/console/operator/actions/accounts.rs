@@ -1,7 +1,7 @@
 //! The actions on an account, its limits and its API keys.
 
 use super::{
-    Action,
+    action::Action,
     field::{Field, Values, parse_amount},
 };
 use crate::{
@@ -30,12 +30,13 @@ const REASON: usize = 255;
 pub(super) const USER_ID: Field = Field::text("user_id", USER);
 pub(super) const REASON_FIELD: Field = Field::text("reason", REASON);
 
-pub(super) static OPEN: Action = Action {
+pub(in crate::console) static OPEN: Action = Action {
     name: "open",
     rpc: INITIALIZE_USER,
     fields: &[USER_ID],
     needs_account: false,
     current: None,
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = InitializeUserRequest { user_id: values.text("user_id") };
@@ -44,12 +45,13 @@ pub(super) static OPEN: Action = Action {
     },
 };
 
-pub(super) static STATUS: Action = Action {
+pub(in crate::console) static STATUS: Action = Action {
     name: "status",
     rpc: SET_ACCOUNT_STATUS,
     fields: &[USER_ID, Field::choice("status", &["ACTIVE", "FROZEN", "CLOSED"]), REASON_FIELD],
     needs_account: true,
     current: None,
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = SetAccountStatusRequest {
@@ -62,12 +64,13 @@ pub(super) static STATUS: Action = Action {
     },
 };
 
-pub(super) static ADJUST: Action = Action {
+pub(in crate::console) static ADJUST: Action = Action {
     name: "adjust",
     rpc: ADJUST_BALANCE,
     fields: &[USER_ID, Field::decimal("amount"), Field::flag("allow_negative"), REASON_FIELD],
     needs_account: true,
     current: None,
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = AdjustBalanceRequest {
@@ -83,12 +86,13 @@ pub(super) static ADJUST: Action = Action {
     },
 };
 
-pub(super) static LIMITS: Action = Action {
+pub(in crate::console) static LIMITS: Action = Action {
     name: "limits",
     rpc: SET_USER_LIMITS,
     fields: &[USER_ID, Field::count("daily_limit").optional(), Field::count("monthly_limit").optional()],
     needs_account: true,
     current: Some(|api, values| Box::pin(current_limits(api, values))),
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = SetUserLimitsRequest {
@@ -112,7 +116,7 @@ async fn current_limits(api: &Api, values: &mut Values) -> Result<()> {
     Ok(())
 }
 
-pub(super) static PLAN: Action = Action {
+pub(in crate::console) static PLAN: Action = Action {
     name: "plan",
     rpc: SET_USER_PLAN,
     fields: &[USER_ID, Field::text("plan", ID), REASON_FIELD.optional()],
@@ -126,6 +130,7 @@ pub(super) static PLAN: Action = Action {
             Ok(())
         })
     }),
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = SetUserPlanRequest {
@@ -138,7 +143,7 @@ pub(super) static PLAN: Action = Action {
     },
 };
 
-pub(super) static ALERTS: Action = Action {
+pub(in crate::console) static ALERTS: Action = Action {
     name: "alerts",
     rpc: SET_ALERTS,
     fields: &[
@@ -150,6 +155,7 @@ pub(super) static ALERTS: Action = Action {
     ],
     needs_account: true,
     current: None,
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let percent = |text: &str| {
@@ -168,7 +174,7 @@ pub(super) static ALERTS: Action = Action {
     },
 };
 
-pub(super) static KEY_QUOTA: Action = Action {
+pub(in crate::console) static KEY_QUOTA: Action = Action {
     name: "key-quota",
     rpc: SET_API_KEY_QUOTA,
     fields: &[
@@ -179,6 +185,7 @@ pub(super) static KEY_QUOTA: Action = Action {
     ],
     needs_account: false,
     current: Some(|api, values| Box::pin(current_key_quota(api, values))),
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = SetApiKeyQuotaRequest {

@@ -12,7 +12,11 @@ use http::StatusCode;
 use maud::{Markup, html};
 use uuid::Uuid;
 
-use super::{Action, Attempt, field::Values, find};
+use super::{
+    action::{Action, Attempt},
+    field::Values,
+    list::find,
+};
 use crate::{
     biz::{
         audit_trail::{Consent, Intent},
@@ -28,7 +32,7 @@ use crate::{
         link::link,
         operator::{desk::Desk, event, figures},
     },
-    service::errors,
+    service::{error_texts::message_in, errors},
 };
 
 /// The hidden fields of a form.
@@ -83,7 +87,7 @@ async fn preview(desk: &Desk, action: &'static Action, values: &Values, key: Uui
         return Ok(refuse(desk, action, values, &error));
     }
     Ok(match attempt(desk, action, values, (key, Consent::Withheld)).await {
-        Err(Error::NotMade(Some(change))) => show_preview(desk, action, values, (key, &change), None),
+        Err(Error::NotMade(Some(change))) => show_preview(desk, action, values, (key, &change), None).await,
         Err(Error::NotMade(None)) | Ok(()) => show_form(desk, action, values, Some(&Notice::NothingToDo)),
         Err(error) => refuse(desk, action, values, &error),
     })
@@ -104,7 +108,9 @@ async fn confirm(
         return Ok(done(key));
     }
     Ok(match made {
-        Err(Error::NotMade(Some(change))) => show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)),
+        Err(Error::NotMade(Some(change))) => {
+            show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)).await
+        }
         Err(Error::NotMade(None)) | Ok(()) => show_form(desk, action, values, Some(&Notice::NothingToDo)),
         Err(error) if errors::may_be_settled(&error) => {
             errors::log(&error, desk.request());
@@ -159,7 +165,7 @@ fn respond(desk: &Desk, action: &Action, values: &Values, notice: Option<&Notice
             h1 { (title) }
             @match notice {
                 None => {},
-                Some(Notice::Refused(error)) => p.notice.bad role="alert" { (errors::message(error)) },
+                Some(Notice::Refused(error)) => p.notice.bad role="alert" { (message_in(error, desk.texts.0)) },
                 Some(Notice::NothingToDo) => p.notice role="status" { (desk.texts.get("action.nothing")) },
                 Some(Notice::Changed) => p.notice role="alert" { (desk.texts.get("action.changed")) },
                 Some(Notice::Unknown) => p.notice role="alert" { (desk.texts.get("action.unknown")) },
@@ -183,7 +189,7 @@ fn show_form(desk: &Desk, action: &'static Action, values: &Values, notice: Opti
     respond(desk, action, values, notice, content)
 }
 
-fn show_preview(
+async fn show_preview(
     desk: &Desk,
     action: &'static Action,
     values: &Values,
@@ -192,10 +198,19 @@ fn show_preview(
 ) -> Response {
     let texts = desk.texts;
     let currency = &desk.console.settings.currency;
+    let facts_beside = match action.facts {
+        // A preview without them is better than none.
+        Some(facts) => facts(&desk.console.api, values).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
     let content = html! {
         h2 { (texts.get("action.will_be")) }
         (facts(desk, action, values))
         (figures::table(texts, currency, change.before.as_deref(), change.after.as_deref()))
+        @if !facts_beside.is_empty() {
+            h2 { (texts.get("action.yesterday")) }
+            dl.facts { @for (name, value) in &facts_beside { dt { (texts.word("quote", name)) } dd { (value) } } }
+        }
         (confirmation(desk, action, values, (key, &change.fingerprint())))
     };
     respond(desk, action, values, notice, content)

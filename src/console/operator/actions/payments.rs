@@ -1,8 +1,8 @@
 //! The actions on money that goes back, and on money that nobody expected.
 
 use super::{
-    Action,
     accounts::{REASON_FIELD, USER_ID},
+    action::Action,
     field::Field,
 };
 use crate::{
@@ -12,12 +12,13 @@ use crate::{
 
 const ID: usize = 128;
 
-pub(super) static REFUND: Action = Action {
+pub(in crate::console) static REFUND: Action = Action {
     name: "refund",
     rpc: REFUND_CHARGE,
     fields: &[USER_ID, Field::text("trace_id", ID), Field::count("count").optional(), REASON_FIELD],
     needs_account: true,
     current: None,
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = RefundChargeRequest {
@@ -32,12 +33,13 @@ pub(super) static REFUND: Action = Action {
     },
 };
 
-pub(super) static REFUND_TOP_UP: Action = Action {
+pub(in crate::console) static REFUND_TOP_UP: Action = Action {
     name: "refund-top-up",
     rpc: REFUND_RECHARGE,
     fields: &[Field::text("order_id", ID), Field::decimal("amount").optional(), Field::flag("force"), REASON_FIELD],
     needs_account: false,
     current: None,
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = RefundRechargeRequest {
@@ -52,7 +54,7 @@ pub(super) static REFUND_TOP_UP: Action = Action {
     },
 };
 
-pub(super) static RESOLVE: Action = Action {
+pub(in crate::console) static RESOLVE: Action = Action {
     name: "resolve-payment",
     rpc: RESOLVE_PAYMENT,
     fields: &[
@@ -63,6 +65,7 @@ pub(super) static RESOLVE: Action = Action {
     ],
     needs_account: true,
     current: None,
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = ResolvePaymentRequest {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, NaiveDateTime, Utc};
 
 use super::{
-    Action,
+    action::Action,
     field::{Field, Values, parse_amount},
 };
 use crate::{
@@ -28,7 +28,7 @@ const INSTANT: &str = "%Y-%m-%dT%H:%M:%S";
 /// Versions of a model that are looked through for the one in force.
 const MOST_VERSIONS: i32 = 100;
 
-pub(super) static PUT: Action = Action {
+pub(in crate::console) static PUT: Action = Action {
     name: "price",
     rpc: PUT_PRICE_VERSION,
     fields: &[
@@ -52,17 +52,19 @@ pub(super) static PUT: Action = Action {
     ],
     needs_account: false,
     current: Some(|api, values| Box::pin(current(api, values))),
+    facts: Some(|api, values| Box::pin(quote(api, values))),
     perform: |api, values, attempt| {
         Box::pin(async move { api.prices.put_price_version(request(values)?, attempt.intent).await.map(drop) })
     },
 };
 
-pub(super) static DELETE: Action = Action {
+pub(in crate::console) static DELETE: Action = Action {
     name: "delete-price",
     rpc: DELETE_PRICE_VERSION,
     fields: &[Field::text("model", ID), Field::text("version_id", ID)],
     needs_account: false,
     current: None,
+    facts: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request =
@@ -135,6 +137,23 @@ fn factor(part: &str) -> Result<(String, f64)> {
     let (name, factor) = part.split_once('=').ok_or_else(invalid)?;
     let factor: Money = parse_amount("service_tiers", factor)?;
     Ok((name.to_owned(), factor.to_wire()))
+}
+
+/// The cost of the calls of yesterday at the new prices, beside the present ones.
+async fn quote(api: &Api, values: &Values) -> Result<Vec<(&'static str, String)>> {
+    let quote = api.prices.quote_of_yesterday(&request(values)?).await?;
+    let amount = |amount: Option<Money>| amount.map(format::money).unwrap_or_else(|| "-".to_owned());
+    let mut facts = vec![
+        ("day", quote.day.to_string()),
+        ("calls", format::count(quote.calls)),
+        ("charged", format::money(quote.charged)),
+        ("in_force", amount(quote.in_force)),
+        ("new", amount(quote.new)),
+    ];
+    if quote.is_cut {
+        facts.push(("is_cut", String::new()));
+    }
+    Ok(facts)
 }
 
 /// Fills the form with the version of the model that is in force, and with this moment.
