@@ -15,6 +15,7 @@ mod prices;
 mod rates;
 mod services;
 mod use_rollup;
+mod vitals;
 mod webhooks;
 mod welcome;
 

@@ -7,7 +7,9 @@ use tokio::sync::Semaphore;
 
 use super::{
     core::Core,
+    cron,
     payments::{self, Payments},
+    vitals::ServerVitals,
     webhooks,
 };
 use crate::{
@@ -20,8 +22,9 @@ use crate::{
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, EventService,
-        Hints, LimitService, PriceService, ReadBounds, Reads, RechargeService, RefundService, ReportService,
-        ReservationService, StatementService, StatementTerms, StreamService, TokenService, Uses, WebhookService,
+        Hints, LimitService, OperationsService, PriceService, ReadBounds, Reads, RechargeService, RefundService,
+        ReportService, ReservationService, StatementService, StatementTerms, StreamService, TokenService, Uses,
+        WebhookService,
         exports::{ExportLimits, Exports},
         json::UnknownPolicy,
     },
@@ -58,13 +61,29 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
             core.accounts.clone(),
             core.store.clone(),
             core.store.clone(),
-            core.calendar.clone(),
+            (core.store.clone(), core.calendar.clone()),
         ),
         tokens: TokenService::new(core.tokens.clone()),
         recharges: recharges(config, core, payments, reads),
         reports: reports(core, bounds.clone()),
         statements: statements(config, core, bounds),
+        operations: operations(config, core),
     })
+}
+
+fn operations(config: &Config, core: &Core) -> OperationsService {
+    OperationsService {
+        orders: core.store.clone(),
+        key_quotas: core.store.clone(),
+        trail: core.store.clone(),
+        transactions: core.store.clone(),
+        records: core.store.clone(),
+        accounts: core.accounts.clone(),
+        model: core.model.clone(),
+        runs: core.store.clone(),
+        timetable: cron::timetable(config, core.calendar.clone()),
+        vitals: Arc::new(ServerVitals::start(core, config.console.enabled)),
+    }
 }
 
 fn accounts(config: &Config, core: &Core, reads: Reads) -> AccountService {

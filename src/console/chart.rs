@@ -3,7 +3,7 @@
 
 use maud::{Markup, html};
 
-use super::format;
+use super::{controls, format};
 use crate::{biz::values::money::Money, texts::Texts};
 
 /// The series that have a colour of their own; the last colour is for the rest.
@@ -126,11 +126,7 @@ pub(super) fn colour(index: usize) -> String {
 }
 
 fn swatch(index: usize) -> Markup {
-    html! {
-        svg.swatch viewBox="0 0 10 10" aria-hidden="true" focusable="false" {
-            rect class=(colour(index)) width="10" height="10" rx="2" {}
-        }
-    }
+    controls::swatch(&colour(index))
 }
 
 /// The next number of the form 1, 2, 4, 6 or 8 times a power of ten, so that the labels of the scale are short.

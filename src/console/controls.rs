@@ -47,6 +47,15 @@ pub(super) fn pager(texts: Texts, newest: Option<String>, older: Option<String>)
     }
 }
 
+/// A square in a colour of charts.
+pub(super) fn swatch(colour: &str) -> Markup {
+    html! {
+        svg.swatch viewBox="0 0 10 10" aria-hidden="true" focusable="false" {
+            rect class=(colour) width="10" height="10" rx="2" {}
+        }
+    }
+}
+
 /// A short word in a colour.
 pub(super) fn badge(kind: &str, word: &str) -> Markup {
     html! { span class={ "badge " (kind) } { (word) } }

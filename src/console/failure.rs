@@ -25,6 +25,7 @@ use super::{
 use crate::{
     biz::values::error::Error,
     service::{
+        error_texts::message_in,
         errors::{self, ErrorBody},
         request::RequestId,
         rest::Denied,
@@ -84,6 +85,7 @@ impl Asked {
             texts: Texts(self.visit.language),
             title,
             who: None,
+            may_act: false,
             tools: (is_for_operators(console) && status != StatusCode::UNAUTHORIZED).then_some(None),
             proof: &console.sessions.form_token(session, ""),
             address: self.back(),
@@ -101,7 +103,7 @@ impl Asked {
     }
 
     /// The page to go on with after a sign-in or a change of the language.
-    fn back(&self) -> &str {
+    pub(super) fn back(&self) -> &str {
         if self.is_get && is_own(&self.visit.address) { &self.visit.address } else { "/console" }
     }
 }
@@ -112,7 +114,8 @@ pub(super) fn page(console: &Console, asked: &Asked, error: &Error) -> Response 
     let body = ErrorBody::new(error, &asked.request);
     let shown = Shown {
         reason: body.reason.to_owned(),
-        message: body.message,
+        // The switch of the page counts more than the header.
+        message: message_in(error, asked.visit.language),
         code: body.metadata.get("error_code").cloned().unwrap_or_default(),
     };
     let mut response = shown.page(console, asked, errors::kind(error).http);
@@ -120,6 +123,13 @@ pub(super) fn page(console: &Console, asked: &Asked, error: &Error) -> Response 
         response.extensions_mut().insert(Denied);
     }
     response
+}
+
+/// The page of an address that has no page.
+pub(super) fn not_found(console: &Console, asked: &Asked) -> Response {
+    let texts = Texts(asked.visit.language);
+    let message = texts.get("failure.no_page").to_owned();
+    Shown { reason: String::new(), message, code: String::new() }.page(console, asked, StatusCode::NOT_FOUND)
 }
 
 /// The page in place of an error in JSON. Other responses stay as they are.

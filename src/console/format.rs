@@ -24,6 +24,21 @@ pub(super) fn number(wire: f64) -> String {
     places(&(wire + 0.0).to_string())
 }
 
+/// A time in milliseconds, as short as it is exact.
+pub(super) fn milliseconds(ms: f64) -> String {
+    if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
+}
+
+/// A number of events in a second.
+pub(super) fn rate(events: u64, seconds: f64) -> String {
+    format!("{:.2}", events as f64 / seconds)
+}
+
+/// A number of a reply for a field of a form: without commas, and as a wire double is read.
+pub(super) fn plain(wire: f64) -> String {
+    (wire + 0.0).to_string()
+}
+
 fn places(text: &str) -> String {
     let (number, fraction) = text.split_once('.').unwrap_or((text, ""));
     let fraction = fraction.trim_end_matches('0');

@@ -8,6 +8,7 @@ use super::{
     assets,
     controls::{PROOF, hidden},
     link::link,
+    operator::OF_ACCOUNT,
 };
 use crate::texts::{Language, Texts};
 
@@ -49,16 +50,37 @@ impl Section {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tool {
     Find,
+    UnappliedPayments,
+    Prices,
+    Jobs,
+    Health,
     AuditEvents,
     Webhooks,
 }
 
 impl Tool {
-    const ALL: [Self; 3] = [Self::Find, Self::AuditEvents, Self::Webhooks];
+    const ALL: [Self; 7] = [
+        Self::Find,
+        Self::UnappliedPayments,
+        Self::Prices,
+        Self::Jobs,
+        Self::Health,
+        Self::AuditEvents,
+        Self::Webhooks,
+    ];
+
+    /// Whether only the role of the actions may read it.
+    fn is_for_admins(self) -> bool {
+        self == Self::Prices
+    }
 
     fn path(self) -> &'static str {
         match self {
             Self::Find => "/console/find",
+            Self::UnappliedPayments => "/console/unapplied-payments",
+            Self::Prices => "/console/prices",
+            Self::Jobs => "/console/jobs",
+            Self::Health => "/console/health",
             Self::AuditEvents => "/console/audit-events",
             Self::Webhooks => "/console/webhooks",
         }
@@ -67,6 +89,10 @@ impl Tool {
     fn name(self, texts: Texts) -> &'static str {
         match self {
             Self::Find => texts.get("nav.find"),
+            Self::UnappliedPayments => texts.get("nav.unapplied"),
+            Self::Prices => texts.get("nav.prices"),
+            Self::Jobs => texts.get("nav.jobs"),
+            Self::Health => texts.get("nav.health"),
             Self::AuditEvents => texts.get("nav.audit_events"),
             Self::Webhooks => texts.get("nav.webhooks"),
         }
@@ -78,7 +104,8 @@ pub(super) struct Who<'p> {
     pub user: &'p str,
     /// The account, if links must name it; otherwise empty.
     pub named: &'p str,
-    pub section: Section,
+    /// The shown part, if it is one.
+    pub section: Option<Section>,
 }
 
 /// The frame of one page.
@@ -89,6 +116,8 @@ pub(super) struct Frame<'p> {
     pub who: Option<Who<'p>>,
     /// On the pages of operators, their tools, and the one that is shown.
     pub tools: Option<Option<Tool>>,
+    /// Whether the reader may do the actions of operators.
+    pub may_act: bool,
     /// The proof of forms that concern no account.
     pub proof: &'p str,
     /// The address to which a change of the language leads back.
@@ -138,7 +167,7 @@ impl Frame<'_> {
             @if let Some(shown) = self.tools {
                 nav aria-label=(texts.get("nav.tools")) {
                     ul {
-                        @for tool in Tool::ALL {
+                        @for tool in Tool::ALL.into_iter().filter(|tool| self.may_act || !tool.is_for_admins()) {
                             li {
                                 a href=(tool.path()) aria-current=[(Some(tool) == shown).then_some("page")] {
                                     (tool.name(texts))
@@ -154,8 +183,21 @@ impl Frame<'_> {
                         @for part in Section::ALL {
                             li {
                                 a href=(link(part.path(), &[("user_id", named)]))
-                                    aria-current=[(part == *section).then_some("page")] {
+                                    aria-current=[(Some(part) == *section).then_some("page")] {
                                     (part.name(texts))
+                                }
+                            }
+                        }
+                    }
+                }
+                @if self.may_act {
+                    nav aria-label=(texts.get("nav.actions")) {
+                        ul {
+                            @for action in OF_ACCOUNT {
+                                li {
+                                    a href=(link(&action.path(), &[("user_id", user)])) {
+                                        (texts.word("action_name", action.name))
+                                    }
                                 }
                             }
                         }

@@ -20,7 +20,7 @@ mod visit;
 
 pub use self::{
     layer::within_session,
-    operator::{change_routes, operator_routes},
+    operator::{ACTIONS, Action, admin_routes, operator_routes},
     session::Sessions,
     state::{Console, Port, Settings},
     user::{account_routes, open_routes, top_up_routes},

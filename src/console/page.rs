@@ -45,6 +45,8 @@ pub(super) struct Page {
     named: String,
     /// Whether the proof allows reads alone.
     pub is_read_only: bool,
+    /// Whether the reader is an operator who may do the actions.
+    pub may_act: bool,
     /// Whether the reader may see quotas of API keys: the user, or a caller that is not of the role support.
     pub sees_key_quotas: bool,
     pub visit: Visit,
@@ -123,8 +125,9 @@ impl Page {
         let frame = Frame {
             texts: self.texts,
             title,
-            who: Some(Who { user: &self.user, named: &self.named, section }),
+            who: Some(Who { user: &self.user, named: &self.named, section: Some(section) }),
             tools: self.is_for_operators().then_some(None),
+            may_act: self.may_act,
             proof: &self.console.sessions.form_token(session, ""),
             address: &self.visit.address,
             has_session: session.token.is_some(),
@@ -170,7 +173,8 @@ impl FromRequestParts<Console> for Page {
             is_read_only: console.settings.port == Port::Internal
                 || account.is_some_and(|account| account.is_read_only),
             sees_key_quotas: !account.is_some_and(|account| account.reads_any)
-                && parts.extensions.get::<Caller>().is_none_or(|caller| caller.role != SUPPORT),
+                && parts.extensions.get::<Caller>().is_none_or(|caller| caller.role != SUPPORT || caller.is_admin),
+            may_act: console.settings.port == Port::Internal && may_act(&parts.extensions),
             proof: console.sessions.form_token(&visit.session, account_of(&parts.extensions)),
             visit,
             query,
@@ -178,6 +182,12 @@ impl FromRequestParts<Console> for Page {
             console: console.clone(),
         })
     }
+}
+
+/// Whether the caller of a page of operators may do the actions: it has the role of their rpcs. Where no callers are
+/// configured, everybody may.
+pub(super) fn may_act(extensions: &http::Extensions) -> bool {
+    extensions.get::<Caller>().is_none_or(|caller| caller.is_admin)
 }
 
 /// The configured origin, or the `Host` if the check of other origins has found it in a list. Payers are led there, so

@@ -33,8 +33,13 @@ use crate::biz::{
     database::identity::IdentityStore,
     events::{EventFeed, closing::ClosedMonths},
     jobs::{
-        archive::RecordArchive, audit::AuditStore, low_balance::LowBalanceStore, ops_stats::OpsStatsStore,
-        reset::QuotaRows, rollup::RollupStore, runs::RunStore,
+        archive::RecordArchive,
+        audit::AuditStore,
+        low_balance::LowBalanceStore,
+        ops_stats::OpsStatsStore,
+        reset::QuotaRows,
+        rollup::RollupStore,
+        runs::{RunReader, RunStore},
     },
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
     recharge::{RechargeStore, matching::SettlementStore},
@@ -73,6 +78,7 @@ pub trait Store:
     + BookStore
     + AuditStore
     + RunStore
+    + RunReader
     + Users
     + QuotaRows
     + RecordArchive

@@ -138,6 +138,15 @@ pub(super) static PART: LazyLock<String> = LazyLock::new(|| {
          AND part = ? GROUP BY service_name, model, api_key_id"
     )
 });
+/// The number of rows of a model on a day, and their sums, as [`counted_sums_of`] reads them. Takes the day, the model
+/// and the most rows.
+pub(super) static OF_MODEL: LazyLock<String> = LazyLock::new(|| {
+    let (read, sums) =
+        (list(|(column, _)| column.to_owned()), list(|(column, _)| format!("COALESCE(SUM({column}), 0)")));
+    format!(
+        "SELECT COUNT(*), {sums} FROM (SELECT {read} FROM usage_by WHERE usage_date = ? AND model = ? LIMIT ?) rows_of_model"
+    )
+});
 /// Takes the user, the day and the limit.
 pub(super) const PART_IDS: &str = "SELECT DISTINCT part FROM usage_by WHERE user_id = ? AND usage_date = ? LIMIT ?";
 
@@ -320,6 +329,11 @@ pub(super) fn group_of(row: &impl Columns) -> Result<(UseGroup, UseSums), StoreE
 /// The value of a property, and its sums.
 pub(super) fn grouped_of(row: &impl Columns) -> Result<(String, UseSums), StoreError> {
     Ok((row.text(0)?, sums_of(row, 1)?))
+}
+
+/// The number of rows, and their sums.
+pub(super) fn counted_sums_of(row: &impl Columns) -> Result<(UseSums, u64), StoreError> {
+    Ok((sums_of(row, 1)?, row.number(0)?))
 }
 
 /// A user, day and group, with the sums of the rollup and of the records.

@@ -6,6 +6,7 @@ mod charges;
 mod checks;
 mod connections;
 mod events;
+mod hour;
 mod in_flight;
 mod jobs;
 mod labels;
@@ -26,6 +27,8 @@ mod webhooks;
 
 use std::sync::Arc;
 
+use std::time::Instant;
+
 use prometheus::{Encoder, Gauge, IntGauge, Registry, TextEncoder};
 
 pub use self::{
@@ -34,6 +37,7 @@ pub use self::{
     checks::CheckMetrics,
     connections::ConnectionMetrics,
     events::EventMetrics,
+    hour::{SAMPLE_INTERVAL, Sample, Samples},
     in_flight::InFlight,
     jobs::{JobMetrics, RunEnd},
     labels::{FAILURES, Failure},
@@ -138,6 +142,11 @@ impl Metrics {
     /// Shows the distance of this process's clock from the database's.
     pub fn show_clock_skew(&self, skew: Skew) {
         self.clock_skew_seconds.set(skew.ahead.as_seconds_f64());
+    }
+
+    /// A sample for the last hour.
+    pub fn sample(&self, at: Instant) -> Sample {
+        Sample::of(&self.registry.gather(), at)
     }
 
     /// All metrics in the text format of Prometheus.

@@ -13,7 +13,7 @@ use http::{
 };
 
 use super::{http_error::http_error, inflate};
-use crate::config::Style;
+use crate::{config::Style, service::request::language, texts::Language};
 
 #[derive(Clone, Copy)]
 struct RestBodies {
@@ -35,15 +35,17 @@ async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Ne
     if request.method() != Method::POST {
         return next.run(request).await;
     }
+    let asked = language(request.headers());
     let mut types = request.headers().get_all(CONTENT_TYPE).iter().peekable();
     if types.peek().is_none() || !types.all(is_json) {
-        return unsupported(bodies.style, "send the header Content-Type: application/json");
+        return unsupported((bodies.style, asked), "send the header Content-Type: application/json");
     }
     match Coding::of(request.headers()) {
         Some(Coding::Identity) => next.run(request).await,
         Some(Coding::Gzip) => next.run(inflate::rest(request, bodies.max_bytes)).await,
         None => {
-            let mut response = unsupported(bodies.style, "the Content-Encoding of a body must be gzip, or absent");
+            let mut response =
+                unsupported((bodies.style, asked), "the Content-Encoding of a body must be gzip, or absent");
             response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             response
         }
@@ -53,7 +55,8 @@ async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Ne
 /// Over HTTP/1.1 the status of a call is lost with its trailers, and the caller would take a charge
 /// for a failure. tonic checks neither the protocol nor the type.
 pub fn refuse_grpc(request: &Request) -> Option<Response> {
-    let style = Style::Plain;
+    // Clients of gRPC read English.
+    let style = (Style::Plain, Language::English);
     if request.version() != Version::HTTP_2 {
         // 505 would count the mistake of a client among the errors of the server.
         let status = StatusCode::UPGRADE_REQUIRED;
@@ -75,7 +78,7 @@ pub fn refuse_grpc(request: &Request) -> Option<Response> {
     (!is_grpc).then(|| unsupported(style, "the Content-Type of a call must be application/grpc"))
 }
 
-fn unsupported(style: Style, message: &str) -> Response {
+fn unsupported(style: (Style, Language), message: &str) -> Response {
     http_error(style, StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
 }
 

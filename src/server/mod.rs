@@ -64,6 +64,7 @@ use crate::{
             DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
             billing_service_server::BillingServiceServer,
         },
+        request::language,
         rest::{self, MAX_RECHARGE_BODY, Rest},
         routes::GRPC_CALLBACK_PATH,
     },
@@ -140,13 +141,13 @@ fn pages_of_users(console: &Console, access: &Access, bounds: &Bounds) -> Router
     pages(access.front_end.protect(bound(of_account, bounds.clone())), console, &access.cross_site, bounds)
 }
 
-/// The pages of operators, for callers whose role may read any account.
+/// The pages of operators, for callers whose role may read any account, and the actions, for those that may change it.
 fn pages_of_operators(console: &Console, access: &Access, bounds: &Bounds) -> Router {
     let routes = console::account_routes().merge(console::operator_routes()).with_state(console.clone());
-    let checked = access.only(bound(routes, bounds.clone()), access::table::CONSOLE, Style::Plain);
-    let changes = bound(console::change_routes().with_state(console.clone()), bounds.clone());
-    let checked = checked.merge(access.only(changes, access::table::CONSOLE_CHANGES, Style::Plain));
-    pages(checked, console, &access.cross_site.internal(), bounds)
+    let read = access.only(bound(routes, bounds.clone()), access::table::CONSOLE, Style::Plain);
+    let actions = console::admin_routes().with_state(console.clone());
+    let act = access.only(bound(actions, bounds.clone()), access::table::CONSOLE_ACTIONS, Style::Plain);
+    pages(read.merge(act), console, &access.cross_site.internal(), bounds)
 }
 
 /// Adds the forms and files that need no proof. The session lies around the checks: it gives them the token of a
@@ -303,7 +304,7 @@ fn bound(routes: Router, bounds: Bounds) -> Router {
 pub fn complete(routes: Router, sight: Sight, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
-        .method_not_allowed_fallback(async move || wrong_method(style))
+        .method_not_allowed_fallback(async move |request: Request| wrong_method(style, &request))
         .layer(Identify { sight, style })
 }
 
@@ -311,11 +312,13 @@ fn not_found(style: Style, request: &Request) -> Response {
     if is_grpc(request) && request.version() == Version::HTTP_2 {
         return tonic::Status::unimplemented(format!("no rpc {}", request.uri().path())).into_http();
     }
-    http_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
+    http_error((style, language(request.headers())), StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
 }
 
-fn wrong_method(style: Style) -> Response {
-    http_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
+fn wrong_method(style: Style, request: &Request) -> Response {
+    let message = "the path exists, with another method";
+    let asked = (style, language(request.headers()));
+    http_error(asked, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
 }
 
 /// The gRPC health service, and the handle that sets its status.

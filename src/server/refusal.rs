@@ -43,7 +43,7 @@ impl Refusal {
         if self.is_grpc {
             return self.answer(&Error::Overloaded(message.into()));
         }
-        http_error(self.style, StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message)
+        http_error((self.style, self.id.language()), StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message)
     }
 
     /// Answers a call that is refused for its peer or its caller.

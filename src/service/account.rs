@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use chrono::Utc;
 use uuid::Uuid;
 
 use super::{
@@ -21,12 +22,14 @@ use crate::{
     biz::{
         account::catalog::Catalog,
         audit_trail::{
-            ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS, SET_ALERTS, SET_USER_PLAN,
+            ADJUST_BALANCE, AuditedCall, Consent, INITIALIZE_USER, Intent, SET_ACCOUNT_STATUS, SET_ALERTS,
+            SET_USER_PLAN,
         },
         events::alerts::{Alerts, MAX_THRESHOLDS},
         settlement::{
             accounts::Accounts,
             adjustments::AdjustmentStore,
+            audit_events,
             engine::Engine,
             posting::{
                 Adjusted, Adjustment, AdjustmentContent, AlertsChange, PlanChange, StatusChange, UNAPPLIED_PREFIX,
@@ -104,9 +107,25 @@ impl AccountService {
         })
     }
 
-    pub async fn initialize_user(&self, request: InitializeUserRequest, actor: Actor) -> Result<InitializeUserReply> {
+    /// Whether the user has an account. Reads show an empty one of everybody.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::biz::values::error::Error::Invalid) and the errors of a read.
+    pub async fn exists(&self, user_id: &str) -> Result<bool> {
+        self.accounts.exists(&UserId::parse("user_id", user_id)?).await
+    }
+
+    pub async fn initialize_user(
+        &self,
+        request: InitializeUserRequest,
+        intent: impl Into<Intent>,
+    ) -> Result<InitializeUserReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        let call = AuditedCall::new(INITIALIZE_USER, actor, "");
+        let call = AuditedCall::new(INITIALIZE_USER, intent, "");
+        if call.consent == Consent::Withheld {
+            let new = (!self.accounts.exists(&user).await?).then(|| audit_events::of_opening(&call, &user, Utc::now()));
+            call.consented(new)?;
+        }
         let created = self.accounts.initialize(&user, call).await?;
         Ok(InitializeUserReply { success: true, created })
     }
@@ -114,17 +133,21 @@ impl AccountService {
     pub async fn set_account_status(
         &self,
         request: SetAccountStatusRequest,
-        actor: Actor,
+        intent: impl Into<Intent>,
     ) -> Result<SetAccountStatusReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let status: AccountStatus = request.status.parse()?;
         let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
-        let call = AuditedCall::new(SET_ACCOUNT_STATUS, actor, reason);
+        let call = AuditedCall::new(SET_ACCOUNT_STATUS, intent, reason);
         let changed = self.engine.set_status(StatusChange { user, status, call }).await?;
         Ok(SetAccountStatusReply { success: true, status: status.to_string(), changed })
     }
 
-    pub async fn set_user_plan(&self, request: SetUserPlanRequest, actor: Actor) -> Result<SetUserPlanReply> {
+    pub async fn set_user_plan(
+        &self,
+        request: SetUserPlanRequest,
+        intent: impl Into<Intent>,
+    ) -> Result<SetUserPlanReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let plan = PlanName::parse("plan", &request.plan)?;
         let plan = Some(plan).filter(|plan| plan.as_str() != PlanName::DEFAULT);
@@ -133,15 +156,15 @@ impl AccountService {
             let why = format!("{plan:?} is not configured; these are: default {}", known.join(" "));
             return Err(Invalid::new("plan", why.trim_end()).into());
         }
-        let call = AuditedCall::new(SET_USER_PLAN, actor, free_text("reason", request.reason, 0, MAX_REASON)?);
+        let call = AuditedCall::new(SET_USER_PLAN, intent, free_text("reason", request.reason, 0, MAX_REASON)?);
         let changed = self.engine.set_plan(PlanChange { user, plan, call }).await?;
         Ok(SetUserPlanReply { success: true, plan: plan_name(plan), changed })
     }
 
-    pub async fn set_alerts(&self, request: SetAlertsRequest, actor: Actor) -> Result<SetAlertsReply> {
+    pub async fn set_alerts(&self, request: SetAlertsRequest, intent: impl Into<Intent>) -> Result<SetAlertsReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let own = alerts(&request)?;
-        let call = AuditedCall::new(SET_ALERTS, actor, free_text("reason", request.reason, 0, MAX_REASON)?);
+        let call = AuditedCall::new(SET_ALERTS, intent, free_text("reason", request.reason, 0, MAX_REASON)?);
         let in_force = own.clone().unwrap_or_else(|| self.catalog.alerts().clone());
         let changed = self.engine.set_alerts(AlertsChange { user, alerts: own, call }).await?;
         Ok(SetAlertsReply {
@@ -152,13 +175,19 @@ impl AccountService {
         })
     }
 
-    pub async fn adjust_balance(&self, request: AdjustBalanceRequest, actor: Actor) -> Result<AdjustBalanceReply> {
+    pub async fn adjust_balance(
+        &self,
+        request: AdjustBalanceRequest,
+        intent: impl Into<Intent>,
+    ) -> Result<AdjustBalanceReply> {
         let started = Instant::now();
-        let adjustment = adjustment(request, actor)?;
-        let amount = adjustment.content.amount;
+        let adjustment = adjustment(request, intent)?;
+        let (amount, may_change) = (adjustment.content.amount, adjustment.call.consent != Consent::Withheld);
         let adjusted = self.engine.adjust(adjustment).await;
-        let is_repeat = adjusted.as_ref().map(|(_, is_repeat)| *is_repeat);
-        self.observer.count_adjustment(is_repeat, amount, started.elapsed());
+        if may_change {
+            let is_repeat = adjusted.as_ref().map(|(_, is_repeat)| *is_repeat);
+            self.observer.count_adjustment(is_repeat, amount, started.elapsed());
+        }
         let (adjusted, replayed) = adjusted?;
         Ok(AdjustBalanceReply {
             success: true,
@@ -213,7 +242,7 @@ fn alerts(request: &SetAlertsRequest) -> Result<Option<Arc<Alerts>>> {
     Ok(Some(Arc::new(Alerts::new(balances, percents.collect())?)))
 }
 
-fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment> {
+fn adjustment(request: AdjustBalanceRequest, intent: impl Into<Intent>) -> Result<Adjustment> {
     let user = UserId::parse("user_id", &request.user_id)?;
     let amount = Money::from_wire("amount", request.amount)?;
     if amount.is_zero() {
@@ -226,7 +255,7 @@ fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment>
         let why = format!("must not begin with {UNAPPLIED_PREFIX:?}: ResolvePayment credits a payment");
         return Err(Invalid::new("adjustment_id", why).into());
     }
-    let call = AuditedCall::new(ADJUST_BALANCE, actor, reason.clone());
+    let call = AuditedCall::new(ADJUST_BALANCE, intent, reason.clone());
     let content = AdjustmentContent { amount, reason, operator };
     Ok(Adjustment { user, id, content, allow_negative: request.allow_negative, request: Uuid::now_v7(), call })
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::{
     account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
-    events::EventService, limits::LimitService, metering::StreamService, prices::PriceService,
-    recharge::RechargeService, refund::RefundService, reports::ReportService, reservation::ReservationService,
-    statements::StatementService, tokens::TokenService, webhooks::WebhookService,
+    events::EventService, limits::LimitService, metering::StreamService, operations::OperationsService,
+    prices::PriceService, recharge::RechargeService, refund::RefundService, reports::ReportService,
+    reservation::ReservationService, statements::StatementService, tokens::TokenService, webhooks::WebhookService,
 };
 
-/// Every rpc of the contract, by feature. gRPC and REST both call it.
+/// Every rpc of the contract, by feature. gRPC and REST both call it. The operations are no rpcs: only the console has them.
 pub struct Api {
     pub accounts: AccountService,
     pub audit_trail: AuditTrailService,
@@ -26,4 +26,5 @@ pub struct Api {
     pub recharges: RechargeService,
     pub reports: ReportService,
     pub statements: StatementService,
+    pub operations: OperationsService,
 }

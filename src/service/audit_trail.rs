@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::{
     convert::optional_span,
     proto::{self, ListAuditEventsReply, ListAuditEventsRequest},
@@ -41,6 +43,14 @@ impl AuditTrailService {
         let ids: Vec<(String, AuditEvent)> = events.into_iter().map(|event| (event.id.to_string(), event)).collect();
         let (events, next_page_token) = page.cut(&ids, |(id, event)| (event.at, id));
         Ok(ListAuditEventsReply { events: events.iter().map(|(_, event)| reply(event)).collect(), next_page_token })
+    }
+
+    /// The event with an id, for the result of a call.
+    ///
+    /// # Errors
+    /// The errors of a read.
+    pub async fn audit_event(&self, id: Uuid) -> Result<Option<proto::AuditEvent>> {
+        Ok(self.trail.audit_event(id).await?.as_ref().map(reply))
     }
 }
 

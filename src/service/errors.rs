@@ -7,7 +7,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::request::RequestId;
+use super::{error_texts::message_in, request::RequestId};
 use crate::{
     biz::values::{error::Error, limit::Limit},
     context,
@@ -77,7 +77,7 @@ pub fn kind(error: &Error) -> Kind {
         Error::UnknownService(_) => kinds::UNKNOWN_SERVICE,
         Error::Invalid(_) => kinds::INVALID_ARGUMENT,
         Error::TransactionNotFound(_) => kinds::TRANSACTION_NOT_FOUND,
-        Error::TransactionState(_) => kinds::TRANSACTION_STATE,
+        Error::TransactionState(_) | Error::NotMade(_) => kinds::TRANSACTION_STATE,
         Error::Unauthenticated(_) => kinds::UNAUTHENTICATED,
         Error::PermissionDenied(_) => kinds::PERMISSION_DENIED,
         Error::Overloaded(_) => kinds::OVERLOADED,
@@ -86,7 +86,7 @@ pub fn kind(error: &Error) -> Kind {
     }
 }
 
-/// The text for the caller. Internal errors have no detail; [`log`] has their text.
+/// The text for the caller, in English. Internal errors have no detail; [`log`] has their text.
 pub fn message(error: &Error) -> String {
     match error {
         Error::Internal(_) => "internal error".into(),
@@ -197,7 +197,7 @@ impl ErrorBody {
         Self {
             code: kind.http.as_u16(),
             reason: kind.reason,
-            message: message(error),
+            message: message_in(error, request.language()),
             metadata: metadata(error, request),
         }
     }

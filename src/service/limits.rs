@@ -10,7 +10,7 @@ use super::{
     },
 };
 use crate::biz::{
-    audit_trail::{Actor, AuditedCall, SET_API_KEY_QUOTA, SET_USER_LIMITS},
+    audit_trail::{AuditedCall, Intent, SET_API_KEY_QUOTA, SET_USER_LIMITS},
     limits::{
         caps::{Caps, LimitStore, Requests},
         key_quota::{KeyQuota, KeyQuotaStore, NewKeyQuota, Period, QuotaType},
@@ -46,25 +46,33 @@ impl LimitService {
         Self { limits, key_quotas, accounts, calendar }
     }
 
-    pub async fn set_user_limits(&self, request: SetUserLimitsRequest, actor: Actor) -> Result<SetUserLimitsReply> {
+    pub async fn set_user_limits(
+        &self,
+        request: SetUserLimitsRequest,
+        intent: impl Into<Intent>,
+    ) -> Result<SetUserLimitsReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let caps = Caps {
             daily: request.daily_limit.map(|cap| limit("daily_limit", cap)).transpose()?,
             monthly: request.monthly_limit.map(|cap| limit("monthly_limit", cap)).transpose()?,
         };
-        let call = AuditedCall::new(SET_USER_LIMITS, actor, "");
-        self.limits.set_caps(&user, caps, &call, self.calendar.now()).await?;
+        let call = AuditedCall::new(SET_USER_LIMITS, intent, "");
+        self.limits.set_caps(&user, caps, &call, self.calendar.now()).await??;
         let (account, now) = self.accounts.get(&user).await?;
         Ok(SetUserLimitsReply { success: true, limits: account.requests.map(|requests| limits(requests, now)) })
     }
 
-    pub async fn set_api_key_quota(&self, request: SetApiKeyQuotaRequest, actor: Actor) -> Result<ApiKeyQuotas> {
+    pub async fn set_api_key_quota(
+        &self,
+        request: SetApiKeyQuotaRequest,
+        intent: impl Into<Intent>,
+    ) -> Result<ApiKeyQuotas> {
         let key = ApiKeyId::parse("api_key_id", &request.api_key_id)?;
         let kind: QuotaType = request.quota_type.parse()?;
         let limit = request.limit.map(|limit| quota_limit(kind, limit)).transpose()?;
         let quota = NewKeyQuota { key: key.clone(), kind, period: request.period.parse()?, limit };
-        let call = AuditedCall::new(SET_API_KEY_QUOTA, actor, "");
-        self.key_quotas.set_key_quota(&quota, &call, self.calendar.now()).await?;
+        let call = AuditedCall::new(SET_API_KEY_QUOTA, intent, "");
+        self.key_quotas.set_key_quota(&quota, &call, self.calendar.now()).await??;
         self.show_key_quotas(key).await
     }
 

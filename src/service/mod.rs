@@ -11,6 +11,7 @@ mod charge;
 pub mod check;
 mod codec;
 mod convert;
+pub mod error_texts;
 pub mod errors;
 mod events;
 pub mod exports;
@@ -21,6 +22,7 @@ pub mod json;
 mod limits;
 mod message;
 mod metering;
+mod operations;
 pub mod origin;
 mod price_reads;
 mod prices;
@@ -49,7 +51,11 @@ pub use self::{
     events::EventService,
     limits::LimitService,
     metering::StreamService,
-    prices::PriceService,
+    operations::{
+        ChargeFacts, Finding, Health, Hour, JobState, OperationTime, OperationsService, Planned, RpcCount, Timetable,
+        Vitals,
+    },
+    prices::{DayQuote, PriceService},
     reads::{ReadBounds, Reads},
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,

@@ -29,6 +29,8 @@ pub struct Peer(pub SocketAddr);
 pub struct Caller {
     pub name: Arc<str>,
     pub role: &'static str,
+    /// Whether it has the role admin, beside the one by which it was admitted.
+    pub is_admin: bool,
 }
 
 /// The DNS and URI names of the client certificate of the connection, if TLS has verified one. The
@@ -250,7 +252,7 @@ mod tests {
             (actor.caller.to_string(), actor.role.to_string())
         };
         assert_eq!(name_and_role(&extensions), ("anonymous".into(), "none".into()));
-        extensions.insert(Caller { name: "edge".into(), role: "gateway" });
+        extensions.insert(Caller { name: "edge".into(), role: "gateway", is_admin: false });
         assert_eq!(name_and_role(&extensions), ("edge".into(), "gateway".into()));
     }
 
@@ -304,7 +306,7 @@ mod tests {
         assert_eq!(counted(&headers, &extensions).as_deref(), Some("203.0.113.7"));
         extensions.insert(Forwarding::default());
         extensions.remove::<Account>();
-        extensions.insert(Caller { name: "edge".into(), role: "gateway" });
+        extensions.insert(Caller { name: "edge".into(), role: "gateway", is_admin: false });
         assert_eq!(counted(&headers, &extensions), None);
     }
 

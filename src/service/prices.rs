@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use chrono::{DateTime, Datelike, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, SubsecRound, Utc};
 
 use super::{
     convert::{count, estimate, price_line, service_tier, tokens, usage},
@@ -17,16 +17,18 @@ use super::{
 };
 use crate::biz::{
     account::catalog::Catalog,
-    audit_trail::{Actor, AuditedCall, DELETE_PRICE_VERSION, PUT_PRICE_VERSION},
+    audit_trail::{AuditedCall, DELETE_PRICE_VERSION, Intent, PUT_PRICE_VERSION},
     charge::{
         prices::{
             Alias, Class, Draft, Factor, Given, NewVersion, PriceStore, PriceVersion, Rates, VersionKey, VersionStore,
         },
         quote::{Ask, ESTIMATE, Quoter},
     },
+    reports::usage::{UseCount, UseStore, UseSums},
     settlement::accounts::Accounts,
     values::{
         calendar::Calendar,
+        class::CLASSES,
         error::{Error, Result},
         ids::{ModelName, PlanName, PriceVersionId, ServiceTier, UserId},
         invalid::Invalid,
@@ -43,6 +45,7 @@ pub struct PriceService {
     quoter: Arc<Quoter>,
     accounts: Arc<Accounts>,
     versions: Arc<dyn VersionStore>,
+    uses: Arc<dyn UseStore>,
     reads: PriceReads,
     calendar: Arc<Calendar>,
 }
@@ -54,10 +57,10 @@ impl PriceService {
         accounts: Arc<Accounts>,
         versions: Arc<dyn VersionStore>,
         rows: Arc<dyn PriceStore>,
-        calendar: Arc<Calendar>,
+        (uses, calendar): (Arc<dyn UseStore>, Arc<Calendar>),
     ) -> Self {
         let reads = PriceReads::new(quoter.clone(), rows);
-        Self { catalog, quoter, accounts, versions, reads, calendar }
+        Self { catalog, quoter, accounts, versions, uses, reads, calendar }
     }
 
     pub async fn quote_price(&self, request: QuotePriceRequest) -> Result<QuotePriceReply> {
@@ -96,11 +99,11 @@ impl PriceService {
     pub async fn put_price_version(
         &self,
         request: PutPriceVersionRequest,
-        actor: Actor,
+        intent: impl Into<Intent>,
     ) -> Result<PutPriceVersionReply> {
         let now = self.calendar.now().utc.trunc_subsecs(6);
         let version = new_version(&request, now)?;
-        let call = AuditedCall::new(PUT_PRICE_VERSION, actor, "");
+        let call = AuditedCall::new(PUT_PRICE_VERSION, intent, "");
         let changed = self.versions.put_price_version(&version, &call, now).await??;
         self.reads.soon(now).await;
         let NewVersion { model, effective_from, id, prices, .. } = version;
@@ -117,16 +120,39 @@ impl PriceService {
         Ok(PutPriceVersionReply { success: true, changed, version: Some(stored) })
     }
 
+    /// The cost of the calls of yesterday of the model, at the base prices of a new version and of the one in force.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// The errors of [`Self::put_price_version`] for the version, and those of a read.
+    pub async fn quote_of_yesterday(&self, request: &PutPriceVersionRequest) -> Result<DayQuote> {
+        let now = self.calendar.now();
+        let version = new_version(request, now.utc)?;
+        let day = now.day.pred_opt().unwrap_or(now.day);
+        let (sums, rows) = self.uses.sums_of_model(&version.model, day, MAX_QUOTED_ROWS).await?;
+        let book = self.quoter.prices().book();
+        let in_force = book.last_usable(&version.model, now.utc).map(|version| version.prices.clone());
+        let parts = parts_of(&sums);
+        Ok(DayQuote {
+            day,
+            calls: sums.get(UseCount::Calls),
+            charged: sums.amount,
+            in_force: in_force.and_then(|prices| prices.cost_of_sums(parts)),
+            new: version.prices.cost_of_sums(parts),
+            is_cut: rows >= u64::from(MAX_QUOTED_ROWS),
+        })
+    }
+
     pub async fn delete_price_version(
         &self,
         request: DeletePriceVersionRequest,
-        actor: Actor,
+        intent: impl Into<Intent>,
     ) -> Result<DeletePriceVersionReply> {
         let key = VersionKey {
             model: ModelName::parse("model", &request.model)?,
             id: PriceVersionId::parse("version_id", &request.version_id)?,
         };
-        let call = AuditedCall::new(DELETE_PRICE_VERSION, actor, "");
+        let call = AuditedCall::new(DELETE_PRICE_VERSION, intent, "");
         let now = self.calendar.now().utc;
         let changed = self.versions.delete_price_version(&key, &call, now).await??;
         self.reads.soon(now).await;
@@ -158,6 +184,45 @@ impl PriceService {
         });
         Ok(ListPriceVersionsReply { versions: versions.collect(), next_page_token })
     }
+}
+
+/// The cost of a day of a model at two lists of base prices, without tiers, factors and plans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DayQuote {
+    pub day: NaiveDate,
+    pub calls: i64,
+    /// The amount that the calls were charged, after free quotas.
+    pub charged: Money,
+    /// `None` without a version in force, or beyond the largest amount.
+    pub in_force: Option<Money>,
+    pub new: Option<Money>,
+    /// Whether the day has more rows than were read.
+    pub is_cut: bool,
+}
+
+/// Most rows of the use by model that one quote reads.
+const MAX_QUOTED_ROWS: u32 = 50_000;
+
+/// The tokens of each class in the sums of many calls.
+fn parts_of(sums: &UseSums) -> [u64; CLASSES] {
+    let count = |count| u64::try_from(sums.get(count)).unwrap_or(0);
+    let (cached, write) = (count(UseCount::CachedInputTokens), count(UseCount::CacheWriteTokens));
+    let (write_1h, audio_in) = (count(UseCount::CacheWrite1hTokens), count(UseCount::AudioInputTokens));
+    let (reasoning, audio_out) = (count(UseCount::ReasoningTokens), count(UseCount::AudioOutputTokens));
+    let input = count(UseCount::InputTokens).saturating_sub(cached + write + write_1h + audio_in);
+    let output = count(UseCount::OutputTokens).saturating_sub(reasoning + audio_out);
+    Class::ALL.map(|class| match class {
+        Class::Input => input,
+        Class::CachedInput => cached,
+        Class::CacheWrite => write,
+        Class::CacheWrite1h => write_1h,
+        Class::AudioInput => audio_in,
+        Class::Output => output,
+        Class::Reasoning => reasoning,
+        Class::AudioOutput => audio_out,
+        Class::Request => count(UseCount::Calls),
+        Class::Image => count(UseCount::Images),
+    })
 }
 
 /// The end of a page of versions as a token, which is opaque to callers.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     biz::{
-        audit_trail::{Actor, AuditedCall, REFUND_CHARGE},
+        audit_trail::{AuditedCall, Consent, Intent, REFUND_CHARGE},
         settlement::{
             engine::Engine,
             posting::{RecordIds, Refund},
@@ -35,11 +35,19 @@ impl RefundService {
         Self { engine, observer }
     }
 
-    pub async fn refund_charge(&self, request: RefundChargeRequest, actor: Actor) -> Result<RefundChargeReply> {
+    pub async fn refund_charge(
+        &self,
+        request: RefundChargeRequest,
+        intent: impl Into<Intent>,
+    ) -> Result<RefundChargeReply> {
         let started = Instant::now();
-        let refunded = self.engine.refund(refund(request, actor)?).await;
-        let outcome = refunded.as_ref().map(|(refunded, is_repeat)| (refunded.amount, *is_repeat));
-        self.observer.count_refund(outcome, started.elapsed());
+        let refund = refund(request, intent)?;
+        let may_change = refund.call.consent != Consent::Withheld;
+        let refunded = self.engine.refund(refund).await;
+        if may_change {
+            let outcome = refunded.as_ref().map(|(refunded, is_repeat)| (refunded.amount, *is_repeat));
+            self.observer.count_refund(outcome, started.elapsed());
+        }
         let (refunded, replayed) = refunded?;
         Ok(RefundChargeReply {
             success: true,
@@ -54,12 +62,12 @@ impl RefundService {
     }
 }
 
-fn refund(request: RefundChargeRequest, actor: Actor) -> Result<Refund> {
+fn refund(request: RefundChargeRequest, intent: impl Into<Intent>) -> Result<Refund> {
     let user = UserId::parse("user_id", &request.user_id)?;
     let trace = TraceId::parse("trace_id", &request.trace_id)?;
     let id = RefundId::parse("refund_id", &request.refund_id)?;
     let count = request.count.map(count).transpose()?;
     let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
-    let call = AuditedCall::new(REFUND_CHARGE, actor, reason.clone());
+    let call = AuditedCall::new(REFUND_CHARGE, intent, reason.clone());
     Ok(Refund { user, id, content: RefundContent { trace, count, reason }, record_ids: RecordIds::fresh(), call })
 }

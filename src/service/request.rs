@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header::ACCEPT_LANGUAGE};
 use uuid::Uuid;
 
-use crate::{biz::values::ids::TraceId, context};
+use crate::{biz::values::ids::TraceId, context, texts::Language};
 
 /// The header, or gRPC metadata, of the request id, in requests and in replies.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -26,15 +26,23 @@ pub struct RequestId {
     /// The field and the id by which a retry finds the outcome of the request. All clones share it,
     /// so that an error from outside the handler names it too.
     retry_id: Arc<OnceLock<(&'static str, String)>>,
+    /// The language of messages over REST.
+    language: Language,
 }
 
 impl RequestId {
     /// The id in `headers`, if it has 1 to 128 printable ASCII characters, or else a new one.
     pub fn of(headers: &HeaderMap) -> Self {
-        match headers.get(REQUEST_ID) {
+        let id = match headers.get(REQUEST_ID) {
             Some(id) if is_id(id) => Self::new(id.clone()),
             _ => Self::fresh(),
-        }
+        };
+        Self { language: language(headers), ..id }
+    }
+
+    /// The language that the request prefers; English if it names none.
+    pub fn language(&self) -> Language {
+        self.language
     }
 
     /// The id that the transport has added to the request.
@@ -54,7 +62,7 @@ impl RequestId {
     }
 
     fn new(id: HeaderValue) -> Self {
-        Self { id, retry_id: Arc::default() }
+        Self { id, retry_id: Arc::default(), language: Language::English }
     }
 
     pub fn as_str(&self) -> &str {
@@ -79,13 +87,19 @@ impl RequestId {
 
     /// The same request id, without a retry id. An item of a batch sets its own.
     pub fn of_item(&self) -> Self {
-        Self::new(self.id.clone())
+        Self { language: self.language, ..Self::new(self.id.clone()) }
     }
 
     /// The field and the id, if they are set.
     pub fn retry_id(&self) -> Option<(&'static str, &str)> {
         self.retry_id.get().map(|(field, id)| (*field, id.as_str()))
     }
+}
+
+/// The language that the header `Accept-Language` prefers.
+pub fn language(headers: &HeaderMap) -> Language {
+    let accepted = headers.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+    accepted.map_or(Language::English, Language::preferred)
 }
 
 impl From<RequestId> for HeaderValue {

@@ -29,6 +29,10 @@ const RESOLUTIONS_BEGIN: &str = "/internal/v1/billing/unapplied-payments/";
 const GRPC_REFUND_PATH: &str = "/billing.v1.BillingInternalService/RefundRecharge";
 const GRPC_RESOLVE_PATH: &str = "/billing.v1.BillingInternalService/ResolvePayment";
 
+/// The forms of the console that call them.
+const REFUND_FORM: &str = "/console/actions/refund-top-up";
+const RESOLVE_FORM: &str = "/console/actions/resolve-payment";
+
 /// The path of MeterStream over gRPC.
 pub const GRPC_STREAM_PATH: &str = "/billing.v1.BillingInternalService/MeterStream";
 
@@ -42,12 +46,12 @@ pub fn is_callback<B>(request: &Request<B>) -> bool {
     matches!(request.uri().path(), CALLBACK_PATH | GRPC_CALLBACK_PATH)
 }
 
-/// Whether a request gives a top-up or another payment back, on either protocol.
+/// Whether a request gives a top-up or another payment back, on either protocol or by a form.
 pub fn gives_money_back<B>(request: &Request<B>) -> bool {
     let path = request.uri().path();
     let is_refund = path.strip_prefix(REFUNDS_BEGIN).is_some_and(|rest| rest.ends_with("/refund"));
     let is_resolution = request.method() == Method::POST && path.starts_with(RESOLUTIONS_BEGIN);
-    is_refund || is_resolution || matches!(path, GRPC_REFUND_PATH | GRPC_RESOLVE_PATH)
+    is_refund || is_resolution || matches!(path, GRPC_REFUND_PATH | GRPC_RESOLVE_PATH | REFUND_FORM | RESOLVE_FORM)
 }
 
 /// Whether a request starts a top-up, on either protocol or by a form.

@@ -86,15 +86,38 @@ impl Texts {
 
     /// The text of a key, with the values of its names.
     pub fn with(self, key: &'static str, values: &[(&str, &dyn Display)]) -> String {
-        let text = self.get(key);
-        values
-            .iter()
-            .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), &value.to_string()))
+        let mut rest = self.get(key);
+        let mut text = String::with_capacity(rest.len());
+        // Once, because a value may look like the name of another one.
+        while let Some((before, named)) = rest.split_once('{') {
+            text.push_str(before);
+            let found = named.split_once('}').and_then(|(name, behind)| {
+                let (_, value) = values.iter().find(|(known, _)| *known == name)?;
+                Some((value, behind))
+            });
+            match found {
+                Some((value, behind)) => {
+                    text.push_str(&value.to_string());
+                    rest = behind;
+                }
+                None => {
+                    text.push('{');
+                    rest = named;
+                }
+            }
+        }
+        text.push_str(rest);
+        text
     }
 
     /// The text of a word of the contract, such as a status; the word itself, if the catalogue lacks it.
     pub fn word<'w>(self, group: &'static str, word: &'w str) -> &'w str {
         self.find(&format!("{group}.{word}")).unwrap_or(word)
+    }
+
+    /// As [`Self::word`]; `None` if the catalogue lacks it.
+    pub fn find_word(self, group: &'static str, word: &str) -> Option<&'static str> {
+        self.find(&format!("{group}.{word}"))
     }
 
     fn find(self, key: &str) -> Option<&'static str> {

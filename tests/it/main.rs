@@ -23,6 +23,7 @@ mod crash;
 mod cron;
 mod deploy;
 mod documents;
+mod error_languages;
 mod events;
 mod export;
 mod fuzz_targets;

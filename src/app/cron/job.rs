@@ -6,7 +6,10 @@ use anyhow::Context;
 use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 
-use crate::biz::jobs::{audit, deliver_webhooks, import_prices};
+use crate::{
+    biz::jobs::{audit, deliver_webhooks, import_prices},
+    config::Config,
+};
 
 /// A regular job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,17 @@ impl Job {
             Self::DeliverWebhooks => Some("20 * * * * *"),
             Self::ExpireEvents => Some("0 15 4 * * *"),
             Self::RebuildRollup | Self::ImportPrices => None,
+        }
+    }
+
+    /// Whether the configuration has work for the job.
+    pub(super) fn applies(self, config: &Config) -> bool {
+        match self {
+            Self::ReconcileRecharges => config.payment_service.is_some(),
+            Self::ReconcileCache => config.data.redis.is_some(),
+            Self::ArchiveRecords => config.billing.record_months.is_some(),
+            Self::DeliverWebhooks => config.billing.webhooks.key.is_some(),
+            _ => true,
         }
     }
 

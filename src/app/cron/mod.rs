@@ -44,7 +44,22 @@ use crate::{
     config::Config,
     data::Store,
     metrics::{Metrics, RunEnd},
+    service::{Planned, Timetable},
 };
+
+/// The jobs that apply to the configuration, with the begin of their next period.
+pub fn timetable(config: &Config, calendar: Arc<Calendar>) -> Arc<Timetable> {
+    let (zone, jobs) = (config.billing.timezone, Job::ALL.map(|job| (job, job.applies(config))));
+    Arc::new(move || {
+        let now = calendar.now().utc.with_timezone(&zone);
+        let planned = |(job, applies): (Job, bool)| {
+            let next = || schedule(job).ok()?.find_next_occurrence(&now, false).ok();
+            let next = job.schedule().and_then(|_| next()).map(|next| next.to_utc());
+            applies.then(|| Planned { job: job.name(), about: job.description(), schedule: job.schedule(), next })
+        };
+        jobs.into_iter().filter_map(planned).collect()
+    })
+}
 
 /// The report of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,13 +122,7 @@ impl Runner {
 
     /// The scheduled jobs that apply to the configuration, with their schedules.
     pub fn scheduled(&self) -> impl Iterator<Item = (Job, &'static str)> + '_ {
-        let wanted = Job::ALL.into_iter().filter(|job| match job {
-            Job::ReconcileRecharges => self.config.payment_service.is_some(),
-            Job::ReconcileCache => self.config.data.redis.is_some(),
-            Job::ArchiveRecords => self.config.billing.record_months.is_some(),
-            Job::DeliverWebhooks => self.config.billing.webhooks.key.is_some(),
-            _ => true,
-        });
+        let wanted = Job::ALL.into_iter().filter(|job| job.applies(&self.config));
         wanted.filter_map(|job| Some((job, job.schedule()?)))
     }
 

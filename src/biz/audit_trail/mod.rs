@@ -12,7 +12,12 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::biz::values::{error::StoreError, ids::UserId, paging::Cursor};
+use crate::biz::values::{
+    error::{Error, StoreError},
+    ids::UserId,
+    paging::Cursor,
+    preview::{Fingerprint, Preview},
+};
 
 /// The rpcs whose calls leave events.
 pub const AUDITED_RPCS: [&str; 16] = [
@@ -83,6 +88,33 @@ fn cut(text: &str, max: usize) -> Arc<str> {
     }
 }
 
+/// The consent of a caller to a change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Consent {
+    /// To the change as it is when it is made.
+    #[default]
+    Given,
+    /// To the change of a preview, and to no other.
+    To(Fingerprint),
+    /// To nothing yet. The call tells its change, and does not make it.
+    Withheld,
+}
+
+/// The actor of a call, its consent, and the id of its event.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    pub actor: Actor,
+    /// The caller may choose it, so that a repeat of the call finds the event of the first one.
+    pub event: Uuid,
+    pub consent: Consent,
+}
+
+impl From<Actor> for Intent {
+    fn from(actor: Actor) -> Self {
+        Self { actor, event: Uuid::now_v7(), consent: Consent::Given }
+    }
+}
+
 /// A call that leaves an event if it changes anything.
 #[derive(Debug, Clone)]
 pub struct AuditedCall {
@@ -93,11 +125,33 @@ pub struct AuditedCall {
     pub actor: Actor,
     /// Empty if the rpc takes none.
     pub reason: String,
+    pub consent: Consent,
 }
 
 impl AuditedCall {
-    pub fn new(rpc: &'static str, actor: Actor, reason: impl Into<String>) -> Self {
-        Self { id: Uuid::now_v7(), rpc, actor, reason: reason.into() }
+    pub fn new(rpc: &'static str, intent: impl Into<Intent>, reason: impl Into<String>) -> Self {
+        let Intent { actor, event, consent } = intent.into();
+        Self { id: event, rpc, actor, reason: reason.into(), consent }
+    }
+
+    /// The event of a change that may be made; `None` for a repeat, or for a call that changes nothing. The code that
+    /// decides on a change asks this once, with the rows under lock.
+    ///
+    /// # Errors
+    /// [`Error::NotMade`] if the call has no consent to the change.
+    pub fn consented(&self, event: Option<AuditEvent>) -> Result<Option<AuditEvent>, Error> {
+        match (&self.consent, event) {
+            (Consent::Withheld, event) => Err(Error::NotMade(event.map(|event| Box::new(event.into_preview())))),
+            (Consent::To(seen), Some(event)) => {
+                let change = event.clone().into_preview();
+                if *seen == change.fingerprint() {
+                    Ok(Some(event))
+                } else {
+                    Err(Error::NotMade(Some(Box::new(change))))
+                }
+            }
+            (Consent::Given | Consent::To(_), event) => Ok(event),
+        }
     }
 
     /// The event of this call. A state is `None` if there was or is none.
@@ -136,6 +190,13 @@ pub struct AuditEvent {
     pub reason: String,
 }
 
+impl AuditEvent {
+    fn into_preview(self) -> Preview {
+        let Self { rpc, user, before, after, reason, .. } = self;
+        Preview { rpc, user, before, after, reason }
+    }
+}
+
 /// The events to list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AuditFilter {
@@ -160,6 +221,12 @@ pub trait AuditTrail: Send + Sync + 'static {
         after: Option<&Cursor>,
         limit: u32,
     ) -> Result<Vec<AuditEvent>, StoreError>;
+
+    /// The event with an id.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn audit_event(&self, id: Uuid) -> Result<Option<AuditEvent>, StoreError>;
 }
 
 #[cfg(test)]
@@ -173,5 +240,27 @@ mod tests {
         assert_eq!(lengths, [Actor::MAX_CALLER, Actor::MAX_ROLE, Actor::MAX_REQUEST_ID]);
         assert_eq!(&*Actor::new("edge", "gateway", "r").caller, "edge");
         assert!(AUDITED_RPCS.iter().all(|rpc| rpc.len() <= 32));
+    }
+    #[test]
+    fn a_change_is_made_only_with_the_consent_to_it() {
+        let call = |consent| AuditedCall {
+            consent,
+            ..AuditedCall::new(SET_USER_PLAN, Actor::new("ops", "admin", "r"), "why")
+        };
+        let made = |call: &AuditedCall, after: &str| {
+            call.consented(Some(call.event(DateTime::UNIX_EPOCH, None, None, Some(after.into()))))
+                .map(|event| event.is_some())
+        };
+        let change = |answer: Result<bool, Error>| match answer {
+            Err(Error::NotMade(change)) => change.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(made(&call(Consent::Given), "a"), Ok(true));
+        let seen = change(made(&call(Consent::Withheld), "a"));
+        let consents = call(Consent::To(seen.fingerprint()));
+        assert_eq!(made(&consents, "a"), Ok(true));
+        assert_eq!(change(made(&consents, "b")).after.as_deref(), Some("\"b\""));
+        assert_eq!(call(Consent::Withheld).consented(None), Err(Error::NotMade(None)));
+        assert_eq!(consents.consented(None), Ok(None), "a repeat needs none");
     }
 }

@@ -4,6 +4,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::biz::values::error::StoreError;
 
@@ -50,6 +51,35 @@ pub enum Begun {
     Elsewhere,
     /// The period is done.
     Done,
+}
+
+/// A stored run, as people look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRun {
+    pub job: String,
+    /// As [`Run::key`].
+    pub period: String,
+    /// The checkpoint of a run that was interrupted, or that goes on.
+    pub position: Option<String>,
+    pub started_at: DateTime<Utc>,
+    /// `None` while it goes on, or if it was interrupted.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// Reads the stored runs.
+#[async_trait]
+pub trait RunReader: Send + Sync + 'static {
+    /// At most `limit` runs of a job, that of the latest period first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn last_runs(&self, job: &str, limit: u32) -> Result<Vec<StoredRun>, StoreError>;
+
+    /// The jobs whose lease a process has now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn leased_jobs(&self) -> Result<Vec<String>, StoreError>;
 }
 
 /// Stores runs and leases.

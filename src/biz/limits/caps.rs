@@ -10,7 +10,7 @@ use crate::biz::{
     audit_trail::{AuditEvent, AuditedCall},
     values::{
         calendar::{BillingTime, Month},
-        error::{Error, StoreError},
+        error::{self, Error, StoreError},
         ids::UserId,
         limit::Limit,
     },
@@ -111,25 +111,40 @@ impl Requests {
 }
 
 /// The event of a call that sets caps; `None` if they are the same as before.
-pub fn audited(call: &AuditedCall, user: &UserId, before: Caps, after: Caps, at: BillingTime) -> Option<AuditEvent> {
+///
+/// # Errors
+/// [`Error::NotMade`](crate::biz::values::error::Error::NotMade) without the consent of the caller.
+pub fn audited(
+    call: &AuditedCall,
+    user: &UserId,
+    before: Caps,
+    after: Caps,
+    at: BillingTime,
+) -> error::Result<Option<AuditEvent>> {
     let state = |caps: Caps| {
         let is_set = caps != Caps::default();
         is_set.then(|| json!({"daily_limit": caps.daily, "monthly_limit": caps.monthly}))
     };
-    (before != after).then(|| call.event(at.utc, Some(user), state(before), state(after)))
+    call.consented((before != after).then(|| call.event(at.utc, Some(user), state(before), state(after))))
 }
 
 /// Stores caps.
 #[async_trait]
 pub trait LimitStore: Send + Sync + 'static {
-    /// Sets the caps of a user from the next call on. Counted calls stay counted until both caps
+    /// Sets the caps of a user from the next call on, or refuses as [`audited`]. Counted calls stay counted until both caps
     /// are removed. The alerts of a changed cap begin anew. Writes the event of `call` with the change. The
     /// same caps as before change nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
     /// [`StoreError::Conflict`]: nothing was set. [`StoreError::Failed`].
-    async fn set_caps(&self, user: &UserId, caps: Caps, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError>;
+    async fn set_caps(
+        &self,
+        user: &UserId,
+        caps: Caps,
+        call: &AuditedCall,
+        at: BillingTime,
+    ) -> Result<error::Result<()>, StoreError>;
 }
 
 #[cfg(test)]

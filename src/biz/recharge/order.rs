@@ -11,7 +11,7 @@ use crate::biz::{
     values::{
         account_status::AccountStatus,
         error::StoreError,
-        ids::{IdempotencyKey, OrderId, RefundId, UserId},
+        ids::{IdempotencyKey, OrderId, PaymentId, RefundId, UserId},
         money::Money,
         paging::PageStart,
     },
@@ -80,6 +80,12 @@ pub trait OrderStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn order(&self, id: &OrderId) -> Result<Option<Order>, StoreError>;
+
+    /// The order that has a payment.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn order_of_payment(&self, payment: &PaymentId) -> Result<Option<Order>, StoreError>;
 
     /// At most `limit` orders, newest first.
     ///

@@ -8,7 +8,7 @@ use super::{
     unapplied::{Resolution, Resolved},
 };
 use crate::biz::{
-    audit_trail::AuditedCall,
+    audit_trail::{AuditedCall, Consent},
     settlement::{
         posting::PaymentCredit,
         unapplied::{UnappliedChange, UnappliedPayment, UnappliedStatus},
@@ -62,7 +62,9 @@ impl Recharges {
         match action {
             PaymentAction::Credit(user) => {
                 self.check_currency(&found.currency)?;
-                self.note_late_refunds(&found, trace).await?;
+                if call.consent != Consent::Withheld {
+                    self.note_late_refunds(&found, trace).await?;
+                }
                 let credit = PaymentCredit::new(user, payment.clone(), call);
                 let (payment, changed) = self.engine.credit_payment(credit).await?;
                 Ok(ResolvedPayment { payment, replayed: !changed })

@@ -67,6 +67,23 @@ impl Accounts {
         Ok((account, now))
     }
 
+    /// Whether the user has an account.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn exists(&self, user: &UserId) -> Result<bool> {
+        Ok(self.find(user).await?.is_some())
+    }
+
+    /// The account as it is stored, and the time of the read; `None` if the user has none.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn find(&self, user: &UserId) -> Result<Option<(Account, BillingTime)>> {
+        let now = self.calendar.now();
+        Ok(self.store.account(user, now.month).await?.map(|account| (account, now)))
+    }
+
     /// Opens the account ahead of the first call, by a call of its own. Returns whether it is new.
     ///
     /// # Errors

@@ -33,11 +33,16 @@ pub fn of_openings(batch: &Batch, created: &BTreeSet<UserId>) -> BTreeMap<UserId
     for posting in &batch.postings {
         let Posting::Open(Opening { user, call: Some(call) }) = posting else { continue };
         if created.contains(user) && !events.contains_key(user) {
-            let after = json!({"balance": Money::ZERO.to_string(), "status": AccountStatus::default().name()});
-            events.insert(user.clone(), call.event(batch.at.utc, Some(user), None, Some(after)));
+            events.insert(user.clone(), of_opening(call, user, batch.at.utc));
         }
     }
     events
+}
+
+/// The event of an opening by name.
+pub fn of_opening(call: &AuditedCall, user: &UserId, at: DateTime<Utc>) -> AuditEvent {
+    let after = json!({"balance": Money::ZERO.to_string(), "status": AccountStatus::default().name()});
+    call.event(at, Some(user), None, Some(after))
 }
 
 /// The event of an adjustment of the balance `before`.
@@ -112,20 +117,26 @@ pub fn of_order_refund(
     request.call.event(refund.created_at, Some(&request.user), Some(state(before)), Some(after))
 }
 
-/// The event of the resolution of an unapplied payment.
+/// The event of the resolution of an unapplied payment. A credit has the balances of its user.
 pub fn of_resolution(
     call: &AuditedCall,
     before: &UnappliedPayment,
     after: &UnappliedPayment,
     at: DateTime<Utc>,
+    balances: Option<(Money, Money)>,
 ) -> AuditEvent {
-    let state = |payment: &UnappliedPayment| {
-        json!({
+    let state = |payment: &UnappliedPayment, balance: Option<Money>| {
+        let mut state = json!({
             "payment_order_id": payment.payment.as_str(),
             "status": payment.status.name(),
             "amount": payment.amount.to_string(),
             "currency": payment.currency,
-        })
+        });
+        if let Some(balance) = balance {
+            state["balance"] = balance.to_string().into();
+        }
+        state
     };
-    call.event(at, after.user.as_ref(), Some(state(before)), Some(state(after)))
+    let (was, is) = balances.unzip();
+    call.event(at, after.user.as_ref(), Some(state(before, was)), Some(state(after, is)))
 }

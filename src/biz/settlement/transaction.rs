@@ -10,7 +10,7 @@ use crate::biz::{
     account::catalog::QuotaUnit,
     charge::{Split, prices::PriceVersion, quote::MAX_TOKENS},
     limits::key_quota::Take,
-    settlement::refund::{RefundedPart, share},
+    settlement::refund::{Refunded, RefundedPart, share},
     values::{
         calendar::{Month, Periods},
         error::StoreError,
@@ -254,6 +254,12 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Result<Option<Transaction>, StoreError>;
+
+    /// At most `limit` refunds of a charge. Looks through the refunds of its user.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn refunds_of(&self, user: &UserId, trace: &TraceId, limit: u32) -> Result<Vec<Refunded>, StoreError>;
 
     /// At most `limit` reservations that expire at or before `until` and are not forgotten. They
     /// begin after `after`, oldest first.

@@ -11,6 +11,7 @@ use super::{
     invalid::Invalid,
     limit::Limit,
     money::Money,
+    preview::Preview,
 };
 
 /// An error for the caller. Nothing was changed, unless the variant says that the outcome is
@@ -46,6 +47,10 @@ pub enum Error {
     Unauthenticated(String),
     #[error("{0}")]
     PermissionDenied(String),
+    /// The call has no consent to the change, so nothing was changed: it asked for a preview, or consents to another
+    /// change. It has the change; `None` if nothing would change.
+    #[error("nothing was changed: the change differs from its preview")]
+    NotMade(Option<Box<Preview>>),
     /// The account takes no new calls and top-ups, for its status.
     #[error("account {}", .0.name().to_lowercase())]
     AccountNotActive(AccountStatus),

@@ -13,6 +13,7 @@ pub mod invalid;
 pub mod limit;
 pub mod money;
 pub mod paging;
+pub mod preview;
 pub mod spans;
 pub mod text;
 pub mod usage;

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::desk::Desk;
+use super::{desk::Desk, event};
 use crate::{
     console::{controls, format, layout::Tool, link::link},
     service::proto::{AuditEvent, ListAuditEventsRequest},
@@ -80,7 +80,11 @@ fn table(desk: &Desk, events: &[AuditEvent]) -> Markup {
         tbody {
             @for event in events {
                 tr {
-                    td.time { (format::time(&desk.console.calendar, event.created_at.as_ref())) }
+                    td.time {
+                        a href=(event::address(&event.id)) {
+                            (format::time(&desk.console.calendar, event.created_at.as_ref()))
+                        }
+                    }
                     td { (event.caller) " (" (event.role) ")" }
                     td { (event.rpc) }
                     td {

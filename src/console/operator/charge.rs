@@ -1,19 +1,42 @@
-//! A charge, explained: its request, its split, and the lines of its price.
+//! A charge, explained: its request, its split, the lines of its price, its records and refunds, and the state of its
+//! account in the database and in the caches.
 
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::actions;
 use crate::{
-    console::{controls, format, layout::Section, page::Page},
-    service::proto::{GetTransactionReply, GetTransactionRequest},
+    biz::check::cache::{Inspected, entry::AccountEntry},
+    console::{
+        controls::{self, badge},
+        format,
+        layout::Section,
+        link::link,
+        page::Page,
+    },
+    service::{
+        ChargeFacts,
+        proto::{GetTransactionReply, GetTransactionRequest, Usage},
+    },
 };
+
+/// The status of a charge that can be refunded.
+const COMMITTED: &str = "COMMITTED";
 
 pub(super) async fn show(page: Page) -> Result<Response, Response> {
     let request = GetTransactionRequest { user_id: page.user.clone(), trace_id: page.parameter("trace_id").to_owned() };
     let charge = page.ok(page.console.api.reservations.get_transaction(request).await)?;
+    let behind = page.ok(page.console.api.operations.charge_facts(&charge).await)?;
     let texts = page.texts;
     let content = html! {
-        h1 { (texts.get("charge.title")) }
+        div.line {
+            h1 { (texts.get("charge.title")) }
+            @if page.may_act && charge.status == COMMITTED {
+                a.button href=(link(&actions::REFUND.path(), &[("user_id", &charge.user_id), ("trace_id", &charge.trace_id)])) {
+                    (texts.get("charge.refund"))
+                }
+            }
+        }
         section.card {
             h2 { (texts.get("charge.request")) }
             (facts(&[
@@ -34,6 +57,25 @@ pub(super) async fn show(page: Page) -> Result<Response, Response> {
         }
         @if !charge.price_lines.is_empty() {
             section.card { h2 { (texts.get("charge.lines")) } (lines(&page, &charge)) }
+        }
+        @if let Some(usage) = &charge.usage {
+            section.card {
+                h2 {
+                    @if charge.status == COMMITTED { (texts.get("charge.usage")) }
+                    @else { (texts.get("charge.reported")) }
+                }
+                (facts(&tokens(&page, usage)))
+            }
+        }
+        @if !behind.records.is_empty() {
+            section.card { h2 { (texts.get("nav.records")) } (records(&page, &behind)) }
+        }
+        @if !behind.refunds.is_empty() {
+            section.card { h2 { (texts.get("charge.refunds")) } (refunds(&page, &behind)) }
+        }
+        section.card {
+            h2 { (texts.get("charge.account_now")) }
+            (places(&page, &charge, &behind.account))
         }
     };
     Ok(page.respond(Section::Records, texts.get("charge.title"), content))
@@ -98,4 +140,125 @@ fn lines(page: &Page, charge: &GetTransactionReply) -> Markup {
         }
     };
     controls::table(texts.get("charge.lines"), &content)
+}
+
+/// The tokens of each class.
+fn tokens<'p>(page: &'p Page, usage: &Usage) -> Vec<(&'p str, String)> {
+    let texts = page.texts;
+    let of = |count: i64| if count == 0 { String::new() } else { format::count(count) };
+    vec![
+        (texts.word("price_class", "input"), of(usage.input_tokens.into())),
+        (texts.word("price_class", "cached_input"), of(usage.cached_input_tokens.into())),
+        (texts.word("price_class", "cache_write"), of(usage.cache_write_tokens.into())),
+        (texts.word("price_class", "cache_write_1h"), of(usage.cache_write_1h_tokens.into())),
+        (texts.word("price_class", "audio_input"), of(usage.audio_input_tokens.into())),
+        (texts.word("price_class", "output"), of(usage.output_tokens.into())),
+        (texts.word("price_class", "reasoning"), of(usage.reasoning_tokens.into())),
+        (texts.word("price_class", "audio_output"), of(usage.audio_output_tokens.into())),
+        (texts.word("price_class", "image"), of(usage.images.into())),
+    ]
+}
+
+fn records(page: &Page, behind: &ChargeFacts) -> Markup {
+    let texts = page.texts;
+    let words = [texts.get("column.time"), texts.get("charge.record"), texts.get("column.type")];
+    let content = html! {
+        (controls::head(&words, &[texts.get("column.units"), texts.get("column.amount")], &[]))
+        tbody {
+            @for record in &behind.records {
+                tr {
+                    td.time { (format::time(&page.console.calendar, Some(&record.created_at.into()))) }
+                    td { code { (record.id) } }
+                    td { (texts.word("record_type", &(record.kind as i32).to_string())) }
+                    td.number { (format::count(record.count.into())) }
+                    td.number { (format::money(record.amount)) }
+                }
+            }
+        }
+    };
+    controls::table(texts.get("nav.records"), &content)
+}
+
+fn refunds(page: &Page, behind: &ChargeFacts) -> Markup {
+    let texts = page.texts;
+    let words = [texts.get("column.time"), texts.get("charge.refund_id"), texts.get("audit.reason")];
+    let numbers = [texts.get("column.free"), texts.get("column.paid"), texts.get("column.amount")];
+    let content = html! {
+        (controls::head(&words, &numbers, &[]))
+        tbody {
+            @for refund in &behind.refunds {
+                tr {
+                    td.time { (format::time(&page.console.calendar, Some(&refund.created_at.into()))) }
+                    td { code { (refund.id) } }
+                    td { (refund.content.reason) }
+                    td.number { (format::count(refund.free.into())) }
+                    td.number { (format::count(refund.paid.into())) }
+                    td.number { (format::money(refund.amount)) }
+                }
+            }
+        }
+    };
+    controls::table(texts.get("charge.refunds"), &content)
+}
+
+/// The account in the database, in the memory of this server and in Redis.
+fn places(page: &Page, charge: &GetTransactionReply, account: &Inspected) -> Markup {
+    let texts = page.texts;
+    let database = account.database.as_ref();
+    let near = account.near.as_ref().and_then(|(entry, _)| entry.account());
+    let age = account.near.as_ref().map(|(_, age)| texts.with("charge.age", &[("seconds", &age.as_secs())]));
+    let shared = account.shared.as_ref().map(|shared| shared.as_ref().ok());
+    let in_redis = shared.flatten().and_then(|entry| entry.as_ref()).and_then(|entry| entry.account());
+    let row = |place: &str, entry: Option<&AccountEntry>, note: Markup| {
+        html! {
+            tr {
+                th scope="row" { (place) }
+                @match entry {
+                    Some(entry) => {
+                        td.number { (format::count(entry.balance.version)) }
+                        td.number { (format::money(entry.balance.amount)) }
+                        td.number { (format::money(entry.balance.held)) }
+                        td.number { (used(charge, entry)) }
+                    }
+                    None => { td.number {} td.number {} td.number {} td.number {} }
+                }
+                td { (note) }
+            }
+        }
+    };
+    let agrees = |entry: Option<&AccountEntry>| match (entry, database) {
+        (None, _) => html! { span.quiet { (texts.get("charge.no_entry")) } },
+        (Some(entry), Some(stored)) if entry.balance.version == stored.balance.version => {
+            badge("good", texts.get("charge.agrees"))
+        }
+        _ => badge("warn", texts.get("charge.differs")),
+    };
+    let numbers = [
+        texts.get("charge.row_version"),
+        texts.get("overview.balance"),
+        texts.get("charge.held"),
+        texts.get("charge.used_free"),
+    ];
+    let content = html! {
+        (controls::head(&[texts.get("charge.place")], &numbers, &[texts.get("column.status")]))
+        tbody {
+            (row(texts.get("health.database"), database, html! {}))
+            (row(texts.get("charge.memory"), near, html! { (agrees(near)) " " (age.unwrap_or_default()) }))
+            @match shared {
+                None => (row("Redis", None, html! { span.quiet { (texts.get("health.no_redis")) } })),
+                Some(None) => (row("Redis", None, badge("bad", texts.get("health.down")))),
+                Some(Some(_)) => (row("Redis", in_redis, html! {
+                    (agrees(in_redis)) @if account.is_late { " " (badge("warn", texts.get("charge.is_late"))) }
+                })),
+            }
+        }
+    };
+    controls::table(texts.get("charge.account_now"), &content)
+}
+
+/// The used free units of the service of the charge, this month.
+fn used(charge: &GetTransactionReply, entry: &AccountEntry) -> String {
+    let of_service = entry.quotas.iter().filter(|((_, service), _)| service.as_str() == charge.service_name);
+    let latest = of_service.max_by_key(|((month, _), _)| *month);
+    latest.map(|(_, quota)| format::count(i64::try_from(quota.used).unwrap_or(i64::MAX))).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! A page of an operator that concerns no single account.
+//! A page of an operator: one that concerns no account, or an action.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,26 @@ use maud::Markup;
 use crate::{
     biz::{
         audit_trail::Actor,
-        values::{error::Result, invalid::Invalid},
+        values::{
+            error::{Error, Result},
+            ids::UserId,
+            invalid::Invalid,
+        },
     },
     console::{
         failure::{self, Asked},
         form::account_of,
-        layout::{Frame, Tool},
+        layout::{Frame, Tool, Who},
+        page::may_act,
         state::Console,
         visit::Visit,
     },
     service::{
-        origin::{self, Caller, Origin},
+        origin::{self, Origin},
         request::RequestId,
     },
     texts::Texts,
 };
-
-/// The role whose callers change nothing.
-const SUPPORT: &str = "support";
 
 /// The request of such a page.
 pub(super) struct Desk {
@@ -41,8 +43,9 @@ pub(super) struct Desk {
     /// The proof of forms.
     pub proof: String,
     pub actor: Actor,
+    /// The origin of the request, for payment-service.
     pub origin: Origin,
-    /// Whether the page has forms of changes. The access table decides about the changes themselves.
+    /// Whether the reader may do the actions.
     pub may_act: bool,
 }
 
@@ -55,7 +58,16 @@ impl Desk {
     /// The value, or the page of the error.
     #[expect(clippy::result_large_err, reason = "the response of a handler")]
     pub fn ok<T>(&self, result: Result<T>) -> std::result::Result<T, Response> {
-        result.map_err(|error| failure::page(&self.console, &self.asked, &error))
+        result.map_err(|error| self.fail(&error))
+    }
+
+    pub fn fail(&self, error: &Error) -> Response {
+        failure::page(&self.console, &self.asked, error)
+    }
+
+    /// The page of an address without a page.
+    pub fn not_found(&self) -> Response {
+        failure::not_found(&self.console, &self.asked)
     }
 
     pub fn request(&self) -> &RequestId {
@@ -63,18 +75,32 @@ impl Desk {
     }
 
     pub fn respond(&self, tool: Tool, title: &str, content: Markup) -> Response {
-        self.respond_with(StatusCode::OK, tool, title, content)
+        self.respond_about(Some(tool), "", title, content)
     }
 
-    pub fn respond_with(&self, status: StatusCode, tool: Tool, title: &str, content: Markup) -> Response {
+    /// As [`Self::respond`], beside the pages of an account. A text that is no user id stands for none.
+    pub fn respond_about(&self, tool: Option<Tool>, user: &str, title: &str, content: Markup) -> Response {
+        self.respond_with(StatusCode::OK, tool, user, title, content)
+    }
+
+    pub fn respond_with(
+        &self,
+        status: StatusCode,
+        tool: Option<Tool>,
+        user: &str,
+        title: &str,
+        content: Markup,
+    ) -> Response {
         let session = &self.visit.session;
+        let is_user = UserId::parse("user_id", user).is_ok();
         let frame = Frame {
             texts: self.texts,
             title,
-            who: None,
-            tools: Some(Some(tool)),
+            who: is_user.then_some(Who { user, named: user, section: None }),
+            tools: Some(tool),
+            may_act: self.may_act,
             proof: &self.console.sessions.form_token(session, ""),
-            address: &self.visit.address,
+            address: self.asked.back(),
             has_session: session.token.is_some(),
             follows: None,
         };
@@ -100,7 +126,7 @@ impl FromRequestParts<Console> for Desk {
                 asked,
                 actor: origin::actor(&parts.extensions),
                 origin: Origin::of(&parts.headers, &parts.extensions),
-                may_act: parts.extensions.get::<Caller>().is_none_or(|caller| caller.role != SUPPORT),
+                may_act: may_act(&parts.extensions),
             }),
             Err(rejection) => Err(failure::page(console, &asked, &Invalid::new("query", rejection.body_text()).into())),
         }

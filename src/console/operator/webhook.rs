@@ -83,7 +83,7 @@ pub(super) async fn page(
         }
     };
     let status = wrong.map_or(StatusCode::OK, |error| errors::kind(error).http);
-    Ok(desk.respond_with(status, Tool::Webhooks, &webhook.webhook_id, content))
+    Ok(desk.respond_with(status, Some(Tool::Webhooks), "", &webhook.webhook_id, content))
 }
 
 /// The state in a colour.

@@ -49,7 +49,7 @@ async fn show(desk: &Desk, values: &Values, wrong: Option<&Error>) -> Result<Res
         }
     };
     let status = wrong.map_or(StatusCode::OK, |error| errors::kind(error).http);
-    Ok(desk.respond_with(status, Tool::Webhooks, texts.get("webhooks.title"), content))
+    Ok(desk.respond_with(status, Some(Tool::Webhooks), "", texts.get("webhooks.title"), content))
 }
 
 fn table(desk: &Desk, webhooks: &[&Webhook]) -> Markup {

@@ -12,4 +12,5 @@ mod top_ups;
 mod usage;
 mod usage_data;
 
+pub(super) use self::quotas::key_quotas;
 pub use self::routes::{account_routes, open_routes, top_up_routes};

@@ -1,6 +1,7 @@
 //! The first page: balance, free quotas, limits, and the use of the last 30 days.
 
 use axum::response::Response;
+use futures_util::try_join;
 use maud::{Markup, html};
 
 use super::{
@@ -24,11 +25,14 @@ const ACTIVE: &str = "ACTIVE";
 
 pub(super) async fn show(page: Page) -> Result<Response, Response> {
     let api = &page.console.api;
-    let account = page.ok(api.accounts.get_account(GetAccountRequest { user_id: page.user.clone() }).await)?;
     let month = GetStatsMonthRequest { user_id: page.user.clone(), ..Default::default() };
-    let month = page.ok(api.reports.get_stats_month(month).await)?;
-    let usage = page.ok(load(&page, By::Service, None).await)?;
-    let keys = page.ok(quotas::of_keys(&page).await)?;
+    let read = try_join!(
+        api.accounts.get_account(GetAccountRequest { user_id: page.user.clone() }),
+        api.reports.get_stats_month(month),
+        load(&page, By::Service, None),
+        quotas::of_keys(&page),
+    );
+    let (account, month, usage, keys) = page.ok(read)?;
     let texts = page.texts;
     let has_caps = account.limits.is_some_and(|caps| caps.daily_limit.is_some() || caps.monthly_limit.is_some());
     let content = html! {

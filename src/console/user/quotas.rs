@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::try_join_all;
 use maud::{Markup, html};
 
 use super::usage_data::{By, groups};
@@ -116,17 +117,13 @@ pub(super) async fn of_keys(page: &Page) -> Result<Vec<(String, Vec<ApiKeyQuota>
     let (groups, _) = groups(page, By::ApiKey).await?;
     let keys: BTreeSet<String> =
         groups.into_iter().map(|group| group.api_key_id).filter(|key| !key.is_empty()).take(MAX_KEYS).collect();
-    let mut quotas = Vec::new();
-    for key in keys {
-        let reply = page.console.api.limits.get_api_key_quota(GetApiKeyQuotaRequest { api_key_id: key }).await?;
-        if !reply.quotas.is_empty() {
-            quotas.push((reply.api_key_id, reply.quotas));
-        }
-    }
-    Ok(quotas)
+    let limits = &page.console.api.limits;
+    let replies = keys.into_iter().map(|key| limits.get_api_key_quota(GetApiKeyQuotaRequest { api_key_id: key }));
+    let replies = try_join_all(replies).await?.into_iter().filter(|reply| !reply.quotas.is_empty());
+    Ok(replies.map(|reply| (reply.api_key_id, reply.quotas)).collect())
 }
 
-pub(super) fn key_quotas(texts: Texts, key: &str, quotas: &[ApiKeyQuota]) -> Markup {
+pub(in crate::console) fn key_quotas(texts: Texts, key: &str, quotas: &[ApiKeyQuota]) -> Markup {
     html! {
         h3 { code { (key) } }
         @for quota in quotas { (key_bar(texts, quota).show(texts)) }

@@ -4,6 +4,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
+use futures_util::try_join;
 use maud::{Markup, html};
 
 use super::usage_data::{By, groups};
@@ -31,8 +32,7 @@ const FILTERS: [&str; 6] = ["service", "type", "from", "to", "model", "api_key"]
 pub(super) async fn show(page: Page) -> Result<Response, Response> {
     let request =
         ListRecordsRequest { page_size: PAGE_SIZE, page_token: page.parameter("after").to_owned(), ..request(&page) };
-    let reply = page.ok(page.console.api.reports.list_records(request).await)?;
-    let choices = page.ok(Choices::of(&page).await)?;
+    let (reply, choices) = page.ok(try_join!(page.console.api.reports.list_records(request), Choices::of(&page)))?;
     let texts = page.texts;
     let is_last = reply.next_page_token.is_empty();
     let nothing = if is_last { texts.get("records.none") } else { texts.get("records.none_here") };
@@ -91,12 +91,10 @@ struct Choices {
 impl Choices {
     async fn of(page: &Page) -> Answer<Self> {
         let account = GetAccountRequest { user_id: page.user.clone() };
-        let quotas = page.console.api.accounts.get_account(account).await?.quotas;
-        Ok(Self {
-            services: quotas.into_iter().map(|quota| quota.service_name).collect(),
-            models: used(page, By::Model).await?,
-            keys: used(page, By::ApiKey).await?,
-        })
+        let (account, models, keys) =
+            try_join!(page.console.api.accounts.get_account(account), used(page, By::Model), used(page, By::ApiKey))?;
+        let services = account.quotas.into_iter().map(|quota| quota.service_name).collect();
+        Ok(Self { services, models, keys })
     }
 }
 

@@ -2,12 +2,17 @@
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
-    routing::{get, post},
+    extract::{DefaultBodyLimit, Request, State},
+    response::Response,
+    routing::{any, get, post},
 };
 
 use super::{language, overview, records, sign_in, statement, top_up, top_ups, usage};
-use crate::console::{assets, state::Console};
+use crate::console::{
+    assets,
+    failure::{self, Asked},
+    state::Console,
+};
 
 /// Most bytes of a form.
 const MAX_FORM: usize = 16 * 1024;
@@ -33,12 +38,17 @@ pub fn top_up_routes() -> Router<Console> {
         .layer(DefaultBodyLimit::max(MAX_FORM))
 }
 
-/// The forms and files that need no proof of a user.
+/// The forms and files that need no proof of a user, and the page of all other paths.
 pub fn open_routes() -> (Router<Console>, Router) {
     let forms = Router::new()
         .route("/console/language", post(language::choose))
         .route("/console/sign-in", post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))
+        .route("/console/{*path}", any(no_page))
         .layer(DefaultBodyLimit::max(MAX_FORM));
     (forms, Router::new().route("/console/assets/{file}", get(assets::serve)))
+}
+
+async fn no_page(State(console): State<Console>, request: Request) -> Response {
+    Asked::of_page(&request).map_or_else(failure::no_visit, |asked| failure::not_found(&console, &asked))
 }

@@ -20,6 +20,7 @@ use crate::{
         page::Page,
     },
     service::{
+        error_texts::message_in,
         errors,
         proto::{GetAccountRequest, RechargeRequest},
     },
@@ -97,7 +98,7 @@ async fn form(page: &Page, values: Values, wrong: Option<&Error>) -> Result<Resp
             p.quiet { (texts.with("top_up.balance", &[("amount", &balance), ("currency", &account.currency)])) }
             @if let Some(error) = wrong {
                 p.notice.bad role="alert" {
-                    @if is_used(error) { (texts.get("top_up.new_key")) } @else { (errors::message(error)) }
+                    @if is_used(error) { (texts.get("top_up.new_key")) } @else { (message_in(error, texts.0)) }
                 }
             }
             @if is_open { (fields(page, &values, &account.currency)) }

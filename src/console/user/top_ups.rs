@@ -4,6 +4,7 @@ use axum::{
     extract::Path,
     response::{IntoResponse, Redirect, Response},
 };
+use futures_util::try_join;
 use maud::{Markup, html};
 
 use crate::{
@@ -12,7 +13,8 @@ use crate::{
         controls::{self, amount, badge},
         format,
         layout::Section,
-        link::Encoded,
+        link::{Encoded, link},
+        operator::REFUND_TOP_UP,
         page::Page,
     },
     service::proto::{
@@ -36,9 +38,9 @@ pub(super) async fn list(page: Page) -> Result<Response, Response> {
     };
     let reply = page.ok(page.console.api.recharges.list_recharge_orders(request).await)?;
     let texts = page.texts;
-    let link = |after: &str| page.link("/console/top-ups", &[("after", after)]);
-    let newest = Some(link("")).filter(|_| !page.parameter("after").is_empty());
-    let older = Some(link(&reply.next_page_token)).filter(|_| !reply.next_page_token.is_empty());
+    let at = |after: &str| page.link("/console/top-ups", &[("after", after)]);
+    let newest = Some(at("")).filter(|_| !page.parameter("after").is_empty());
+    let older = Some(at(&reply.next_page_token)).filter(|_| !reply.next_page_token.is_empty());
     let content = html! {
         div.line {
             h1 { (texts.get("top_ups.title")) }
@@ -98,9 +100,9 @@ async fn order(page: &Page, order_id: String) -> Answer<RechargeOrder> {
 
 /// An order. While it is pending, the page looks again by itself, for a while.
 pub(super) async fn show(page: Page, Path(order_id): Path<String>) -> Result<Response, Response> {
-    let order = page.ok(order(&page, order_id).await)?;
     let account = GetAccountRequest { user_id: page.user.clone() };
-    let account = page.ok(page.console.api.accounts.get_account(account).await)?;
+    let read = try_join!(order(&page, order_id), page.console.api.accounts.get_account(account));
+    let (order, account) = page.ok(read)?;
     let (texts, is_pending) = (page.texts, order.status == PENDING);
     let waits: u32 = page.parameter("wait").parse().unwrap_or(0);
     let path = format!("/console/top-ups/{}", Encoded(&order.order_id));
@@ -123,6 +125,13 @@ pub(super) async fn show(page: Page, Path(order_id): Path<String>) -> Result<Res
                 (waiting(&page, &order, follows.is_some()))
             } @else {
                 p role="status" { (balance) }
+            }
+            @if page.may_act && order.status == "success" {
+                p {
+                    a.button href=(link(&REFUND_TOP_UP.path(), &[("order_id", &order.order_id)])) {
+                        (texts.word("action_title", REFUND_TOP_UP.name))
+                    }
+                }
             }
             p { a href=(page.link("/console/top-ups", &[])) { (texts.get("top_ups.all")) } }
         }

@@ -1,7 +1,10 @@
 //! The audit trail, in the table `audit_event`. Rows are inserted in the transaction of their change,
 //! and never updated or deleted.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -11,13 +14,17 @@ use uuid::Uuid;
 use super::{
     MySqlStore,
     reports::LAST,
-    statement::{Row as StatementRow, Statement},
+    statement::{LockMode, Row as StatementRow, Statement},
     transaction::BEGINNING,
 };
 use crate::{
     biz::{
         audit_trail::{AuditEvent, AuditFilter, AuditTrail},
-        values::{error::StoreError, ids::UserId, paging::Cursor},
+        values::{
+            error::{self, StoreError},
+            ids::UserId,
+            paging::Cursor,
+        },
     },
     data::rows::audit_trail::event_of,
 };
@@ -55,6 +62,12 @@ impl AuditTrail for MySqlStore {
         query.push(" ORDER BY created_at DESC, event_id DESC LIMIT ").push_bind(limit);
         self.reader.fetch_all(query.build()).await?.iter().map(event_of).collect()
     }
+
+    async fn audit_event(&self, id: Uuid) -> Result<Option<AuditEvent>, StoreError> {
+        let mut query = QueryBuilder::new("SELECT ");
+        query.push(COLUMNS).push(" FROM audit_event WHERE event_id = ").push_bind(id.to_string().into_bytes());
+        self.reader.fetch_all(query.build()).await?.first().map(event_of).transpose()
+    }
 }
 
 /// Attempts to change a row. A missing row can't be locked, so another process may insert it first.
@@ -70,6 +83,35 @@ impl MySqlStore {
         change: impl Fn(Option<&MySqlRow>) -> Result<Option<Statement>, StoreError>,
     ) -> Result<(), StoreError> {
         self.change_rows(read, |rows| change(rows.first())).await
+    }
+
+    /// As [`Self::change_row`], for a change that leaves an event. `decide` returns its event, `None` if nothing
+    /// changes, or the refusal; `write` adds the rows of the change to the packet.
+    pub(super) async fn change_audited<T>(
+        &self,
+        read: Statement,
+        stored: impl Fn(&MySqlRow) -> Result<T, StoreError>,
+        decide: impl Fn(Option<&T>) -> error::Result<Option<AuditEvent>>,
+        write: impl Fn(&mut Statement, Option<&T>),
+    ) -> Result<error::Result<()>, StoreError> {
+        let refused = Mutex::new(None);
+        self.change_row(read, |row| {
+            let stored = row.map(&stored).transpose()?;
+            match decide(stored.as_ref()) {
+                Ok(event) => Ok(event.map(|event| {
+                    Statement::committing(LockMode::Wait, |packet| {
+                        write(packet, stored.as_ref());
+                        insert(packet, &[event]);
+                    })
+                })),
+                Err(why) => {
+                    *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                    Ok(None)
+                }
+            }
+        })
+        .await?;
+        Ok(refused.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err))
     }
 
     /// As [`Self::change_row`], for a change that depends on several rows.

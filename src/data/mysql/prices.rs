@@ -16,7 +16,10 @@ use crate::{
         charge::prices::{
             Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, blocking, json,
         },
-        values::{error::StoreError, invalid::Invalid},
+        values::{
+            error::{self, StoreError},
+            invalid::Invalid,
+        },
     },
     data::{error::store_error, rows::price::stored_version_of},
 };
@@ -76,7 +79,7 @@ impl VersionStore for MySqlStore {
         version: &NewVersion,
         call: &AuditedCall,
         now: DateTime<Utc>,
-    ) -> Result<Result<bool, Invalid>, StoreError> {
+    ) -> Result<error::Result<bool>, StoreError> {
         let mut read = reading();
         read.texts([version.model.as_str()]).push(" AND (effective_from = ").instant(version.effective_from);
         read.push(" OR version_id = ").texts([version.id.as_str()]).push(")").push(LockMode::Wait.suffix());
@@ -98,7 +101,7 @@ impl VersionStore for MySqlStore {
         key: &VersionKey,
         call: &AuditedCall,
         now: DateTime<Utc>,
-    ) -> Result<Result<bool, Invalid>, StoreError> {
+    ) -> Result<error::Result<bool>, StoreError> {
         let mut read = reading();
         read.texts([key.model.as_str()]).push(" AND version_id = ").texts([key.id.as_str()]);
         read.push(LockMode::Wait.suffix());
@@ -138,7 +141,7 @@ impl MySqlStore {
         read: Statement,
         decide: impl Fn(&[StoredVersion]) -> Change + Send + Sync,
         write: impl Fn(&mut Statement) + Send + Sync,
-    ) -> Result<Result<bool, Invalid>, StoreError> {
+    ) -> Result<error::Result<bool>, StoreError> {
         let outcome = Mutex::new(Ok(false));
         self.change_rows(read, |rows| {
             let stored: Result<Vec<_>, Invalid> = rows.iter().map(stored_version_of).collect();

@@ -93,6 +93,13 @@ impl OrderStore for MySqlStore {
         rows.first().map(order_of).transpose()
     }
 
+    async fn order_of_payment(&self, payment: &PaymentId) -> Result<Option<Order>, StoreError> {
+        let mut query = select();
+        query.push(" WHERE payment_order_id = ").push_bind(payment.as_str());
+        let rows = self.reader.fetch_all(query.build()).await?;
+        rows.first().map(order_of).transpose()
+    }
+
     async fn orders(&self, filter: &OrderFilter, start: &PageStart, limit: u32) -> Result<Vec<Order>, StoreError> {
         let (offset, after, after_id) = match start {
             PageStart::Offset(offset) => (*offset, LAST, ""),

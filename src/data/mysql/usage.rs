@@ -30,7 +30,7 @@ use crate::{
         error::store_error,
         row::Columns,
         rows::report::daily_use_of,
-        usage::{self, day_of, group_of, grouped_of},
+        usage::{self, counted_sums_of, day_of, group_of, grouped_of},
     },
 };
 
@@ -121,6 +121,12 @@ impl UseStore for MySqlStore {
         let query = filtered(sqlx::query(usage::grouped(by)), filter).bind(after).bind(after).bind(limit);
         let (rows, missing) = self.with_missing(filter, query).await?;
         Ok((rows.iter().map(grouped_of).collect::<Result<_, _>>()?, missing))
+    }
+
+    async fn sums_of_model(&self, model: &ModelName, day: NaiveDate, limit: u32) -> Result<(UseSums, u64), StoreError> {
+        let query = sqlx::query(&**usage::OF_MODEL).bind(day).bind(model.as_str().as_bytes()).bind(limit);
+        let rows = self.reader.fetch_all(query).await?;
+        rows.first().map_or(Ok(Default::default()), counted_sums_of)
     }
 
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {

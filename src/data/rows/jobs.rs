@@ -6,6 +6,7 @@ use crate::{
             audit::{DayBook, DifferingDay, differences_at},
             ops_stats::FinishedAudit,
             reset::Lacking,
+            runs::StoredRun,
         },
         values::{
             error::StoreError,
@@ -58,4 +59,19 @@ pub fn lacking_of(row: &impl Columns) -> Result<Lacking, StoreError> {
 /// A service, or NULL for the balance, and the number of low users.
 pub fn low_count_of(row: &impl Columns) -> Result<(Option<ServiceName>, u64), StoreError> {
     Ok((row.optional_text(0)?.map(ServiceName::from_stored), row.number(1)?))
+}
+
+/// The last runs of a job, as [`stored_run_of`] reads them. Takes the job and the limit.
+pub const LAST_RUNS: &str = "SELECT job, period, position, started_at, finished_at FROM job_run WHERE job = ? \
+    ORDER BY period DESC LIMIT ?";
+
+/// A stored run.
+pub fn stored_run_of(row: &impl Columns) -> Result<StoredRun, StoreError> {
+    Ok(StoredRun {
+        job: row.text(0)?,
+        period: row.text(1)?,
+        position: row.optional_text(2)?,
+        started_at: row.time(3)?,
+        finished_at: row.optional_time(4)?,
+    })
 }

@@ -52,6 +52,15 @@ impl AuditTrail for SqliteStore {
         let rows = query.build().fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(event_of).collect()
     }
+
+    async fn audit_event(&self, id: Uuid) -> Result<Option<AuditEvent>, StoreError> {
+        let query = sqlx::query(
+            "SELECT event_id, created_at, caller, role, request_id, rpc, user_id, state_before, state_after, reason \
+             FROM audit_event WHERE event_id = ?",
+        );
+        let row = query.bind(id.to_string()).fetch_optional(&self.reader).await.map_err(store_error)?;
+        row.as_ref().map(event_of).transpose()
+    }
 }
 
 pub(super) fn insert(transaction: &Transaction<'_>, events: &[AuditEvent]) -> rusqlite::Result<()> {

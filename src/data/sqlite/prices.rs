@@ -15,7 +15,11 @@ use crate::{
         charge::prices::{
             Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, blocking, json,
         },
-        values::{error::StoreError, invalid::Invalid, money::Money},
+        values::{
+            error::{self, StoreError},
+            invalid::Invalid,
+            money::Money,
+        },
     },
     data::{error::store_error, row::Columns, rows::price::stored_version_of},
 };
@@ -70,7 +74,7 @@ impl VersionStore for SqliteStore {
         version: &NewVersion,
         call: &AuditedCall,
         now: DateTime<Utc>,
-    ) -> Result<Result<bool, Invalid>, StoreError> {
+    ) -> Result<error::Result<bool>, StoreError> {
         let (version, call) = (version.clone(), call.clone());
         let put = move |connection: &mut Connection| {
             let NewVersion { model, effective_from, id, prices, .. } = &version;
@@ -108,7 +112,7 @@ impl VersionStore for SqliteStore {
         key: &VersionKey,
         call: &AuditedCall,
         now: DateTime<Utc>,
-    ) -> Result<Result<bool, Invalid>, StoreError> {
+    ) -> Result<error::Result<bool>, StoreError> {
         let (key, call) = (key.clone(), call.clone());
         let delete = move |connection: &mut Connection| {
             let named = params![key.model.as_str(), key.id.as_str()];
@@ -131,7 +135,7 @@ fn change(
     (condition, values): (&str, impl Params),
     decide: impl FnOnce(&[StoredVersion]) -> Change,
     write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<usize>,
-) -> Result<Result<bool, Invalid>, StoreError> {
+) -> Result<error::Result<bool>, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
     let select = format!(
         "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price, price_details \

@@ -73,6 +73,12 @@ impl OrderStore for SqliteStore {
         row.as_ref().map(order_of).transpose()
     }
 
+    async fn order_of_payment(&self, payment: &PaymentId) -> Result<Option<Order>, StoreError> {
+        let query = sqlx::query(select!("payment_order_id = ?")).bind(payment.as_str());
+        let row = query.fetch_optional(&self.reader).await.map_err(store_error)?;
+        row.as_ref().map(order_of).transpose()
+    }
+
     async fn orders(&self, filter: &OrderFilter, start: &PageStart, limit: u32) -> Result<Vec<Order>, StoreError> {
         let (offset, after, after_id) = match start {
             PageStart::Offset(offset) => (*offset, i64::MAX, ""),

@@ -26,7 +26,7 @@ use crate::{
         error::store_error,
         row::Columns,
         rows::report::daily_use_of,
-        usage::{self, day_of, group_of, grouped_of},
+        usage::{self, counted_sums_of, day_of, group_of, grouped_of},
     },
 };
 
@@ -118,6 +118,12 @@ impl UseStore for SqliteStore {
         let query = filtered(sqlx::query(usage::grouped(by)), filter).bind(after).bind(after).bind(limit);
         let (rows, missing) = self.with_missing(filter, query).await?;
         Ok((rows.iter().map(grouped_of).collect::<Result<_, _>>()?, missing))
+    }
+
+    async fn sums_of_model(&self, model: &ModelName, day: NaiveDate, limit: u32) -> Result<(UseSums, u64), StoreError> {
+        let query = sqlx::query(&**usage::OF_MODEL).bind(day.to_string()).bind(model.as_str()).bind(limit);
+        let row = query.fetch_one(&self.reader).await.map_err(store_error)?;
+        counted_sums_of(&row)
     }
 
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {

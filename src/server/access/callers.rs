@@ -172,7 +172,10 @@ impl Known {
     /// The caller in the first of its roles that is one of `roles`.
     fn admit(&self, roles: &[Role]) -> Result<Caller, Refused> {
         match self.roles.iter().find(|role| roles.contains(role)) {
-            Some(role) => Ok(Caller { name: self.name.clone(), role: role.name() }),
+            Some(role) => {
+                let is_admin = self.roles.contains(&Role::Admin);
+                Ok(Caller { name: self.name.clone(), role: role.name(), is_admin })
+            }
             None if roles.is_empty() => Err(Refused::denied(Reason::Role, "no role may call this")),
             None => {
                 let names: Vec<_> = roles.iter().map(|role| role.name()).collect();

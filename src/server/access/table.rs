@@ -38,7 +38,22 @@ pub const METRICS: &[Role] = &[Metrics, Admin];
 pub const REFLECTION: &[Role] = &Role::ALL;
 /// The roles that may read the console of the internal port.
 pub const CONSOLE: &[Role] = &[Support, Admin];
-/// The roles that may send its forms that change something.
-pub const CONSOLE_CHANGES: &[Role] = &[Admin];
+/// The roles that may do the actions of the console, send its forms of webhooks, and read its prices and API keys: those
+/// of all their rpcs.
+pub const CONSOLE_ACTIONS: &[Role] = &[Admin];
 /// The roles that may name the user of a front end's request, in mode gateway.
 pub const IDENTITY: &[Role] = &[Gateway, Admin];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::ACTIONS;
+
+    #[test]
+    fn the_role_of_the_actions_may_call_each_of_their_rpcs() {
+        for action in ACTIONS {
+            let roles = roles(action.rpc).unwrap();
+            assert!(CONSOLE_ACTIONS.iter().all(|role| roles.contains(role)), "{}: {roles:?}", action.name);
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::RechargeService;
 use crate::{
     biz::{
-        audit_trail::{Actor, AuditedCall, REFUND_RECHARGE},
+        audit_trail::{AuditedCall, Intent, REFUND_RECHARGE},
         recharge::{
             refund::{RefundRequest, RefundedOrder},
             returned::{Returned, SettledReturn},
@@ -32,9 +32,9 @@ impl RechargeService {
         &self,
         request: RefundRechargeRequest,
         origin: Origin,
-        actor: Actor,
+        intent: impl Into<Intent>,
     ) -> Result<RefundRechargeReply> {
-        let request = parse_refund(request, actor)?;
+        let request = parse_refund(request, intent)?;
         let (recharges, metrics) = (self.recharges.clone(), self.metrics.clone());
         let refunding = async move {
             let refunded = recharges.refund(request, &origin.trace).await;
@@ -92,7 +92,7 @@ impl RechargeService {
     }
 }
 
-fn parse_refund(request: RefundRechargeRequest, actor: Actor) -> Result<RefundRequest> {
+fn parse_refund(request: RefundRechargeRequest, intent: impl Into<Intent>) -> Result<RefundRequest> {
     let order = OrderId::parse("order_id", &request.order_id)?;
     let id = RefundId::parse("refund_id", &request.refund_id)?;
     let amount = Money::from_wire("amount", request.amount)?;
@@ -101,6 +101,6 @@ fn parse_refund(request: RefundRechargeRequest, actor: Actor) -> Result<RefundRe
     }
     let amount = Some(amount).filter(|amount| !amount.is_zero());
     let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
-    let call = AuditedCall::new(REFUND_RECHARGE, actor, reason.clone());
+    let call = AuditedCall::new(REFUND_RECHARGE, intent, reason.clone());
     Ok(RefundRequest { id, content: OrderRefundContent { order, amount, reason, is_forced: request.force }, call })
 }

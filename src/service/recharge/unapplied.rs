@@ -3,7 +3,7 @@
 use super::RechargeService;
 use crate::{
     biz::{
-        audit_trail::{Actor, AuditedCall, RESOLVE_PAYMENT},
+        audit_trail::{AuditedCall, Intent, RESOLVE_PAYMENT},
         recharge::resolve::{PaymentAction, ResolvedPayment},
         settlement::unapplied::{UnappliedPayment, UnappliedStatus},
         values::{
@@ -47,17 +47,27 @@ impl RechargeService {
         Ok(ListUnappliedPaymentsReply { payments: payments.iter().map(reply).collect(), next_page_token })
     }
 
+    /// One unapplied payment.
+    ///
+    /// # Errors
+    /// [`Error::PaymentNotFound`], [`Error::Invalid`], and the errors of a read.
+    pub async fn unapplied_payment(&self, id: &str) -> Result<proto::UnappliedPayment> {
+        let payment = PaymentId::parse("payment_order_id", id)?;
+        let found = self.orders.unapplied_payment(&payment).await?;
+        found.as_ref().map(reply).ok_or(Error::PaymentNotFound(payment))
+    }
+
     /// Resolves a payment in a task of its own, which goes on when the caller goes away.
     pub async fn resolve_payment(
         &self,
         request: ResolvePaymentRequest,
         origin: Origin,
-        actor: Actor,
+        intent: impl Into<Intent>,
     ) -> Result<ResolvePaymentReply> {
         let payment = PaymentId::parse("payment_order_id", &request.payment_order_id)?;
         let action = parse_action(&request.action, &request.user_id)?;
         let reason = free_text("reason", request.reason, 1, MAX_REASON)?;
-        let call = AuditedCall::new(RESOLVE_PAYMENT, actor, reason);
+        let call = AuditedCall::new(RESOLVE_PAYMENT, intent, reason);
         let (recharges, metrics) = (self.recharges.clone(), self.metrics.clone());
         let resolving = async move {
             let resolved = recharges.resolve(&payment, action, call, &origin.trace).await;

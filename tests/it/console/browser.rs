@@ -5,7 +5,12 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{PAGES, history, open};
-use crate::harness::{Service, Sqlite, browser::Browser, payments::Paying, wait::until};
+use crate::harness::{
+    Service, Sqlite,
+    browser::Browser,
+    payments::{Paying, success},
+    wait::until,
+};
 
 /// The key Tab, and the key Enter.
 const TAB: &str = "\u{e004}";
@@ -15,16 +20,55 @@ fn url(service: &Service, page: &str) -> String {
     format!("http://{}{page}", service.app.http_addr)
 }
 
+/// The pages of operators, of data that [`history`] and an unapplied payment make.
+async fn pages_of_operators(service: &Service) -> Vec<String> {
+    let (_, events) = service.internal_get("/internal/v1/billing/audit-events").await;
+    let event = events["events"][0]["id"].as_str().unwrap();
+    let account = PAGES.into_iter().filter(|page| *page != "/console/top-up").map(|page| format!("{page}?user_id=u"));
+    let tools = [
+        "/console/find",
+        "/console/find?id=nothing",
+        "/console/charge?user_id=u&trace_id=llm-2",
+        "/console/unapplied-payments",
+        "/console/prices?model=gpt-4.1",
+        "/console/api-key?api_key_id=key%20%3C1%3E",
+        "/console/jobs",
+        "/console/health",
+        "/console/audit-events",
+        "/console/nothing",
+        "/console/actions/refund?user_id=u&trace_id=llm-2",
+        "/console/actions/resolve-payment?payment_order_id=stray",
+        "/console/actions/price?model=gpt-4.1",
+        "/console/actions/key-quota?api_key_id=key%20%3C1%3E",
+    ];
+    let of_account =
+        ["status", "adjust", "limits", "plan", "alerts"].map(|action| format!("/console/actions/{action}?user_id=u"));
+    let all = account.chain(tools.map(str::to_owned)).chain(of_account);
+    all.chain([format!("/console/audit-events/{event}?done=1")])
+        .map(|page| format!("http://{}{page}", service.app.grpc_addr))
+        .collect()
+}
+
+async fn with_strays(paying: &Paying) {
+    history(&paying.service, "u").await;
+    paying.notify(success("no-such-order", "stray", 5.0)).await.unwrap_err();
+}
+
 #[tokio::test]
 async fn no_page_breaks_its_policy_or_is_wider_than_a_phone() {
-    let service = open(Sqlite).await;
-    history(&service, "u").await;
+    let paying = Paying::start_with(Sqlite, &super::OPEN).await;
+    let service = &paying.service;
+    with_strays(&paying).await;
     let browser = Browser::open().await;
+    let mut pages: Vec<String> = PAGES.map(|page| url(service, page)).into();
+    // A browser complains of each page with the status 404.
+    let is_there = |page: &String| !page.ends_with("nothing");
+    pages.extend(pages_of_operators(service).await.into_iter().filter(is_there));
     for scheme in ["light", "dark"] {
         for width in [360, 1_280] {
             browser.look(width, 800, scheme).await;
-            for page in PAGES {
-                browser.go_to(&url(&service, page)).await;
+            for page in &pages {
+                browser.go_to(page).await;
                 assert!(browser.has("main h1").await, "{page}");
                 assert_eq!(browser.complaints().await, Vec::<String>::new(), "{page}");
                 // Tables that are too wide scroll by themselves.
@@ -42,7 +86,7 @@ async fn axe_finds_nothing_on_any_page() {
     let axe = fs::read_to_string(axe).unwrap();
     let paying = Paying::start_with(Sqlite, &super::OPEN).await;
     let service = &paying.service;
-    history(service, "u").await;
+    with_strays(&paying).await;
     let order = paying.recharge("u", 12.0).await.order_id;
     let browser = Browser::open().await;
     let mut pages: Vec<String> = PAGES.map(str::to_owned).to_vec();
@@ -52,11 +96,13 @@ async fn axe_finds_nothing_on_any_page() {
         "/console/top-ups/none".into(),
         "/console/records?service=unheard".into(),
     ]);
+    let mut pages: Vec<String> = pages.iter().map(|page| url(service, page)).collect();
+    pages.extend(pages_of_operators(service).await);
     for scheme in ["light", "dark"] {
         for width in [360, 1_280] {
             browser.look(width, 900, scheme).await;
             for page in &pages {
-                browser.go_to(&url(service, page)).await;
+                browser.go_to(page).await;
                 let run = "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(found => done(\
                            found.violations.map(one => [one.id, one.nodes.map(node => node.html + ' ' + node.failureSummary)])))";
                 let found = browser.run_and_wait(&format!("{axe};{run}")).await;
@@ -126,4 +172,73 @@ async fn a_printed_statement_has_no_navigation_and_repeats_its_head() {
     assert_eq!(shown, json!([false, false, true, "table-header-group", "avoid"]));
     let printed = browser.command("Page.printToPDF", json!({"preferCSSPageSize": true})).await;
     assert!(printed["data"].as_str().unwrap().len() > 10_000);
+}
+
+#[tokio::test]
+async fn a_keyboard_alone_finds_an_account_and_freezes_it() {
+    let service = open(Sqlite).await;
+    history(&service, "u").await;
+    let browser = Browser::open().await;
+    browser.look(1_280, 900, "light").await;
+    browser.go_to(&format!("http://{}/console/find", service.app.grpc_addr)).await;
+    let tab_to = async |what: &str, is_there: &str| {
+        for _ in 0..60 {
+            if browser.run(&format!("return {is_there}")).await == true {
+                return;
+            }
+            browser.press(TAB).await;
+        }
+        panic!("no {what} within 60 stops");
+    };
+    tab_to("search", "document.activeElement.name === 'id'").await;
+    for key in ["u", ENTER] {
+        browser.press(key).await;
+    }
+    until("the account is open", async || title(&browser).await == "Overview").await;
+    tab_to("action", "(document.activeElement.href || '').includes('/console/actions/status')").await;
+    browser.press(ENTER).await;
+    until("the form is open", async || browser.has("input[name=reason]").await).await;
+    tab_to("choice", "document.activeElement.name === 'status'").await;
+    // The arrow chooses the next one.
+    for key in ["\u{e00d}", "\u{e015}"] {
+        browser.press(key).await;
+    }
+    tab_to("reason", "document.activeElement.name === 'reason'").await;
+    for key in ["r", ENTER] {
+        browser.press(key).await;
+    }
+    until("the preview is shown", async || browser.has("input[name=seen]").await).await;
+    tab_to("confirmation", "document.activeElement.innerText === 'Confirm'").await;
+    browser.press(ENTER).await;
+    until("it is done", async || title(&browser).await == "Done").await;
+    assert_eq!(service.account("u").await.status, "FROZEN");
+}
+
+/// The title of the page; empty while it loads.
+async fn title(browser: &Browser) -> String {
+    let script = "const h1 = document.querySelector('main h1'); return h1 ? h1.innerText : ''";
+    browser.run(script).await.as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn axe_finds_nothing_on_a_preview() {
+    let Some(axe) = std::env::var_os("BILLING_AXE") else { return };
+    let axe = fs::read_to_string(axe).unwrap();
+    let service = open(Sqlite).await;
+    history(&service, "u").await;
+    let browser = Browser::open().await;
+    for (width, scheme) in [(360, "dark"), (1_280, "light")] {
+        browser.look(width, 900, scheme).await;
+        let form = format!("http://{}/console/actions/adjust?user_id=u&amount=5&reason=r", service.app.grpc_addr);
+        browser.go_to(&form).await;
+        browser.click("main button.primary").await;
+        until("the preview is shown", async || browser.has("input[name=seen]").await).await;
+        assert_eq!(browser.complaints().await, Vec::<String>::new());
+        let widths = browser.run("return [document.documentElement.scrollWidth, innerWidth]").await;
+        assert!(widths[0].as_u64() <= widths[1].as_u64(), "{widths}");
+        let run = "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(found => done(\
+                   found.violations.map(one => [one.id, one.nodes.map(node => node.html + ' ' + node.failureSummary)])))";
+        let found = browser.run_and_wait(&format!("{axe};{run}")).await;
+        assert_eq!(found, json!([]), "{width} {scheme}: {found:#}");
+    }
 }

@@ -17,10 +17,9 @@ async fn no_form_is_taken_without_its_proof() {
     let page = one.get("/console/top-up").await;
     let (of_account, of_none) = (page.hidden("/console/top-up"), page.hidden("/console/language"));
     let mut checked = 0;
-    for page in pages_of_the_access_table().into_iter().filter(|page| page.method == Method::POST) {
-        if page.public.is_none() {
-            continue;
-        }
+    for page in
+        pages_of_the_access_table().into_iter().filter(|page| page.method == Method::POST && page.public.is_some())
+    {
         let (path, is_open) = (&page.path, page.public.as_deref() == Some("everyone"));
         let right = if is_open { &of_none["form_token"] } else { &of_account["form_token"] };
         let swapped = if is_open { &of_account["form_token"] } else { &of_none["form_token"] };

@@ -1,5 +1,6 @@
 //! The console over HTTP: its pages against the answers of REST, sign-in, forms, and the rights of its readers.
 
+mod actions;
 mod browser;
 mod demo;
 mod forms;
@@ -9,6 +10,7 @@ mod pictures;
 mod policy;
 mod rights;
 mod sessions;
+mod tools;
 mod top_ups;
 mod visitor;
 mod webhooks;

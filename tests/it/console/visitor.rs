@@ -10,6 +10,12 @@ use reqwest::{
 
 use crate::harness::Service;
 
+fn unescaped(text: &str) -> String {
+    [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&amp;", "&")]
+        .iter()
+        .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
+}
+
 /// An answer.
 pub struct Shown {
     pub status: u16,
@@ -48,9 +54,7 @@ impl Shown {
         let inputs = form.split("</form>").next().unwrap().split("<input type=\"hidden\"").skip(1);
         let value =
             |input: &str, name: &str| input.split(&format!("{name}=\"")).nth(1)?.split('"').next().map(str::to_owned);
-        inputs
-            .map(|input| (value(input, "name").unwrap(), value(input, "value").unwrap().replace("&amp;", "&")))
-            .collect()
+        inputs.map(|input| (value(input, "name").unwrap(), unescaped(&value(input, "value").unwrap()))).collect()
     }
 }
 

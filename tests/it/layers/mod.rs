@@ -20,9 +20,9 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("telemetry", &["biz::values::spans", "config"]),
     ("logs", &["config", "context", "telemetry"]),
     ("command", &["config", "logs", "telemetry"]),
-    ("service", &["biz", "config", "context", "metrics"]),
+    ("service", &["biz", "config", "context", "metrics", "texts"]),
     ("console", &["biz", "service", "texts"]),
-    ("server", &["biz", "config", "console", "context", "data", "metrics", "service"]),
+    ("server", &["biz", "config", "console", "context", "data", "metrics", "service", "texts"]),
     ("sandbox", &["biz", "config", "data::payment", "server", "service"]),
     ("app", &["biz", "config", "console", "data", "metrics", "sandbox", "server", "service"]),
 ];

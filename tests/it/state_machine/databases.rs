@@ -60,11 +60,11 @@ impl Stage for Arc<dyn Store> {
     }
 
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
-        LimitStore::set_caps(&**self, user, caps, &call(SET_USER_LIMITS), at).await.unwrap();
+        LimitStore::set_caps(&**self, user, caps, &call(SET_USER_LIMITS), at).await.unwrap().unwrap();
     }
 
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
-        KeyQuotaStore::set_key_quota(&**self, quota, &call(SET_API_KEY_QUOTA), at).await.unwrap();
+        KeyQuotaStore::set_key_quota(&**self, quota, &call(SET_API_KEY_QUOTA), at).await.unwrap().unwrap();
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> KeyQuotas {

@@ -8,7 +8,7 @@ use super::{book::PriceVersion, json, list::PriceList, live::StoredVersion};
 use crate::biz::{
     audit_trail::{AuditEvent, AuditedCall},
     values::{
-        error::StoreError,
+        error::{self, Error, StoreError},
         ids::{ModelName, PriceVersionId},
         invalid::Invalid,
     },
@@ -39,7 +39,18 @@ pub enum Change {
     Unchanged,
     /// The change, with its event.
     Write(Box<AuditEvent>),
-    Refused(Invalid),
+    Refused(Error),
+}
+
+impl Change {
+    /// The change with an event, or none, if the caller consents.
+    fn of(call: &AuditedCall, event: Option<AuditEvent>) -> Self {
+        match call.consented(event) {
+            Ok(Some(event)) => Self::Write(Box::new(event)),
+            Ok(None) => Self::Unchanged,
+            Err(why) => Self::Refused(why),
+        }
+    }
 }
 
 impl NewVersion {
@@ -55,34 +66,35 @@ impl NewVersion {
         let earlier = |row: &&StoredVersion| self.is_at_once && row.effective_from <= self.effective_from;
         let mut others = stored.iter().filter(earlier).filter_map(|row| row.version.as_ref().ok());
         if before.is_some_and(is_same) || others.any(is_same) {
-            return Change::Unchanged;
+            return Change::of(call, None);
         }
         if before.is_some() && self.effective_from <= now {
             let why = "has a version of this model already, which is in force and can't change";
-            return Change::Refused(Invalid::new("effective_from", why));
+            return Change::Refused(Invalid::new("effective_from", why).into());
         }
         // Every row of another instant has this id, also an unusable one.
         if stored.iter().any(|row| row.effective_from != self.effective_from) {
-            return Change::Refused(Invalid::new("version_id", "is the id of another version of this model"));
+            return Change::Refused(Invalid::new("version_id", "is the id of another version of this model").into());
         }
         let before = before.map(|version| state(&self.model, self.effective_from, &version.id, &version.prices));
         let after = state(&self.model, self.effective_from, &self.id, &self.prices);
-        Change::Write(Box::new(call.event(now, None, before, Some(after))))
+        Change::of(call, Some(call.event(now, None, before, Some(after))))
     }
 }
 
 impl VersionKey {
     /// Decides about the deletion. `stored` is the row with this key.
     pub fn decide(&self, stored: Option<&StoredVersion>, call: &AuditedCall, now: DateTime<Utc>) -> Change {
-        let Some(row) = stored else { return Change::Unchanged };
+        let Some(row) = stored else { return Change::of(call, None) };
         if row.effective_from <= now && row.version.is_ok() {
-            return Change::Refused(Invalid::new("version_id", "is in force or was; put a newer version in its place"));
+            let why = "is in force or was; put a newer version in its place";
+            return Change::Refused(Invalid::new("version_id", why).into());
         }
         let before = match &row.version {
             Ok(version) => state(&self.model, row.effective_from, &version.id, &version.prices),
             Err(why) => json!({"model": self.model.as_str(), "defect": why.to_string()}),
         };
-        Change::Write(Box::new(call.event(now, None, Some(before), None)))
+        Change::of(call, Some(call.event(now, None, Some(before), None)))
     }
 }
 
@@ -109,7 +121,7 @@ pub trait VersionStore: Send + Sync + 'static {
         version: &NewVersion,
         call: &AuditedCall,
         now: DateTime<Utc>,
-    ) -> Result<Result<bool, Invalid>, StoreError>;
+    ) -> Result<error::Result<bool>, StoreError>;
 
     /// As [`Self::put_price_version`], for the deletion of a version.
     ///
@@ -120,7 +132,7 @@ pub trait VersionStore: Send + Sync + 'static {
         key: &VersionKey,
         call: &AuditedCall,
         now: DateTime<Utc>,
-    ) -> Result<Result<bool, Invalid>, StoreError>;
+    ) -> Result<error::Result<bool>, StoreError>;
 }
 
 #[cfg(test)]
@@ -154,7 +166,8 @@ mod tests {
         match change {
             Change::Unchanged => "unchanged".into(),
             Change::Write(event) => format!("{} -> {}", event.before.is_some(), event.after.is_some()),
-            Change::Refused(why) => why.field,
+            Change::Refused(Error::Invalid(why)) => why.field,
+            Change::Refused(other) => panic!("{other}"),
         }
     }
 

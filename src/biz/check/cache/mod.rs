@@ -33,7 +33,7 @@ use crate::biz::{
     values::{
         cache_key::CacheKey,
         calendar::Month,
-        error::{Error, Result},
+        error::{Error, Result, StoreError},
         ids::{ApiKeyId, ServiceName, UserId},
     },
 };
@@ -47,6 +47,19 @@ pub use self::{
 const LOAD_DEADLINE: Duration = Duration::from_secs(5);
 /// Age limit of near entries under [`Trust::Always`]: it bounds the effect of a defect.
 const NEAR_TTL: Duration = Duration::from_secs(600);
+
+/// The state of one account in each cache, and in the database.
+#[derive(Debug)]
+pub struct Inspected {
+    /// The entry of this process, with its age.
+    pub near: Option<(Arc<CacheEntry>, Duration)>,
+    /// The entry in Redis; `None` without Redis.
+    pub shared: Option<std::result::Result<Option<Arc<CacheEntry>>, StoreError>>,
+    /// Whether a change of the account waits to be sent to Redis.
+    pub is_late: bool,
+    /// `None` if there is no account.
+    pub database: Option<AccountEntry>,
+}
 
 /// Reads accounts and API keys for checks.
 pub struct ReadModel {
@@ -63,6 +76,13 @@ pub struct Sources {
     pub near: AtomicU64,
     pub shared: AtomicU64,
     pub database: AtomicU64,
+}
+
+impl Sources {
+    /// The counts of memory, of the shared cache and of the database.
+    pub fn counts(&self) -> [u64; 3] {
+        [&self.near, &self.shared, &self.database].map(|count| count.load(Relaxed))
+    }
 }
 
 /// The state that a check needs.
@@ -109,6 +129,25 @@ impl View {
 impl ReadModel {
     pub fn new(caches: Arc<Caches>, accounts: Arc<Accounts>, key_quotas: Arc<dyn KeyQuotaStore>) -> Self {
         Self { caches, accounts, key_quotas, refresh_queue: RefreshQueue::default(), sources: Sources::default() }
+    }
+
+    /// Looks at an account in all places, changes none of them, and opens no account.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn inspect(&self, user: &UserId) -> Result<Inspected> {
+        let cache_key = CacheKey::User(user.clone());
+        let shared = async {
+            match &self.caches.shared {
+                Some(shared) => Some(shared.look(&cache_key).await.map(|found| found.map(|found| found.entry))),
+                None => None,
+            }
+        };
+        let (near, shared, database) =
+            tokio::join!(self.caches.near.look(&cache_key), shared, self.accounts.find(user));
+        let database = database?.map(|(account, now)| AccountEntry::new(account, now.month));
+        let near = near.ok().flatten().map(|found| (found.entry, found.as_of.elapsed()));
+        Ok(Inspected { near, shared, is_late: self.caches.is_late(&cache_key), database })
     }
 
     pub fn sources(&self) -> &Sources {

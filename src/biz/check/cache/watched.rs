@@ -16,7 +16,7 @@ use crate::biz::{
     values::{
         cache_key::CacheKey,
         calendar::BillingTime,
-        error::StoreError,
+        error::{self, StoreError},
         ids::{ApiKeyId, UserId},
     },
 };
@@ -37,9 +37,9 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
 
     /// Sets a limit in a task of its own, so that the caches are invalidated even if the caller
     /// is cancelled.
-    async fn set<F>(&self, cache_key: CacheKey, set: impl FnOnce(Arc<S>) -> F) -> Result<(), StoreError>
+    async fn set<F>(&self, cache_key: CacheKey, set: impl FnOnce(Arc<S>) -> F) -> Result<error::Result<()>, StoreError>
     where
-        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+        F: Future<Output = Result<error::Result<()>, StoreError>> + Send + 'static,
     {
         let (setting, caches) = (set(self.store.clone()), self.caches.clone());
         let work = async move {
@@ -58,7 +58,13 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
 
 #[async_trait]
 impl<S: LimitStore + ?Sized> LimitStore for Watched<S> {
-    async fn set_caps(&self, user: &UserId, caps: Caps, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+    async fn set_caps(
+        &self,
+        user: &UserId,
+        caps: Caps,
+        call: &AuditedCall,
+        at: BillingTime,
+    ) -> Result<error::Result<()>, StoreError> {
         let (user, call) = (user.clone(), call.clone());
         self.set(CacheKey::User(user.clone()), |store| async move { store.set_caps(&user, caps, &call, at).await })
             .await
@@ -67,7 +73,12 @@ impl<S: LimitStore + ?Sized> LimitStore for Watched<S> {
 
 #[async_trait]
 impl<S: KeyQuotaStore + ?Sized> KeyQuotaStore for Watched<S> {
-    async fn set_key_quota(&self, quota: &NewKeyQuota, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+    async fn set_key_quota(
+        &self,
+        quota: &NewKeyQuota,
+        call: &AuditedCall,
+        at: BillingTime,
+    ) -> Result<error::Result<()>, StoreError> {
         let (quota, call) = (quota.clone(), call.clone());
         let cache_key = CacheKey::ApiKey(quota.key.clone());
         self.set(cache_key, |store| async move { store.set_key_quota(&quota, &call, at).await }).await

@@ -12,7 +12,7 @@ use crate::biz::{
     audit_trail::{AuditEvent, AuditedCall},
     values::{
         calendar::{BillingTime, Month},
-        error::{Error, StoreError},
+        error::{self, Error, StoreError},
         ids::ApiKeyId,
         invalid::Invalid,
         limit::Limit,
@@ -330,7 +330,15 @@ pub struct NewKeyQuota {
 impl NewKeyQuota {
     /// The event of a call that sets the quota; `None` if it is the same as `before`, the period and
     /// the limit of the stored one.
-    pub fn audited(&self, call: &AuditedCall, before: Option<(Period, i64)>, at: BillingTime) -> Option<AuditEvent> {
+    ///
+    /// # Errors
+    /// [`Error::NotMade`](crate::biz::values::error::Error::NotMade) without the consent of the caller.
+    pub fn audited(
+        &self,
+        call: &AuditedCall,
+        before: Option<(Period, i64)>,
+        at: BillingTime,
+    ) -> error::Result<Option<AuditEvent>> {
         let after = self.limit.map(|limit| (self.period, limit));
         let state = |(period, limit): (Period, i64)| {
             let limit = match self.kind {
@@ -344,21 +352,26 @@ impl NewKeyQuota {
                 "limit": limit,
             })
         };
-        (before != after).then(|| call.event(at.utc, None, before.map(state), after.map(state)))
+        call.consented((before != after).then(|| call.event(at.utc, None, before.map(state), after.map(state))))
     }
 }
 
 /// Stores and reads the quotas of API keys.
 #[async_trait]
 pub trait KeyQuotaStore: Send + Sync + 'static {
-    /// Sets a quota from the next call on. The use of an earlier quota stays. If the period
+    /// Sets a quota from the next call on, or refuses as [`NewKeyQuota::audited`]. The use of an earlier quota stays. If the period
     /// changes, the use in the new period counts. The alerts of a changed quota begin anew. Writes the event of `call` with the change. The
     /// same quota as before changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
     /// [`StoreError::Conflict`]: nothing was set. [`StoreError::Failed`].
-    async fn set_key_quota(&self, quota: &NewKeyQuota, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError>;
+    async fn set_key_quota(
+        &self,
+        quota: &NewKeyQuota,
+        call: &AuditedCall,
+        at: BillingTime,
+    ) -> Result<error::Result<()>, StoreError>;
 
     /// The quotas of a key.
     ///

@@ -113,7 +113,7 @@ impl Resolution {
     /// # Errors
     /// [`Error::PaymentNotFound`]; [`Error::TransactionState`] if it was resolved in another way;
     /// [`Error::DuplicateRecharge`] if the money is that of a credited order; [`Error::AmountMismatch`] if it is
-    /// stored in another currency than expected.
+    /// stored in another currency than expected; [`Error::NotMade`] without the consent of the operator.
     pub fn decide(&self, id: &PaymentId, found: Option<FoundUnapplied>) -> Result<Resolved> {
         let found = found.ok_or_else(|| Error::PaymentNotFound(id.clone()))?;
         let is_attempt = matches!(self.change, UnappliedChange::Refunded { .. });
@@ -131,12 +131,18 @@ impl Resolution {
         let reason = self.call.as_ref().map_or("", |call| &call.reason);
         let after = if is_repeat { None } else { payment.after(self.change, reason, self.at)? };
         let Some(after) = after else {
+            if let Some(call) = &self.call {
+                call.consented(None)?;
+            }
             return Ok(Resolved { payment, changed: false, event: None, returned: None });
         };
         if self.change == UnappliedChange::BeginRefund && has_credited {
             return Err(credited());
         }
-        let event = self.call.as_ref().map(|call| audit_events::of_resolution(call, &payment, &after, self.at));
+        let event = match &self.call {
+            Some(call) => call.consented(Some(audit_events::of_resolution(call, &payment, &after, self.at, None)))?,
+            None => None,
+        };
         let amount = match self.change {
             UnappliedChange::WentBack { amount } => Some(amount),
             UnappliedChange::Refunded { .. } => Some(payment.amount),

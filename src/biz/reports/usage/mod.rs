@@ -329,4 +329,11 @@ pub trait UseStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError>;
+
+    /// The sums of a model on a day over all users, as far as they are summed, and the number of rows that they are
+    /// from. At most `limit` rows are read.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn sums_of_model(&self, model: &ModelName, day: NaiveDate, limit: u32) -> Result<(UseSums, u64), StoreError>;
 }

@@ -108,6 +108,29 @@ impl Posting {
         }
     }
 
+    /// The call of an operator that makes the posting. An opening has none: it changes nothing that is there.
+    pub fn call(&self) -> Option<&AuditedCall> {
+        match self {
+            Posting::Adjust(adjustment) => Some(&adjustment.call),
+            Posting::Refund(refund) => Some(&refund.call),
+            Posting::RefundOrder(request) => Some(&request.call),
+            Posting::CreditPayment(credit) => Some(&credit.call),
+            Posting::SetStatus(change) => Some(&change.call),
+            Posting::SetPlan(change) => Some(&change.call),
+            Posting::SetAlerts(change) => Some(&change.call),
+            Posting::Open(_)
+            | Posting::Charge(_)
+            | Posting::Reserve(_)
+            | Posting::Report(_)
+            | Posting::Commit(_)
+            | Posting::Release(_)
+            | Posting::Expire(_)
+            | Posting::UpdateOrder(_)
+            | Posting::UpdateOrderRefund(_)
+            | Posting::NoteRefusal(_) => None,
+        }
+    }
+
     /// The refund of an order that the posting changes.
     pub fn order_refund(&self) -> Option<&RefundId> {
         match self {

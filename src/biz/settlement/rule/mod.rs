@@ -29,7 +29,7 @@ use super::{
 };
 use crate::biz::{
     account::{Balance, Quota},
-    audit_trail::AuditEvent,
+    audit_trail::{AuditEvent, Consent},
     charge::{self, Funds, Split, quote::Quote},
     events::NewEvent,
     limits::key_quota::{self, KeyQuota, KeyQuotas, QuotaType, Take},
@@ -52,30 +52,7 @@ pub use self::state::{
 
 /// Decides a batch in arrival order. Every account of the batch is open in `state`.
 pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
-    let mut book = Book {
-        batch,
-        state,
-        charges: Vec::new(),
-        records: Vec::new(),
-        adjustments: Vec::new(),
-        refunds: Vec::new(),
-        audit_events: Vec::new(),
-        events: Vec::new(),
-        changed: BTreeSet::new(),
-        changed_statuses: BTreeSet::new(),
-        changed_plans: BTreeSet::new(),
-        changed_watches: BTreeSet::new(),
-        changed_quotas: BTreeSet::new(),
-        changed_requests: BTreeSet::new(),
-        changed_key_quotas: BTreeSet::new(),
-        changed_reservations: BTreeMap::new(),
-        changed_refunds: BTreeSet::new(),
-        changed_orders: BTreeSet::new(),
-        changed_order_refunds: BTreeMap::new(),
-        changed_unapplied: BTreeSet::new(),
-        usage: BTreeMap::new(),
-        refund_usage: BTreeMap::new(),
-    };
+    let mut book = Book::new(batch, state);
     let outcomes = batch
         .postings
         .iter()
@@ -117,8 +94,49 @@ struct Book<'a> {
     refund_usage: BTreeMap<UsageKey, RefundDelta>,
 }
 
+impl<'a> Book<'a> {
+    fn new(batch: &'a Batch, state: State) -> Self {
+        Self {
+            batch,
+            state,
+            charges: Vec::new(),
+            records: Vec::new(),
+            adjustments: Vec::new(),
+            refunds: Vec::new(),
+            audit_events: Vec::new(),
+            events: Vec::new(),
+            changed: BTreeSet::new(),
+            changed_statuses: BTreeSet::new(),
+            changed_plans: BTreeSet::new(),
+            changed_watches: BTreeSet::new(),
+            changed_quotas: BTreeSet::new(),
+            changed_requests: BTreeSet::new(),
+            changed_key_quotas: BTreeSet::new(),
+            changed_reservations: BTreeMap::new(),
+            changed_refunds: BTreeSet::new(),
+            changed_orders: BTreeSet::new(),
+            changed_order_refunds: BTreeMap::new(),
+            changed_unapplied: BTreeSet::new(),
+            usage: BTreeMap::new(),
+            refund_usage: BTreeMap::new(),
+        }
+    }
+}
+
 impl Book<'_> {
+    /// Settles a posting to which its caller consents.
     fn settle(&mut self, posting: &Posting) -> Result<Outcome, Error> {
+        let call = posting.call().filter(|call| call.consent != Consent::Given);
+        if let Some(call) = call {
+            // The change is made on a copy first, which tells what it is.
+            let mut trial = Book::new(self.batch, self.state.clone());
+            trial.change(posting)?;
+            call.consented(trial.audit_events.pop())?;
+        }
+        self.change(posting)
+    }
+
+    fn change(&mut self, posting: &Posting) -> Result<Outcome, Error> {
         match posting {
             // Only the first opening in a batch reports a new account.
             Posting::Open(opening) => Ok(Outcome::Opened { created: self.state.created.remove(&opening.user) }),

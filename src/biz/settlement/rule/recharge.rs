@@ -107,10 +107,11 @@ impl Book<'_> {
             .balances
             .get_mut(&credit.user)
             .ok_or_else(|| Error::Internal(format!("the balance of {} was not loaded", credit.user)))?;
-        balance.amount = balance
+        let after = balance
             .amount
             .checked_add(payment.amount)
             .ok_or_else(|| Invalid::new("user_id", format!("the balance would be beyond {}", Money::MAX)))?;
+        let balances = (std::mem::replace(&mut balance.amount, after), after);
         let adjusted = Adjusted {
             user: credit.user.clone(),
             id: credit.adjustment.clone(),
@@ -120,13 +121,13 @@ impl Book<'_> {
                 operator: credit.call.actor.caller.to_string(),
             },
             request: credit.request,
-            balance_after: balance.amount,
+            balance_after: after,
             created_at: at,
         };
         self.changed.insert(credit.user.clone());
         self.state.adjustments.insert(key, adjusted.clone());
         self.adjustments.push(adjusted);
-        self.audit_events.push(audit_events::of_resolution(&credit.call, &payment, &credited, at));
+        self.audit_events.push(audit_events::of_resolution(&credit.call, &payment, &credited, at, Some(balances)));
         self.note_unapplied(credited.clone());
         Ok(Outcome::PaymentCredited { payment: credited, changed: true })
     }

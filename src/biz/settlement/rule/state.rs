@@ -32,7 +32,7 @@ use crate::biz::{
 };
 
 /// The state that the store loaded under lock.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct State {
     pub balances: BTreeMap<UserId, Balance>,
     /// The watches of the users that have another one than the default.

@@ -4,10 +4,14 @@ use async_trait::async_trait;
 
 use crate::{
     biz::{
-        jobs::runs::{Begun, LEASE, REMEMBERED, Run, RunStore},
+        jobs::runs::{Begun, LEASE, REMEMBERED, Run, RunReader, RunStore, StoredRun},
         values::error::StoreError,
     },
-    data::{mysql::MySqlStore, row::Columns},
+    data::{
+        mysql::MySqlStore,
+        row::Columns,
+        rows::jobs::{LAST_RUNS, stored_run_of},
+    },
 };
 
 #[async_trait]
@@ -70,6 +74,19 @@ impl RunStore for MySqlStore {
             self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;
         }
         self.give_lease_back(run).await
+    }
+}
+
+#[async_trait]
+impl RunReader for MySqlStore {
+    async fn last_runs(&self, job: &str, limit: u32) -> Result<Vec<StoredRun>, StoreError> {
+        let query = sqlx::query(LAST_RUNS).bind(job).bind(limit);
+        self.reader.fetch_all(query).await?.iter().map(stored_run_of).collect()
+    }
+
+    async fn leased_jobs(&self) -> Result<Vec<String>, StoreError> {
+        let query = sqlx::query("SELECT job FROM job_lease WHERE owner <> '' AND ends_at > UTC_TIMESTAMP(6)");
+        self.reader.fetch_all(query).await?.iter().map(|row| row.text(0)).collect()
     }
 }
 

@@ -7,11 +7,15 @@ use crate::{
         audit_trail::AuditedCall,
         limits::caps::{self, Caps, LimitStore, Requests},
         settlement::keys::Keys,
-        values::{calendar::BillingTime, error::StoreError, ids::UserId},
+        values::{
+            calendar::BillingTime,
+            error::{self, StoreError},
+            ids::UserId,
+        },
     },
     data::{
         mysql::{
-            MySqlStore, audit_trail,
+            MySqlStore,
             statement::{LockMode, Row as StatementRow, Statement},
         },
         row::Columns,
@@ -20,23 +24,22 @@ use crate::{
 
 #[async_trait]
 impl LimitStore for MySqlStore {
-    async fn set_caps(&self, user: &UserId, caps: Caps, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+    async fn set_caps(
+        &self,
+        user: &UserId,
+        caps: Caps,
+        call: &AuditedCall,
+        at: BillingTime,
+    ) -> Result<error::Result<()>, StoreError> {
         let mut read = Statement::beginning(LockMode::Wait);
         read.push("SELECT daily_limit, monthly_limit FROM tenant_quota WHERE user_id = ");
         read.texts([user.as_str()]).push(LockMode::Wait.suffix());
-        self.change_row(read, |row| {
-            let stored = match row {
-                Some(row) => Some(Caps { daily: row.optional_number(0)?, monthly: row.optional_number(1)? }),
-                None => None,
-            };
-            let event = caps::audited(call, user, stored.unwrap_or_default(), caps, at);
-            Ok(event.map(|event| {
-                Statement::committing(LockMode::Wait, |packet| {
-                    set(packet, user, (stored, caps), at);
-                    audit_trail::insert(packet, &[event]);
-                })
-            }))
-        })
+        self.change_audited(
+            read,
+            |row| Ok(Caps { daily: row.optional_number(0)?, monthly: row.optional_number(1)? }),
+            |stored| caps::audited(call, user, stored.copied().unwrap_or_default(), caps, at),
+            |packet, stored| set(packet, user, (stored.copied(), caps), at),
+        )
         .await
     }
 }

@@ -9,11 +9,15 @@ use crate::{
         audit_trail::AuditedCall,
         limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, Period, QuotaType},
         settlement::keys::Keys,
-        values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
+        values::{
+            calendar::BillingTime,
+            error::{self, StoreError},
+            ids::ApiKeyId,
+        },
     },
     data::{
         mysql::{
-            MySqlStore, audit_trail,
+            MySqlStore,
             statement::{LockMode, Statement},
         },
         rows::key_quota,
@@ -22,19 +26,21 @@ use crate::{
 
 #[async_trait]
 impl KeyQuotaStore for MySqlStore {
-    async fn set_key_quota(&self, quota: &NewKeyQuota, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+    async fn set_key_quota(
+        &self,
+        quota: &NewKeyQuota,
+        call: &AuditedCall,
+        at: BillingTime,
+    ) -> Result<error::Result<()>, StoreError> {
         let mut read = Statement::beginning(LockMode::Wait);
         read.push("SELECT period, quota_limit FROM api_key_quota");
         of_row(&mut read, quota).push(LockMode::Wait.suffix());
-        self.change_row(read, |row| {
-            let stored = row.map(key_quota::period_and_limit_of).transpose()?;
-            Ok(quota.audited(call, stored, at).map(|event| {
-                Statement::committing(LockMode::Wait, |packet| {
-                    set(packet, quota, stored, at);
-                    audit_trail::insert(packet, &[event]);
-                })
-            }))
-        })
+        self.change_audited(
+            read,
+            key_quota::period_and_limit_of,
+            |stored| quota.audited(call, stored.copied(), at),
+            |packet, stored| set(packet, quota, stored.copied(), at),
+        )
         .await
     }
 

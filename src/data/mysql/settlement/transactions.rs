@@ -9,6 +9,7 @@ use crate::{
     biz::{
         charge::prices::Class,
         settlement::{
+            refund::Refunded,
             rule::ReservationWrite,
             transaction::{Delivered, Due, Reservation, Status, Transaction, TransactionStore},
         },
@@ -24,7 +25,10 @@ use crate::{
             MySqlStore,
             statement::{Row as StatementRow, Statement},
         },
-        rows::transaction::{due_of, transaction_of},
+        rows::{
+            refund::{refund_columns, refunded_of},
+            transaction::{due_of, transaction_of},
+        },
     },
 };
 
@@ -47,6 +51,16 @@ impl TransactionStore for MySqlStore {
             .push(")");
         let sets = self.reader.fetch(statement).await?;
         sets.first().and_then(|rows| rows.first()).map(transaction_of).transpose()
+    }
+
+    async fn refunds_of(&self, user: &UserId, trace: &TraceId, limit: u32) -> Result<Vec<Refunded>, StoreError> {
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            refund_columns!(),
+            " FROM charge_refund WHERE user_id = ? AND trace_id = ? LIMIT ?"
+        ));
+        let query = query.bind(user.as_str()).bind(trace.as_str().as_bytes()).bind(limit);
+        self.reader.fetch_all(query).await?.iter().map(refunded_of).collect()
     }
 
     async fn due(&self, until: DateTime<Utc>, after: Option<&Due>, limit: u32) -> Result<Vec<Due>, StoreError> {

@@ -5,10 +5,15 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use crate::{
     biz::{
-        jobs::runs::{Begun, LEASE, REMEMBERED, Run, RunStore},
+        jobs::runs::{Begun, LEASE, REMEMBERED, Run, RunReader, RunStore, StoredRun},
         values::error::StoreError,
     },
-    data::sqlite::{SqliteStore, writer::writer_error},
+    data::{
+        error::store_error,
+        row::Columns,
+        rows::jobs::{LAST_RUNS, stored_run_of},
+        sqlite::{SqliteStore, writer::writer_error},
+    },
 };
 
 /// The current time in microseconds. All processes that use the file run on one machine, so they
@@ -54,6 +59,21 @@ impl RunStore for SqliteStore {
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
         let run = run.clone();
         self.writer.run(move |connection| end(connection, &run, is_done).map_err(writer_error)).await
+    }
+}
+
+#[async_trait]
+impl RunReader for SqliteStore {
+    async fn last_runs(&self, job: &str, limit: u32) -> Result<Vec<StoredRun>, StoreError> {
+        let query = sqlx::query(LAST_RUNS).bind(job).bind(limit);
+        query.fetch_all(&self.reader).await.map_err(store_error)?.iter().map(stored_run_of).collect()
+    }
+
+    async fn leased_jobs(&self) -> Result<Vec<String>, StoreError> {
+        let query = sqlx::query(
+            "SELECT job FROM job_lease WHERE owner <> '' AND ends_at > CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
+        );
+        query.fetch_all(&self.reader).await.map_err(store_error)?.iter().map(|row| row.text(0)).collect()
     }
 }
 

@@ -8,7 +8,11 @@ use crate::{
         audit_trail::AuditedCall,
         limits::caps::{self, Caps, LimitStore, Requests},
         settlement::{keys::Keys, lock::LeftOut, rule::State},
-        values::{calendar::BillingTime, error::StoreError, ids::UserId},
+        values::{
+            calendar::BillingTime,
+            error::{self, StoreError},
+            ids::UserId,
+        },
     },
     data::{
         row::Columns,
@@ -22,7 +26,13 @@ use crate::{
 
 #[async_trait]
 impl LimitStore for SqliteStore {
-    async fn set_caps(&self, user: &UserId, caps: Caps, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+    async fn set_caps(
+        &self,
+        user: &UserId,
+        caps: Caps,
+        call: &AuditedCall,
+        at: BillingTime,
+    ) -> Result<error::Result<()>, StoreError> {
         let (user, call) = (user.clone(), call.clone());
         self.writer.run(move |connection| set(connection, &user, caps, (&call, at))).await
     }
@@ -33,7 +43,7 @@ fn set(
     user: &UserId,
     caps: Caps,
     (call, at): (&AuditedCall, BillingTime),
-) -> Result<(), StoreError> {
+) -> Result<error::Result<()>, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
     let stored = {
         let mut find = transaction
@@ -43,7 +53,11 @@ fn set(
             Ok(Caps { daily: row.optional_number(0)?, monthly: row.optional_number(1)? })
         })?
     };
-    let Some(event) = caps::audited(call, user, stored.unwrap_or_default(), caps, at) else { return Ok(()) };
+    let event = match caps::audited(call, user, stored.unwrap_or_default(), caps, at) {
+        Ok(Some(event)) => event,
+        Ok(None) => return Ok(Ok(())),
+        Err(refused) => return Ok(Err(refused)),
+    };
     let written = if caps == Caps::default() {
         transaction.execute("DELETE FROM tenant_quota WHERE user_id = ?", [user.as_str()])
     } else {
@@ -58,7 +72,7 @@ fn set(
     };
     written.map_err(writer_error)?;
     audit_trail::insert(&transaction, &[event]).map_err(writer_error)?;
-    commit(transaction)
+    commit(transaction).map(Ok)
 }
 
 /// Loads the caps of the batch's users.

@@ -10,7 +10,11 @@ use crate::{
         audit_trail::AuditedCall,
         limits::key_quota::{KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType, Taken},
         settlement::{lock::LeftOut, posting::Batch, rule::State},
-        values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
+        values::{
+            calendar::BillingTime,
+            error::{self, StoreError},
+            ids::ApiKeyId,
+        },
     },
     data::{
         error::store_error,
@@ -29,7 +33,12 @@ const OF_KEY: &str = "\
 
 #[async_trait]
 impl KeyQuotaStore for SqliteStore {
-    async fn set_key_quota(&self, quota: &NewKeyQuota, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+    async fn set_key_quota(
+        &self,
+        quota: &NewKeyQuota,
+        call: &AuditedCall,
+        at: BillingTime,
+    ) -> Result<error::Result<()>, StoreError> {
         let (quota, call) = (quota.clone(), call.clone());
         self.writer.run(move |connection| set(connection, &quota, &call, at)).await
     }
@@ -56,7 +65,7 @@ fn set(
     quota: &NewKeyQuota,
     call: &AuditedCall,
     at: BillingTime,
-) -> Result<(), StoreError> {
+) -> Result<error::Result<()>, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
     let (key, kind, now) = (quota.key.as_str(), quota.kind.name(), at.utc.timestamp_micros());
     let stored = {
@@ -65,7 +74,11 @@ fn set(
             .map_err(writer_error)?;
         found(&mut find, [key, kind], |row| key_quota::period_and_limit_of(row))?
     };
-    let Some(event) = quota.audited(call, stored, at) else { return Ok(()) };
+    let event = match quota.audited(call, stored, at) {
+        Ok(Some(event)) => event,
+        Ok(None) => return Ok(Ok(())),
+        Err(refused) => return Ok(Err(refused)),
+    };
     let written = match quota.limit {
         Some(limit) => transaction.execute(
             "INSERT INTO api_key_quota \
@@ -82,7 +95,7 @@ fn set(
     };
     written.map_err(writer_error)?;
     audit_trail::insert(&transaction, &[event]).map_err(writer_error)?;
-    commit(transaction)
+    commit(transaction).map(Ok)
 }
 
 /// Loads the quotas of the API keys of the batch. The ending transactions are already loaded.

@@ -11,6 +11,7 @@ use crate::{
         charge::prices::Class,
         settlement::{
             lock::LeftOut,
+            refund::Refunded,
             rule::{ReservationWrite, State},
             transaction::{Delivered, Due, Transaction, TransactionStore},
         },
@@ -24,7 +25,10 @@ use crate::{
     data::{
         column_codes::{charged_by_number, price_details, quota_unit_name, usage_parts},
         error::store_error,
-        rows::transaction::{due_of, transaction_of},
+        rows::{
+            refund::{refund_columns, refunded_of},
+            transaction::{due_of, transaction_of},
+        },
         sqlite::{
             SqliteStore,
             writer::{found, writer_error},
@@ -54,6 +58,16 @@ impl TransactionStore for SqliteStore {
             .as_ref()
             .map(transaction_of)
             .transpose()
+    }
+
+    async fn refunds_of(&self, user: &UserId, trace: &TraceId, limit: u32) -> Result<Vec<Refunded>, StoreError> {
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            refund_columns!(),
+            " FROM charge_refund WHERE user_id = ? AND trace_id = ? LIMIT ?"
+        ));
+        let query = query.bind(user.as_str()).bind(trace.as_str()).bind(limit);
+        query.fetch_all(&self.reader).await.map_err(store_error)?.iter().map(refunded_of).collect()
     }
 
     async fn due(&self, until: DateTime<Utc>, after: Option<&Due>, limit: u32) -> Result<Vec<Due>, StoreError> {

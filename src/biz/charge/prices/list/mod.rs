@@ -235,6 +235,18 @@ impl PriceList {
             .ok_or_else(|| Invalid::new("usage", format!("costs more than {}", Money::MAX)))
     }
 
+    /// The cost of the sums of many calls at the base prices: which calls a tier or a factor applied to is not known
+    /// from sums. `None` above the largest amount.
+    pub fn cost_of_sums(&self, parts: [u64; CLASSES]) -> Option<Money> {
+        let exact = Class::ALL.into_iter().zip(parts).try_fold(0_u128, |sum, (class, units)| {
+            let product = u128::from(self.base.price(class).micros().unsigned_abs()).checked_mul(units.into())?;
+            let product = if class.is_per_million() { product } else { product.checked_mul(PER_MILLION)? };
+            sum.checked_add(product)
+        })?;
+        let micros = i64::try_from((exact + PER_MILLION / 2) / PER_MILLION).ok()?;
+        Some(Money::from_micros(micros)).filter(|cost| *cost <= Money::MAX)
+    }
+
     /// The summands of [`Self::cost`], one for each class that the call has. Their amounts are rounded,
     /// and the last line has the rest if there is one.
     ///

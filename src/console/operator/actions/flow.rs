@@ -1,0 +1,251 @@
+//! The way of an action: its form, its preview, its one confirmation, and the audit event as its result.
+//!
+//! The form has an id, which becomes the id of the audit event and of the call. So a confirmation that is sent twice
+//! changes something once. The confirmation has the fingerprint of the preview, and the change is made only if it has
+//! the same one when its rows are locked.
+
+use axum::{
+    extract::Path,
+    response::{IntoResponse, Redirect, Response},
+};
+use http::StatusCode;
+use maud::{Markup, html};
+use uuid::Uuid;
+
+use super::{
+    action::{Action, Attempt},
+    field::Values,
+    list::find,
+};
+use crate::{
+    biz::{
+        audit_trail::{Consent, Intent},
+        values::{
+            error::{Error, Result as Answer},
+            invalid::Invalid,
+            preview::{Fingerprint, Preview},
+        },
+    },
+    console::{
+        controls::{PROOF, hidden},
+        form::Fields,
+        link::link,
+        operator::{desk::Desk, event, figures},
+    },
+    service::{error_texts::message_in, errors},
+};
+
+/// The hidden fields of a form.
+const KEY: &str = "key";
+const SEEN: &str = "seen";
+
+/// The notice above a form or a preview.
+enum Notice<'e> {
+    Refused(&'e Error),
+    /// The state is so already.
+    NothingToDo,
+    /// The state has changed since the preview.
+    Changed,
+    /// The answer did not come. A repeat of the confirmation learns it.
+    Unknown,
+}
+
+pub(in crate::console::operator) async fn form(desk: Desk, Path(name): Path<String>) -> Result<Response, Response> {
+    let action = known(&desk, &name)?;
+    let mut values = Values::of(action.fields, |name| desk.parameter(name).to_owned());
+    if let Some(current) = action.current {
+        desk.ok(current(&desk.console.api, &mut values).await)?;
+    }
+    Ok(show_form(&desk, action, &values, None))
+}
+
+pub(in crate::console::operator) async fn send(
+    desk: Desk,
+    Path(name): Path<String>,
+    fields: Fields,
+) -> Result<Response, Response> {
+    let action = known(&desk, &name)?;
+    let values = Values::of(action.fields, |name| fields.text(name).to_owned());
+    let key: Option<Uuid> = fields.text(KEY).parse().ok().filter(|key: &Uuid| key.get_version_num() == 7);
+    let Some(key) = key else { return Ok(show_form(&desk, action, &values, None)) };
+    match fields.text(SEEN) {
+        "" => preview(&desk, action, &values, key).await,
+        seen => confirm(&desk, action, &values, (key, Fingerprint::sent(seen))).await,
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "the response of a handler")]
+fn known(desk: &Desk, name: &str) -> Result<&'static Action, Response> {
+    find(name).ok_or_else(|| desk.not_found())
+}
+
+async fn preview(desk: &Desk, action: &'static Action, values: &Values, key: Uuid) -> Result<Response, Response> {
+    // A form that has done its work is another one when it is sent again with other values.
+    let is_used = desk.ok(is_done(desk, key).await)?;
+    let key = if is_used { Uuid::now_v7() } else { key };
+    if let Err(error) = check_account(desk, action, values).await {
+        return Ok(refuse(desk, action, values, &error));
+    }
+    Ok(match attempt(desk, action, values, (key, Consent::Withheld)).await {
+        Err(Error::NotMade(Some(change))) => show_preview(desk, action, values, (key, &change), None).await,
+        Err(Error::NotMade(None)) | Ok(()) => show_form(desk, action, values, Some(&Notice::NothingToDo)),
+        Err(error) => refuse(desk, action, values, &error),
+    })
+}
+
+async fn confirm(
+    desk: &Desk,
+    action: &'static Action,
+    values: &Values,
+    (key, seen): (Uuid, Fingerprint),
+) -> Result<Response, Response> {
+    if desk.ok(is_done(desk, key).await)? {
+        return Ok(done(key));
+    }
+    let made = attempt(desk, action, values, (key, Consent::To(seen.clone()))).await;
+    // Whatever the answer, the event says what became of it.
+    if is_done(desk, key).await.unwrap_or(false) {
+        return Ok(done(key));
+    }
+    Ok(match made {
+        Err(Error::NotMade(Some(change))) => {
+            show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)).await
+        }
+        Err(Error::NotMade(None)) | Ok(()) => show_form(desk, action, values, Some(&Notice::NothingToDo)),
+        Err(error) if errors::may_be_settled(&error) => {
+            errors::log(&error, desk.request());
+            show_again(desk, action, values, (key, &seen))
+        }
+        Err(error) => refuse(desk, action, values, &error),
+    })
+}
+
+async fn attempt(desk: &Desk, action: &'static Action, values: &Values, (key, consent): (Uuid, Consent)) -> Answer<()> {
+    let intent = Intent { actor: desk.actor.clone(), event: key, consent };
+    (action.perform)(&desk.console.api, values, Attempt { intent, origin: desk.origin.clone() }).await
+}
+
+/// Whether the change of a form has been made.
+async fn is_done(desk: &Desk, key: Uuid) -> Answer<bool> {
+    Ok(desk.console.api.audit_trail.audit_event(key).await?.is_some())
+}
+
+async fn check_account(desk: &Desk, action: &Action, values: &Values) -> Answer<()> {
+    let user = values.get("user_id");
+    if action.needs_account && !user.is_empty() && !desk.console.api.accounts.exists(user).await? {
+        return Err(Invalid::new("user_id", "has no account; open one first, if the id is right").into());
+    }
+    Ok(())
+}
+
+fn done(key: Uuid) -> Response {
+    Redirect::to(&link(&event::address(&key.to_string()), &[("done", "1")])).into_response()
+}
+
+fn refuse(desk: &Desk, action: &'static Action, values: &Values, error: &Error) -> Response {
+    errors::log(error, desk.request());
+    show_form(desk, action, values, Some(&Notice::Refused(error)))
+}
+
+fn title(desk: &Desk, action: &Action) -> &'static str {
+    desk.texts.word("action_title", action.name)
+}
+
+/// The page of an action, beside the account that it concerns.
+fn respond(desk: &Desk, action: &Action, values: &Values, notice: Option<&Notice<'_>>, content: Markup) -> Response {
+    let title = title(desk, action);
+    let status = match notice {
+        None => StatusCode::OK,
+        Some(Notice::Refused(error)) => errors::kind(error).http,
+        Some(Notice::NothingToDo | Notice::Changed) => StatusCode::CONFLICT,
+        Some(Notice::Unknown) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let content = html! {
+        section.card.broad {
+            h1 { (title) }
+            @match notice {
+                None => {},
+                Some(Notice::Refused(error)) => p.notice.bad role="alert" { (message_in(error, desk.texts.0)) },
+                Some(Notice::NothingToDo) => p.notice role="status" { (desk.texts.get("action.nothing")) },
+                Some(Notice::Changed) => p.notice role="alert" { (desk.texts.get("action.changed")) },
+                Some(Notice::Unknown) => p.notice role="alert" { (desk.texts.get("action.unknown")) },
+            }
+            (content)
+        }
+    };
+    desk.respond_with(status, None, values.get("user_id"), title, content)
+}
+
+fn show_form(desk: &Desk, action: &'static Action, values: &Values, notice: Option<&Notice<'_>>) -> Response {
+    let texts = desk.texts;
+    let content = html! {
+        p.quiet { (texts.word("action_about", action.name)) }
+        form.stack method="post" action=(action.path()) {
+            (hidden(PROOF, &desk.proof)) (hidden(KEY, &Uuid::now_v7().to_string()))
+            @for field in action.fields { (field.input(texts, values.get(field.name))) }
+            p { button.primary { (texts.get("action.preview")) } }
+        }
+    };
+    respond(desk, action, values, notice, content)
+}
+
+async fn show_preview(
+    desk: &Desk,
+    action: &'static Action,
+    values: &Values,
+    (key, change): (Uuid, &Preview),
+    notice: Option<&Notice<'_>>,
+) -> Response {
+    let texts = desk.texts;
+    let currency = &desk.console.settings.currency;
+    let facts_beside = match action.facts {
+        // A preview without them is better than none.
+        Some(facts) => facts(&desk.console.api, values).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let content = html! {
+        h2 { (texts.get("action.will_be")) }
+        (facts(desk, action, values))
+        (figures::table(texts, currency, change.before.as_deref(), change.after.as_deref()))
+        @if !facts_beside.is_empty() {
+            h2 { (texts.get("action.yesterday")) }
+            dl.facts { @for (name, value) in &facts_beside { dt { (texts.word("quote", name)) } dd { (value) } } }
+        }
+        (confirmation(desk, action, values, (key, &change.fingerprint())))
+    };
+    respond(desk, action, values, notice, content)
+}
+
+/// The same confirmation once more, after an answer that did not come.
+fn show_again(desk: &Desk, action: &'static Action, values: &Values, (key, seen): (Uuid, &Fingerprint)) -> Response {
+    let content = html! { (facts(desk, action, values)) (confirmation(desk, action, values, (key, seen))) };
+    respond(desk, action, values, Some(&Notice::Unknown), content)
+}
+
+/// The values of the form as they were sent.
+fn facts(desk: &Desk, action: &'static Action, values: &Values) -> Markup {
+    let given = action.fields.iter().filter(|field| values.is_set(field.name));
+    html! {
+        dl.facts {
+            @for field in given {
+                dt { (field.label(desk.texts)) }
+                dd { (field.shown(desk.texts, values.get(field.name))) }
+            }
+        }
+    }
+}
+
+fn confirmation(desk: &Desk, action: &'static Action, values: &Values, (key, seen): (Uuid, &Fingerprint)) -> Markup {
+    let texts = desk.texts;
+    let given: Vec<_> = action.fields.iter().map(|field| (field.name, values.get(field.name))).collect();
+    html! {
+        div.actions {
+            form method="post" action=(action.path()) {
+                (hidden(PROOF, &desk.proof)) (hidden(KEY, &key.to_string())) (hidden(SEEN, seen.as_str()))
+                @for (name, value) in given.iter().filter(|(_, value)| !value.is_empty()) { (hidden(name, value)) }
+                button.primary { (texts.get("action.confirm")) }
+            }
+            a.button href=(link(&action.path(), &given)) { (texts.get("action.edit")) }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The actions on money that goes back, and on money that nobody expected.
+
+use super::{
+    accounts::{REASON_FIELD, USER_ID},
+    action::Action,
+    field::Field,
+};
+use crate::{
+    biz::audit_trail::{REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT},
+    service::proto::{RefundChargeRequest, RefundRechargeRequest, ResolvePaymentRequest},
+};
+
+const ID: usize = 128;
+
+pub(in crate::console) static REFUND: Action = Action {
+    name: "refund",
+    rpc: REFUND_CHARGE,
+    fields: &[USER_ID, Field::text("trace_id", ID), Field::count("count").optional(), REASON_FIELD],
+    needs_account: true,
+    current: None,
+    facts: None,
+    perform: |api, values, attempt| {
+        Box::pin(async move {
+            let request = RefundChargeRequest {
+                user_id: values.text("user_id"),
+                trace_id: values.text("trace_id"),
+                refund_id: attempt.id(),
+                count: values.count("count")?,
+                reason: values.text("reason"),
+            };
+            api.refunds.refund_charge(request, attempt.intent).await.map(drop)
+        })
+    },
+};
+
+pub(in crate::console) static REFUND_TOP_UP: Action = Action {
+    name: "refund-top-up",
+    rpc: REFUND_RECHARGE,
+    fields: &[Field::text("order_id", ID), Field::decimal("amount").optional(), Field::flag("force"), REASON_FIELD],
+    needs_account: false,
+    current: None,
+    facts: None,
+    perform: |api, values, attempt| {
+        Box::pin(async move {
+            let request = RefundRechargeRequest {
+                order_id: values.text("order_id"),
+                refund_id: attempt.id(),
+                amount: values.amount("amount")?.unwrap_or_default(),
+                reason: values.text("reason"),
+                force: values.is_set("force"),
+            };
+            api.recharges.refund_recharge(request, attempt.origin, attempt.intent).await.map(drop)
+        })
+    },
+};
+
+pub(in crate::console) static RESOLVE: Action = Action {
+    name: "resolve-payment",
+    rpc: RESOLVE_PAYMENT,
+    fields: &[
+        Field::text("payment_order_id", ID),
+        Field::choice("action", &["credit", "refund", "dismiss"]),
+        USER_ID.optional(),
+        REASON_FIELD,
+    ],
+    needs_account: true,
+    current: None,
+    facts: None,
+    perform: |api, values, attempt| {
+        Box::pin(async move {
+            let request = ResolvePaymentRequest {
+                payment_order_id: values.text("payment_order_id"),
+                action: values.text("action"),
+                user_id: values.text("user_id"),
+                reason: values.text("reason"),
+            };
+            api.recharges.resolve_payment(request, attempt.origin, attempt.intent).await.map(drop)
+        })
+    },
+};

@@ -1,0 +1,354 @@
+//! The actions of operators: a preview changes nothing, a confirmation changes once what the preview told, and a
+//! preview that is no longer true is shown anew.
+
+use std::collections::BTreeMap;
+
+use rstest::rstest;
+use serde_json::Value;
+
+use super::{
+    OPEN, history,
+    operators::{settings, token},
+    visitor::{Shown, Visitor},
+};
+use crate::harness::{
+    Backend, MySql, Service, Sqlite,
+    payments::{Paying, success},
+};
+
+/// The hidden and chosen fields of the confirmation on a preview.
+fn confirmation(preview: &Shown, action: &str) -> BTreeMap<String, String> {
+    preview.hidden(&format!("/console/actions/{action}"))
+}
+
+async fn previewed(operator: &Visitor, action: &str, fields: &[(&str, &str)]) -> Shown {
+    let path = format!("/console/actions/{action}");
+    operator.submit(&path, &path, fields).await
+}
+
+async fn confirm(operator: &Visitor, action: &str, fields: &BTreeMap<String, String>) -> Shown {
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    operator.post(&format!("/console/actions/{action}"), &fields).await
+}
+
+async fn events(service: &Service) -> Vec<Value> {
+    let (_, reply) = service.internal_get("/internal/v1/billing/audit-events?page_size=100").await;
+    reply["events"].as_array().unwrap().clone()
+}
+
+async fn post(service: &Service, route: &str, body: &'static str) -> (u16, String) {
+    let url = format!("http://{}/internal/v1/billing/{route}", service.app.grpc_addr);
+    let reply = service.http.post(url).header("content-type", "application/json").body(body).send().await.unwrap();
+    (reply.status().as_u16(), reply.text().await.unwrap())
+}
+
+/// The rows of the table of figures: name, before, after.
+fn figures(shown: &Shown) -> BTreeMap<String, (String, String)> {
+    let table = shown.html.split("<tbody>").nth(1).unwrap_or_else(|| panic!("no figures: {}", shown.html));
+    let rows = table.split("</tbody>").next().unwrap().split("<tr").skip(1);
+    let texts = |row: &str| -> Vec<String> {
+        let parts = row.split('<').filter_map(|part| part.split_once('>').map(|(_, text)| text.trim().to_owned()));
+        parts.filter(|text| !text.is_empty()).collect()
+    };
+    rows.map(|row| texts(&format!("<tr{row}")))
+        .map(|cells| {
+            let [name, before, after] = &cells[..] else { panic!("{cells:?}") };
+            (name.clone(), (before.clone(), after.clone()))
+        })
+        .collect()
+}
+
+/// An action, its form, some of the figures of its preview, and its rpc.
+type Case<'c> = (&'c str, Vec<(&'c str, &'c str)>, Vec<(&'c str, &'c str, &'c str)>, &'c str);
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[&OPEN[..], &[("billing.plans", "{gold: {multiplier: 2}}")]].concat()).await;
+    let service = &paying.service;
+    history(service, "alice").await;
+    let order = paying.recharge("alice", 12.0).await;
+    paying.press(&order.payment_url, "SUCCESS").await;
+    paying.until_order_is(&order.order_id, "success").await;
+    for payment in ["stray-1", "stray-2", "stray-3"] {
+        paying.notify(success("no-such-order", payment, 5.0)).await.unwrap_err();
+    }
+    let operator = Visitor::of_operators(service);
+    let (who, why) = (("user_id", "alice"), ("reason", "as she asked"));
+    let cases: [Case<'_>; 14] = [
+        ("open", vec![("user_id", "newcomer")], vec![("Balance", "none", "0.00 CNY")], "InitializeUser"),
+        ("status", vec![who, ("status", "FROZEN"), why], vec![("Status", "Active", "Frozen")], "SetAccountStatus"),
+        ("status", vec![who, ("status", "ACTIVE"), why], vec![("Status", "Frozen", "Active")], "SetAccountStatus"),
+        (
+            "adjust",
+            vec![who, ("amount", "-0.5"), why],
+            vec![("Balance", "1,246.375564 CNY", "1,245.875564 CNY"), ("Amount", "none", "\u{2212}0.50 CNY")],
+            "AdjustBalance",
+        ),
+        (
+            "limits",
+            vec![who, ("daily_limit", "600"), ("monthly_limit", "9000")],
+            vec![("Requests a day", "500", "600"), ("Requests a month", "none", "9000")],
+            "SetUserLimits",
+        ),
+        ("plan", vec![who, ("plan", "gold")], vec![("Plan", "default", "gold")], "SetUserPlan"),
+        (
+            "alerts",
+            vec![who, ("balance_below", "5 0.25"), ("quota_percent", "50,90")],
+            vec![("Alert below", "none", "0.25, 5"), ("Alert at percent", "none", "50, 90")],
+            "SetAlerts",
+        ),
+        (
+            "key-quota",
+            vec![("api_key_id", "key <1>"), ("quota_type", "requests"), ("period", "month"), ("limit", "99")],
+            vec![("Limit", "77", "99")],
+            "SetApiKeyQuota",
+        ),
+        (
+            "refund",
+            vec![who, ("trace_id", "call-1"), ("count", "4"), why],
+            vec![("Balance", "1,245.875564 CNY", "1,245.915564 CNY"), ("Paid units given back", "none", "4")],
+            "RefundCharge",
+        ),
+        (
+            "refund-top-up",
+            vec![("order_id", &order.order_id), ("amount", "2"), why],
+            vec![("Held", "0.00 CNY", "2.00 CNY")],
+            "RefundRecharge",
+        ),
+        (
+            "resolve-payment",
+            vec![("payment_order_id", "stray-1"), ("action", "credit"), who, why],
+            vec![("Balance", "1,243.915564 CNY", "1,248.915564 CNY"), ("Status", "open", "credited")],
+            "ResolvePayment",
+        ),
+        (
+            "resolve-payment",
+            vec![("payment_order_id", "stray-2"), ("action", "dismiss"), why],
+            vec![("Status", "open", "dismissed")],
+            "ResolvePayment",
+        ),
+        (
+            "price",
+            vec![
+                ("model", "new-model"),
+                ("version_id", "v1"),
+                ("effective_from", "2999-01-01T00:00:00"),
+                ("input", "3"),
+                ("output", "15"),
+            ],
+            vec![("Version", "none", "v1")],
+            "PutPriceVersion",
+        ),
+        (
+            "delete-price",
+            vec![("model", "new-model"), ("version_id", "v1")],
+            vec![("Version", "v1", "none")],
+            "DeletePriceVersion",
+        ),
+    ];
+    for (action, fields, expected, rpc) in cases {
+        let before = events(service).await.len();
+        let preview = previewed(&operator, action, &fields).await;
+        assert_eq!(preview.status, 200, "{action} {fields:?}: {}", preview.text());
+        let told = figures(&preview);
+        for (name, was, is) in expected {
+            assert_eq!(told.get(name), Some(&(was.to_owned(), is.to_owned())), "{action}: {told:?}");
+        }
+        assert_eq!(events(service).await.len(), before, "{action}: a preview changes nothing");
+
+        let sent = confirmation(&preview, action);
+        let confirmations = [confirm(&operator, action, &sent), confirm(&operator, action, &sent)];
+        for done in futures_util::future::join_all(confirmations).await {
+            let result = format!("/console/audit-events/{}?done=1", sent["key"]);
+            assert_eq!((done.status, done.header("location")), (303, result.as_str()), "{action}: {}", done.text());
+        }
+        let all = events(service).await;
+        assert_eq!(all.len(), before + 1, "{action}: a double click is one change");
+        assert_eq!((all[0]["rpc"].as_str(), all[0]["id"].as_str()), (Some(rpc), Some(sent["key"].as_str())));
+        let again = confirm(&operator, action, &sent).await;
+        assert_eq!(
+            (again.status, events(service).await.len()),
+            (303, before + 1),
+            "{action}: a reload changes nothing"
+        );
+        let result = operator.get(again.header("location")).await;
+        assert_eq!((result.status, figures(&result)), (200, told), "{action}: the preview was true");
+        assert!(result.text().contains("The change is made."), "{}", result.text());
+    }
+    paying.assert_books("alice", 1_248.915564).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_preview_that_is_no_longer_true_is_shown_anew(#[values(MySql, Sqlite)] on: Backend) {
+    let service = super::open(on).await;
+    history(&service, "alice").await;
+    let operator = Visitor::of_operators(&service);
+    let who = ("user_id", "alice");
+    let changes: [(&str, Vec<(&str, &str)>, &str, &str); 4] = [
+        (
+            "adjust",
+            vec![who, ("amount", "2"), ("reason", "r")],
+            "adjust",
+            r#"{"user_id":"alice","amount":1,"reason":"r","adjustment_id":"a"}"#,
+        ),
+        (
+            "refund",
+            vec![who, ("trace_id", "call-1"), ("reason", "r")],
+            "refund",
+            r#"{"user_id":"alice","trace_id":"call-1","count":1,"refund_id":"a","reason":"r"}"#,
+        ),
+        ("limits", vec![who, ("daily_limit", "7")], "users/alice/limits", r#"{"daily_limit":8}"#),
+        (
+            "key-quota",
+            vec![("api_key_id", "key <1>"), ("quota_type", "requests"), ("period", "month"), ("limit", "9")],
+            "api-keys/key%20%3C1%3E/quota",
+            r#"{"quota_type":"requests","period":"month","limit":8}"#,
+        ),
+    ];
+    for (action, fields, route, body) in changes {
+        let first = previewed(&operator, action, &fields).await;
+        assert_eq!(first.status, 200, "{}", first.text());
+        let (status, reply) = post(&service, route, body).await;
+        assert_eq!(status, 200, "{reply}");
+        let before = events(&service).await.len();
+        let stale = confirm(&operator, action, &confirmation(&first, action)).await;
+        assert!(
+            stale.status == 409 && stale.text().contains("the state has changed since the preview"),
+            "{action}: {}",
+            stale.text()
+        );
+        assert_ne!(figures(&stale), figures(&first), "{action}: the new preview has the new figures");
+        assert_eq!(events(&service).await.len(), before, "{action}: nothing was changed");
+        let made = confirm(&operator, action, &confirmation(&stale, action)).await;
+        assert_eq!((made.status, events(&service).await.len()), (303, before + 1), "{action}: {}", made.text());
+        let result = operator.get(made.header("location")).await;
+        assert_eq!(figures(&result), figures(&stale), "{action}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_somebody_else_has_made_is_not_made_again() {
+    let service = super::open(Sqlite).await;
+    history(&service, "alice").await;
+    let operator = Visitor::of_operators(&service);
+    let fields = [("user_id", "alice"), ("status", "FROZEN"), ("reason", "r")];
+    let [one, other] = [previewed(&operator, "status", &fields).await, previewed(&operator, "status", &fields).await];
+    assert_eq!(confirm(&operator, "status", &confirmation(&one, "status")).await.status, 303);
+    let late = confirm(&operator, "status", &confirmation(&other, "status")).await;
+    assert!(late.status == 409 && late.text().contains("the state is so already"), "{}", late.text());
+    let again = previewed(&operator, "status", &fields).await;
+    assert!(again.status == 409 && again.text().contains("the state is so already"), "{}", again.text());
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_refused_action_says_why_and_a_slip_in_a_user_id_opens_no_account(#[values(MySql, Sqlite)] on: Backend) {
+    let service = super::open(on).await;
+    history(&service, "alice").await;
+    let before = events(&service).await.len();
+    let operator = Visitor::of_operators(&service);
+    for (action, fields, status, why) in [
+        ("adjust", vec![("user_id", "alcie"), ("amount", "5"), ("reason", "r")], 400, "has no account"),
+        ("adjust", vec![("user_id", "alice"), ("amount", "-9999"), ("reason", "r")], 400, "balance is not enough"),
+        ("adjust", vec![("user_id", "alice"), ("amount", "five"), ("reason", "r")], 400, "amount"),
+        ("adjust", vec![("user_id", "alice"), ("amount", "5"), ("reason", "")], 400, "reason"),
+        ("refund", vec![("user_id", "alice"), ("trace_id", "none"), ("reason", "r")], 404, "not found"),
+        ("refund", vec![("user_id", "alice"), ("trace_id", "call-1"), ("count", "999"), ("reason", "r")], 400, "count"),
+        ("plan", vec![("user_id", "alice"), ("plan", "platinum")], 400, "platinum"),
+        (
+            "resolve-payment",
+            vec![("payment_order_id", "p"), ("action", "dismiss"), ("reason", "r")],
+            404,
+            "payment p not found",
+        ),
+        ("refund-top-up", vec![("order_id", "o"), ("reason", "r")], 503, "payment is unavailable"),
+        ("price", vec![("model", "m"), ("tiers", "x"), ("effective_from", "2999-01-01T00:00:00")], 400, "tiers"),
+        ("status", vec![("user_id", "alice"), ("status", "ASLEEP"), ("reason", "r")], 400, "status"),
+    ] {
+        let refused = previewed(&operator, action, &fields).await;
+        assert!(refused.status == status && refused.text().contains(why), "{action} {fields:?}: {}", refused.text());
+        // The form keeps its values.
+        let is_kept = |value: &str| {
+            refused.html.contains(&format!("value=\"{value}\"")) || refused.html.contains(&format!(">{value}<"))
+        };
+        assert!(
+            fields.iter().all(|(name, value)| value.is_empty() || *name == "status" || is_kept(value)),
+            "{}",
+            refused.html
+        );
+    }
+    assert_eq!(events(&service).await.len(), before);
+    let (_, opened) = post(&service, "users", r#"{"user_id":"alcie"}"#).await;
+    assert!(opened.contains(r#""created":true"#), "{opened}");
+}
+
+#[tokio::test]
+async fn a_form_that_is_sent_again_with_other_values_is_another_action() {
+    let service = super::open(Sqlite).await;
+    history(&service, "alice").await;
+    let operator = Visitor::of_operators(&service);
+    let form = operator.get("/console/actions/adjust?user_id=alice").await.hidden("/console/actions/adjust");
+    let preview = async |amount: &str| {
+        let mut fields = form.clone();
+        fields.extend(
+            [("user_id", "alice"), ("amount", amount), ("reason", "r")]
+                .map(|(name, value)| (name.into(), value.into())),
+        );
+        confirm(&operator, "adjust", &fields).await
+    };
+    let first = confirmation(&preview("1").await, "adjust");
+    assert_eq!(confirm(&operator, "adjust", &first).await.status, 303);
+    let second = confirmation(&preview("2").await, "adjust");
+    assert_ne!(first["key"], second["key"]);
+    assert_eq!(confirm(&operator, "adjust", &second).await.status, 303);
+    assert_eq!(events(&service).await.iter().filter(|event| event["rpc"] == "AdjustBalance").count(), 3);
+}
+
+#[tokio::test]
+async fn only_the_role_of_the_rpcs_may_preview_or_confirm() {
+    let service = Service::start_with(Sqlite, &settings()).await;
+    let admin = Visitor::of_operators(&service);
+    admin.sign_in(&token("admin")).await;
+    let made = previewed(&admin, "open", &[("user_id", "alice")]).await;
+    assert_eq!(confirm(&admin, "open", &confirmation(&made, "open")).await.status, 303);
+    let fields = [("user_id", "alice"), ("amount", "5"), ("reason", "r")];
+    let preview = previewed(&admin, "adjust", &fields).await;
+    let sent = confirmation(&preview, "adjust");
+    for role in ["support", "gateway", "keys", "payment", "metrics"] {
+        let other = Visitor::of_operators(&service);
+        other.sign_in(&token(role)).await;
+        // A proof of the form of their own session, if they can read a page.
+        let page = other.get("/console/find").await;
+        let mut own = sent.clone();
+        if page.status == 200 {
+            own.insert("form_token".into(), page.hidden("/console/language")["form_token"].clone());
+        }
+        assert_eq!(confirm(&other, "adjust", &own).await.status, 403, "{role}");
+        assert_eq!(other.get("/console/actions/adjust?user_id=alice").await.status, 403, "{role}");
+        let account = other.get("/console?user_id=alice").await;
+        assert!(!account.html.contains("/console/actions/"), "{role} sees no action that it may not do");
+    }
+    let balance = async || {
+        let url = format!("http://{}/api/v1/billing/account?user_id=alice", service.app.http_addr);
+        let reply: Value = service.http.get(url).send().await.unwrap().json().await.unwrap();
+        reply["balance"].as_f64().unwrap()
+    };
+    assert_eq!(balance().await, 0.0);
+    assert!(admin.get("/console?user_id=alice").await.html.contains("/console/actions/adjust?user_id=alice"));
+    // Without the proof of the form, or with that of another session.
+    let other = Visitor::of_operators(&service);
+    other.sign_in(&token("admin")).await;
+    for proof in ["", "x", other.get("/console/find").await.hidden("/console/language")["form_token"].as_str()] {
+        let mut forged = sent.clone();
+        forged.insert("form_token".into(), proof.into());
+        let refused = confirm(&admin, "adjust", &forged).await;
+        assert!(refused.status == 403 && refused.text().contains("Nothing was changed"), "{}", refused.text());
+    }
+    assert_eq!(balance().await, 0.0);
+    assert_eq!(confirm(&admin, "adjust", &sent).await.status, 303);
+    assert_eq!(balance().await, 5.0);
+    let event = admin.get(&format!("/console/audit-events/{}", sent["key"])).await;
+    assert!(event.text().contains("admin (admin)"), "{}", event.text());
+}
