@@ -14,8 +14,9 @@ pub(super) async fn show(desk: Desk) -> Result<Response, Response> {
     let quotas = desk.ok(desk.console.api.limits.get_api_key_quota(request).await)?;
     let (texts, key) = (desk.texts, &quotas.api_key_id);
     let content = html! {
-        h1 { (texts.get("overview.keys")) }
+        h1 { (texts.get("column.api_key")) }
         section.card {
+            h2 { (texts.get("overview.keys")) }
             @if quotas.quotas.is_empty() { p.empty { (texts.get("api_key.none")) } }
             (key_quotas(texts, key, &quotas.quotas))
         }
@@ -30,5 +31,5 @@ pub(super) async fn show(desk: Desk) -> Result<Response, Response> {
             }
         }
     };
-    Ok(desk.respond(Tool::Find, texts.get("overview.keys"), content))
+    Ok(desk.respond(Tool::Find, texts.get("column.api_key"), content))
 }

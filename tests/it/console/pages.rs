@@ -1,10 +1,11 @@
 //! The content of the pages is that of REST.
 
+use billing_service::service::proto::{DeductQuotaRequest, Usage};
 use rstest::rstest;
 use serde_json::Value;
 
 use super::{history, open, visitor::Visitor};
-use crate::harness::{Backend, MySql, Sqlite};
+use crate::harness::{Backend, MySql, Sqlite, charge};
 
 /// An amount of REST as the pages write it, for amounts below a thousand.
 pub fn money(amount: &Value) -> String {
@@ -194,4 +195,29 @@ async fn the_console_is_off_unless_the_configuration_turns_it_on() {
     for page in super::PAGES {
         assert_eq!(Visitor::of(&service).get(page).await.status, 404, "{page}");
     }
+}
+
+#[rstest]
+#[tokio::test]
+async fn usage_by_units_is_ordered_by_units(#[values(MySql, Sqlite)] on: Backend) {
+    let service = super::open(on).await;
+    super::history(&service, "u").await;
+    // Many cheap units of one model, beside three dear ones of the other.
+    let usage = Usage { input_tokens: 1, output_tokens: 1, ..Default::default() };
+    let cheap = DeductQuotaRequest {
+        trace_id: "cheap".into(),
+        model: "tiny".into(),
+        usage: Some(usage),
+        ..charge("u", "llm", 50)
+    };
+    service.deduct(cheap).await;
+    let models = async |measure: &str| {
+        let shown = Visitor::of(&service).get(&format!("/console/usage?by=model&measure={measure}")).await;
+        let rows = shown.html.split("<tbody>").nth(1).unwrap().split("</tbody>").next().unwrap().to_owned();
+        ["gpt-4.1", "tiny"].map(|model| rows.find(&format!(">{model}<")).unwrap_or_else(|| panic!("{model}: {rows}")))
+    };
+    let [dear, cheap] = models("cost").await;
+    assert!(dear < cheap, "by cost");
+    let [dear, cheap] = models("units").await;
+    assert!(cheap < dear, "by units");
 }

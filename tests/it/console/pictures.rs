@@ -1,7 +1,7 @@
 //! The pictures of docs/console.md: of the demo user at a fixed time, so that the same sources make the same picture.
 
 use super::demo;
-use crate::harness::browser::Browser;
+use crate::harness::{browser::Browser, wait::until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_pictures_of_the_document() {
@@ -21,4 +21,12 @@ async fn the_pictures_of_the_document() {
         browser.go_to(&format!("http://{}{page}", service.app.http_addr)).await;
         browser.screenshot(name).await;
     }
+    // The preview of an action. It has no id and no time.
+    browser.look(1_280, 900, "light").await;
+    let form =
+        format!("http://{}/console/actions/status?user_id=demo&status=FROZEN&reason=disputed", service.app.grpc_addr);
+    browser.go_to(&form).await;
+    browser.click("main button.primary").await;
+    until("the preview is shown", async || browser.has("input[name=seen]").await).await;
+    browser.screenshot("console-preview.png").await;
 }

@@ -80,4 +80,9 @@ async fn a_page_of_many_models_and_records_stays_small() {
         let page = Visitor::of(&service).get(path).await;
         assert!(page.status == 200 && page.html.len() < MAX_PAGE, "{path} has {} bytes", page.html.len());
     }
+    let charge = format!("/console/charge?user_id=u&trace_id={:0>128}", 59);
+    for path in ["/console/audit-events", "/console/prices", "/console/jobs", "/console/health", &charge] {
+        let page = Visitor::of_operators(&service).get(path).await;
+        assert!(page.status == 200 && page.html.len() < MAX_PAGE, "{path} has {} bytes", page.html.len());
+    }
 }
