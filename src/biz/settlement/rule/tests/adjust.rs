@@ -1,6 +1,11 @@
 //! Credits and debits of an operator.
 
 use super::account::{TestAccount, adjust, units};
+use crate::biz::{
+    audit_trail::Consent,
+    settlement::posting::Posting,
+    values::preview::{Fingerprint, Preview},
+};
 
 #[test]
 fn an_adjustment_credits_or_debits_once() {
@@ -63,4 +68,34 @@ fn no_balance_goes_beyond_the_largest_amount() {
     let refused = "refused: amount: would raise the balance above 999999999.999999";
     assert_eq!(account.settle(adjust("a", "999999999.999999")), refused);
     assert_eq!(account.settle(adjust("a", "999999999.999998")), "balance 999999999.999999");
+}
+
+#[test]
+fn an_adjustment_is_made_only_with_the_consent_to_its_figures() {
+    let account = TestAccount::with("1");
+    let with = |id: &str, consent: Consent| match adjust(id, "5") {
+        Posting::Adjust(mut adjustment) => {
+            adjustment.call.consent = consent;
+            Posting::Adjust(adjustment)
+        }
+        other => panic!("{other:?}"),
+    };
+    let not_made = "refused: nothing was changed: the change differs from its preview";
+    assert_eq!(account.settle(with("a", Consent::Withheld)), not_made);
+    assert_eq!(account.settle(with("a", Consent::To(Fingerprint::sent("another")))), not_made);
+    assert_eq!(account.state(), "balance 1, held 0; free 0, held 0");
+    assert_eq!(account.books.audit_events().len(), 1, "that of the opening balance");
+    let made = adjust("a", "5");
+    assert_eq!(account.settle(made), "balance 6");
+    let event = account.books.audit_events().remove(1);
+    let seen =
+        Preview { rpc: event.rpc, user: event.user, before: event.before, after: event.after, reason: event.reason };
+    // The same change of the same balance, on another account.
+    let other = TestAccount::with("1");
+    assert_eq!(other.settle(with("a", Consent::To(seen.fingerprint()))), "balance 6");
+    // A repeat needs no consent to what is made already.
+    assert_eq!(other.settle(with("a", Consent::To(seen.fingerprint()))), "found: balance 6");
+    // The same amount on another balance is another change.
+    assert_eq!(other.settle(with("b", Consent::To(seen.fingerprint()))), not_made);
+    assert_eq!(other.state(), "balance 6, held 0; free 0, held 0");
 }
