@@ -147,14 +147,16 @@ async fn a_killed_deliverer_loses_no_event_and_no_order(#[values(MySql, Sqlite)]
             return Answer::Hang;
         }
         let event = received.event();
-        let fails = event.0 == "b" && event.1 % 30 == 5 && tried.lock().unwrap().insert(event.1);
+        let fails = event.0 == "b" && event.1 % 4 == 1 && tried.lock().unwrap().insert(event.1);
         Answer::Status(if fails { 500 } else { 200 })
     });
     let mut server = ServerProcess::start_beside(&conf).await;
     put(&client_of(&server).await, "w", &receiver.url("/a")).await;
-    let users: Vec<String> = (0..8).map(|user| format!("u{user}")).chain(["b".into(), String::new()]).collect();
+    // Many users with few events, which wait in memory, and a user with so many that they wait in a retry.
+    let users: Vec<String> = (0..60).map(|user| format!("u{user}")).chain(["b".into(), String::new()]).collect();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
-    let events = events_of(&users, 60);
+    let later = events_of(&users, 4).into_iter().map(|(user, number)| (user, number + 4));
+    let events: Vec<_> = events_of(&users, 4).into_iter().chain(events_of(&["many"], 60)).chain(later).collect();
     write_events(&database, events.iter().copied()).await;
     for kill in 1..=4 {
         until("one gets no answer", async || receiver.received("/a").len() > answered.load(SeqCst)).await;
@@ -176,7 +178,7 @@ async fn a_killed_deliverer_loses_no_event_and_no_order(#[values(MySql, Sqlite)]
     until("all arrive", async || distinct() == events.len()).await;
     assert_in_order(&receiver.accepted("/a"), &events);
     let repeats = receiver.accepted("/a").len() - events.len();
-    assert!(repeats <= 4 * 8, "{repeats} repeats of saved events");
+    assert!(repeats < 4 * 30, "{repeats} repeats of saved events");
 }
 
 #[rstest]

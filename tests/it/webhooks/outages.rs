@@ -1,5 +1,7 @@
 //! Receivers that do not accept: down, slow, gone, or every other time.
 
+use std::{collections::BTreeSet, sync::Mutex};
+
 use billing_service::{
     biz::values::calendar::Clock,
     service::proto::{PutWebhookRequest, RedeliverWebhookRequest},
@@ -81,7 +83,12 @@ async fn a_receiver_that_is_down_for_an_hour_gets_everything_and_holds_nobody_up
 #[tokio::test]
 async fn a_receiver_that_fails_every_other_time_gets_everything_in_order(#[values(MySql, Sqlite)] on: Backend) {
     let (service, receiver) = (start(on).await, Receiver::start().await);
-    receiver.answer("/a", |_, earlier| Answer::Status(if earlier % 2 == 0 { 500 } else { 200 }));
+    // Every other attempt at each event.
+    let failed = Mutex::new(BTreeSet::new());
+    receiver.answer("/a", move |received, _| {
+        let (mut failed, event) = (failed.lock().unwrap(), received.event());
+        Answer::Status(if failed.remove(&event) || !failed.insert(event) { 200 } else { 500 })
+    });
     put(&service.internal, "w", &receiver.url("/a")).await;
     let events = events_of(&["a", "b", "", "c"], 6);
     write_events(&service.database, events.iter().copied()).await;
@@ -91,6 +98,7 @@ async fn a_receiver_that_fails_every_other_time_gets_everything_in_order(#[value
     })
     .await;
     assert_in_order(&receiver.accepted("/a"), &events);
+    assert_eq!(receiver.received("/a").len(), 2 * events.len());
 }
 
 #[rstest]
