@@ -217,8 +217,8 @@ fn is_required(message: &str, field: &str) -> bool {
         "input" | "output" => message == "PutPriceVersionRequest",
         "payment_order_id" => message == "ResolvePaymentRequest",
         "status" => matches!(message, "SetAccountStatusRequest" | "RechargeCallbackRequest"),
-        "order_id" | "quota_type" | "period" | "plan" | "payment_method" | "action" | "webhook_id" | "url"
-        | "items" | "role" | "above_input_tokens" => true,
+        "order_id" | "quota_type" | "period" | "plan" | "payment_method" | "action" | "webhook_id" | "items"
+        | "role" | "above_input_tokens" => true,
         _ => false,
     }
 }

@@ -67,15 +67,19 @@ pub struct WebhookService {
 impl WebhookService {
     pub async fn put_webhook(&self, request: PutWebhookRequest, actor: Actor) -> Result<PutWebhookReply> {
         let id = WebhookId::parse("webhook_id", &request.webhook_id)?;
-        let url = WebhookUrl::parse(&request.url, self.is_private_allowed)?;
-        let types = types(&request.types)?;
+        // A call that only replaces the secret need not repeat them.
+        let has_target = !request.rotate_secret || !request.url.is_empty() || !request.types.is_empty();
+        let target = match has_target {
+            true => Some((WebhookUrl::parse(&request.url, self.is_private_allowed)?, types(&request.types)?)),
+            false => None,
+        };
         let rotation = rotation(request.rotate_secret, request.overlap_hours)?;
         let vault = self.vault.as_ref().ok_or_else(|| {
             Invalid::new("webhook_id", "webhooks need billing.webhooks.key_file in the configuration of this server")
         })?;
         let fresh = vault.fresh().map_err(unsealed)?;
         let sealed = vault.seal(&id, &fresh).map_err(unsealed)?;
-        let put = PutWebhook { id, url, types, is_active: request.active, rotation, fresh: sealed };
+        let put = PutWebhook { id, target, is_active: request.active, rotation, fresh: sealed };
         let stored = self.store.webhooks().await?.webhooks;
         // A new webhook begins behind the events that are committed now.
         if !stored.iter().any(|webhook| webhook.id == put.id) && !self.feed.place_all(PLACE_TIME).await? {

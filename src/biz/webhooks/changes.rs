@@ -18,8 +18,8 @@ use crate::biz::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PutWebhook {
     pub id: WebhookId,
-    pub url: WebhookUrl,
-    pub types: Types,
+    /// `None` leaves both as they are.
+    pub target: Option<(WebhookUrl, Types)>,
     /// `None` leaves it as it is; a new webhook is active.
     pub is_active: Option<bool>,
     /// The time for which the replaced secret stays valid; `None` replaces none.
@@ -56,11 +56,12 @@ impl PutWebhook {
     pub fn decide(&self, stored: Option<&Webhook>, others: usize, call: &AuditedCall, now: DateTime<Utc>) -> Change {
         let Some(old) = stored else { return self.create(others, call, now) };
         let mut new = old.clone();
-        new.url = self.url.clone();
-        new.types = self.types.clone();
+        if let Some((url, types)) = &self.target {
+            (new.url, new.types) = (url.clone(), types.clone());
+        }
         new.is_active = self.is_active.unwrap_or(old.is_active);
         // A receiver at another URL has refused nothing yet.
-        let restarts = self.is_active == Some(true) && !old.is_served() || self.url != old.url;
+        let restarts = self.is_active == Some(true) && !old.is_served() || new.url != old.url;
         if restarts {
             restart(&mut new);
         }
@@ -73,20 +74,28 @@ impl PutWebhook {
             return Change::Unchanged;
         }
         new.updated_at = now;
-        let event = call.event(now, None, Some(state(old)), Some(state(&new)));
+        let mut after = state(&new);
+        if new.url != old.url {
+            // The states show the host alone.
+            after["url_changed"] = true.into();
+        }
+        let event = call.event(now, None, Some(state(old)), Some(after));
         let uses_fresh = self.rotation.is_some();
         Change::Write(Box::new(Written { webhook: new, event, uses_fresh, restarts }))
     }
 
     fn create(&self, others: usize, call: &AuditedCall, now: DateTime<Utc>) -> Change {
+        let Some((url, types)) = self.target.clone() else {
+            return Change::Refused(Invalid::new("url", "must be given for a new webhook"));
+        };
         if others >= MAX_WEBHOOKS {
             let why = format!("would be one more than {MAX_WEBHOOKS} webhooks; delete another one first");
             return Change::Refused(Invalid::new("webhook_id", why));
         }
         let webhook = Webhook {
             id: self.id.clone(),
-            url: self.url.clone(),
-            types: self.types.clone(),
+            url,
+            types,
             is_active: self.is_active.unwrap_or(true),
             secrets: vec![SealedSecret { sealed: self.fresh.clone(), until: None }],
             progress: Progress::default(),
@@ -159,7 +168,6 @@ pub fn state(webhook: &Webhook) -> Value {
     let mut state = json!({
         "webhook_id": webhook.id.as_str(),
         "url": webhook.url.origin(),
-        "url_hash": webhook.url.short_hash(),
         "types": webhook.types.names(),
         "active": webhook.is_active,
         "state": webhook.state().name(),
@@ -176,6 +184,7 @@ mod tests {
     use super::*;
     use crate::biz::{
         audit_trail::{Actor, PUT_WEBHOOK},
+        events::EventType,
         webhooks::{Failed, WebhookState},
     };
 
@@ -186,8 +195,7 @@ mod tests {
     fn put(fresh: &str) -> PutWebhook {
         PutWebhook {
             id: WebhookId::from_stored("w"),
-            url: WebhookUrl::from_stored("https://a/"),
-            types: Types::All,
+            target: Some((WebhookUrl::from_stored("https://a/"), Types::All)),
             is_active: None,
             rotation: None,
             fresh: fresh.into(),
@@ -239,11 +247,22 @@ mod tests {
     }
 
     #[test]
+    fn a_rotation_alone_leaves_url_and_types_as_they_are() {
+        let rotation = PutWebhook { target: None, rotation: Some(TimeDelta::hours(1)), ..put("b") };
+        let some = Types::of(vec![EventType::BalanceLow]);
+        let target = Some((WebhookUrl::from_stored("https://a/"), some.clone()));
+        let first = written(&PutWebhook { target, ..put("a") }, None, 0).webhook;
+        let rotated = written(&rotation, Some(&first), 1);
+        assert_eq!((rotated.webhook.types, rotated.webhook.url, rotated.restarts), (some, first.url, false));
+        assert!(matches!(decide(&rotation, None, 0), Change::Refused(refused) if refused.field == "url"));
+    }
+
+    #[test]
     fn only_an_explicit_activation_or_another_url_ends_a_failure() {
         let mut failed = written(&put("a"), None, 0).webhook;
         failed.progress.failed = Some(Failed { at: at(0), reason: "gone".into() });
         assert_eq!(decide(&put("b"), Some(&failed), 1), Change::Unchanged);
-        let moved = PutWebhook { url: WebhookUrl::from_stored("https://b/"), ..put("b") };
+        let moved = PutWebhook { target: Some((WebhookUrl::from_stored("https://b/"), Types::All)), ..put("b") };
         let moved = written(&moved, Some(&failed), 1);
         assert_eq!((moved.restarts, moved.webhook.state(), moved.uses_fresh), (true, WebhookState::Active, false));
         let again = written(&PutWebhook { is_active: Some(true), ..put("b") }, Some(&failed), 1);
@@ -255,14 +274,15 @@ mod tests {
 
     #[test]
     fn the_audited_state_has_no_secret_and_shows_that_a_url_has_changed() {
-        let rotated = PutWebhook { rotation: Some(TimeDelta::hours(1)), ..put("hidden-b") };
-        let url = WebhookUrl::from_stored("https://a.example:8443/hidden-path?token=hidden-query");
-        let first = written(&PutWebhook { url, ..put("hidden-a") }, None, 0);
-        let second = written(&rotated, Some(&first.webhook), 1);
+        let url = |path: &str| WebhookUrl::from_stored(format!("https://a.example:8443/{path}"));
+        let to = |path: &str, fresh: &str| PutWebhook { target: Some((url(path), Types::All)), ..put(fresh) };
+        let first = written(&to("hidden-path?token=hidden-query", "hidden-a"), None, 0);
+        let moved = PutWebhook { rotation: Some(TimeDelta::hours(1)), ..to("hidden-other", "hidden-b") };
+        let second = written(&moved, Some(&first.webhook), 1);
         let read = |state: &Option<String>| serde_json::from_str::<Value>(state.as_deref().unwrap()).unwrap();
         let (old, new) = (read(&second.event.before), read(&second.event.after));
-        assert_eq!((&old["url"], &new["url"]), (&json!("https://a.example:8443"), &json!("https://a")));
-        assert_ne!(old["url_hash"], new["url_hash"]);
+        assert_eq!((&old["url"], &new["url"]), (&json!("https://a.example:8443"), &json!("https://a.example:8443")));
+        assert_eq!((&old["url_changed"], &new["url_changed"]), (&Value::Null, &json!(true)));
         for event in [first.event, second.event] {
             assert!(!format!("{:?}{:?}", event.before, event.after).contains("hidden"));
         }

@@ -143,8 +143,8 @@ impl WebhookState {
 impl Webhook {
     pub fn state(&self) -> WebhookState {
         match self.progress {
-            Progress { failed: Some(_), .. } => WebhookState::Failed,
             _ if !self.is_active => WebhookState::Paused,
+            Progress { failed: Some(_), .. } => WebhookState::Failed,
             Progress { failing_since: Some(_), .. } => WebhookState::Failing,
             _ => WebhookState::Active,
         }

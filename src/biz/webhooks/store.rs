@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Failed, MAX_WEBHOOKS, Types, Webhook,
+    Failed, MAX_WEBHOOKS, Types, Webhook, WebhookState,
     changes::PutWebhook,
     delivery::{Attempt, OrderKey, Resend, StoredRetry},
 };
@@ -174,7 +174,7 @@ pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
         _ => None,
     };
     Ok(Figures {
-        failed: webhooks.iter().filter(|webhook| webhook.progress.failed.is_some()).count() as u64,
+        failed: webhooks.iter().filter(|webhook| webhook.state() == WebhookState::Failed).count() as u64,
         backlog: behind().map(|behind| behind + unplaced.events).sum(),
         retries: retries().map(|sum| sum.retries).sum(),
         failed_users: retries().map(|sum| sum.failed).sum(),

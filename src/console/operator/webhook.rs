@@ -258,9 +258,12 @@ pub(super) async fn rotate(desk: Desk, Path(id): Path<String>, fields: Fields) -
         let webhook = current(&desk, &id, &fields).await?;
         let hours = fields.text("overlap_hours").parse();
         let hours = hours.map_err(|_| Invalid::new("overlap_hours", format!("must be 0 to {MAX_OVERLAP_HOURS}")))?;
-        let Webhook { webhook_id, url, types, .. } = webhook;
-        let request =
-            PutWebhookRequest { webhook_id, url, types, active: None, rotate_secret: true, overlap_hours: Some(hours) };
+        let request = PutWebhookRequest {
+            webhook_id: webhook.webhook_id,
+            rotate_secret: true,
+            overlap_hours: Some(hours),
+            ..Default::default()
+        };
         Ok(desk.console.api.webhooks.put_webhook(request, desk.actor.clone()).await?.secret)
     };
     match rotate.await {

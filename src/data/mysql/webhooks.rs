@@ -111,11 +111,12 @@ impl WebhookStore for MySqlStore {
     ) -> Result<Result<(), Invalid>, StoreError> {
         let id = &resend.webhook;
         let mut read = Statement::beginning(LockMode::Wait);
-        read.push("SELECT COUNT(*) FROM webhook_resend WHERE webhook_id = ").texts([id.as_str()]).push("; ");
+        // The count is read behind the lock, and sees what its last holder has added.
         read.push("SELECT 1 FROM webhook WHERE webhook_id = ").texts([id.as_str()]).push(LockMode::Wait.suffix());
+        read.push("SELECT COUNT(*) FROM webhook_resend WHERE webhook_id = ").texts([id.as_str()]).push("; ");
         let outcome = Mutex::new(Ok(()));
         let change = |sets: &[Vec<MySqlRow>]| {
-            let [.., waiting, found] = sets else { return Err(StoreError::Failed("a statement had no result".into())) };
+            let [.., found, waiting] = sets else { return Err(StoreError::Failed("a statement had no result".into())) };
             let waiting: u32 = waiting.first().ok_or_else(|| corrupt("webhook_resend"))?.number(0)?;
             let decided = changes::may_resend(!found.is_empty(), waiting, MAX_RESENDS);
             let packet = decided.is_ok().then(|| {

@@ -12,14 +12,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use crate::biz::webhooks::{MAX_WEBHOOKS, address::is_public, delivery::SEND_TIMEOUT};
 
-/// Most look-ups of the system at once. Each takes a thread, and all parts of the process share the threads.
-const LOOKUPS: usize = 32;
+/// Most look-ups of the system at once, one a host. Each takes a thread, and all parts of the process share the threads.
+const LOOKUPS: usize = MAX_WEBHOOKS;
 /// Most hosts whose addresses are kept for the connector.
 const MAX_CHECKED: usize = 2 * MAX_WEBHOOKS;
 
@@ -31,15 +35,43 @@ pub trait Lookup: Send + Sync + 'static {
     async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The resolver of the system.
+/// The resolver of the system. All deliveries to a host wait for one look-up of it, so a host whose name server does not
+/// answer takes one thread, and holds up no other host.
 pub struct SystemLookup {
-    permits: Arc<Semaphore>,
+    under_way: Arc<Mutex<BTreeMap<String, Found>>>,
     resolve: fn(&str) -> io::Result<Vec<IpAddr>>,
 }
 
+/// The end of a look-up.
+type Found = Shared<BoxFuture<'static, Result<Vec<IpAddr>, Arc<io::Error>>>>;
+
 impl Default for SystemLookup {
     fn default() -> Self {
-        Self { permits: Arc::new(Semaphore::new(LOOKUPS)), resolve: by_system }
+        Self { under_way: Arc::default(), resolve: by_system }
+    }
+}
+
+impl SystemLookup {
+    /// Begins a look-up, or joins the one of this host that is under way.
+    fn begin(&self, host: &str) -> io::Result<Found> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = under_way.get(host) {
+            return Ok(found.clone());
+        }
+        if under_way.len() >= LOOKUPS {
+            return Err(io::Error::other("too many look-ups of other hosts have no answer yet"));
+        }
+        let (resolve, name, ending) = (self.resolve, host.to_owned(), self.under_way.clone());
+        // It ends after its callers have given up, and is in the map until then.
+        let lookup = spawn_blocking(move || {
+            let found = resolve(&name).map_err(Arc::new);
+            ending.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            found
+        });
+        let ended = lookup.map(|ended| ended.unwrap_or_else(|error| Err(Arc::new(io::Error::other(error)))));
+        let found = ended.boxed().shared();
+        under_way.insert(host.to_owned(), found.clone());
+        Ok(found)
     }
 }
 
@@ -51,14 +83,8 @@ fn by_system(host: &str) -> io::Result<Vec<IpAddr>> {
 #[async_trait]
 impl Lookup for SystemLookup {
     async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (host, resolve) = (host.to_owned(), self.resolve);
-        let lookup = move || {
-            // A caller that waits no longer does not free the thread.
-            let _permit = permit;
-            resolve(&host)
-        };
-        spawn_blocking(lookup).await.map_err(io::Error::other)?
+        let found = self.begin(host)?;
+        found.await.map_err(|error| io::Error::new(error.kind(), error))
     }
 }
 
@@ -163,33 +189,42 @@ mod tests {
     static HANGS: Mutex<bool> = Mutex::new(true);
     static ENDS: Condvar = Condvar::new();
 
-    /// A resolver of the system that does not answer.
-    fn hang(_: &str) -> io::Result<Vec<IpAddr>> {
+    /// A resolver of the system that answers for one host alone.
+    fn hang(host: &str) -> io::Result<Vec<IpAddr>> {
+        if host == "well.example" {
+            return Ok(vec![[192, 0, 2, 1].into()]);
+        }
         ENTERED.fetch_add(1, SeqCst);
         drop(ENDS.wait_while(HANGS.lock().unwrap(), |hangs| *hangs).unwrap());
         Ok(Vec::new())
     }
 
     #[tokio::test]
-    async fn lookups_that_hang_take_a_bounded_number_of_threads() {
+    async fn a_host_whose_lookup_hangs_takes_one_thread_and_holds_up_no_other_host() {
         let lookup = Arc::new(SystemLookup { resolve: hang, ..SystemLookup::default() });
-        let start = || {
+        let start = |host: String| {
             let lookup = lookup.clone();
-            tokio::spawn(async move { lookup.addresses("a.example").await })
+            tokio::spawn(async move { lookup.addresses(&host).await })
         };
-        let first: Vec<_> = (0..LOOKUPS).map(|_| start()).collect();
-        while ENTERED.load(SeqCst) < LOOKUPS {
+        let hosts = LOOKUPS - 1;
+        let silent: Vec<_> = (0..3 * hosts).map(|number| start(format!("silent-{}.example", number % hosts))).collect();
+        while ENTERED.load(SeqCst) < hosts {
             yield_now().await;
         }
         // The callers wait no longer, and the threads are still in use.
-        first.iter().for_each(|task| task.abort());
-        for task in first {
+        silent.iter().for_each(|task| task.abort());
+        for task in silent {
             assert!(task.await.unwrap_err().is_cancelled());
         }
-        assert_eq!(lookup.permits.available_permits(), 0);
-        let next = start();
+        assert_eq!(start("well.example".into()).await.unwrap().unwrap(), [IpAddr::from([192, 0, 2, 1])]);
+        let next = start("silent-0.example".into());
+        yield_now().await;
+        assert_eq!(ENTERED.load(SeqCst), hosts);
         *HANGS.lock().unwrap() = false;
         ENDS.notify_all();
         next.await.unwrap().unwrap();
+        while !lookup.under_way.lock().unwrap().is_empty() {
+            yield_now().await;
+        }
     }
 }

@@ -169,9 +169,12 @@ impl Known {
         self.token_hashes.iter().fold(Choice::from(0), |known, other| known | other.ct_eq(hash)).into()
     }
 
-    /// The caller in the first of its roles that is one of `roles`.
+    /// The caller in the role admin, or else in the first of its roles, that is one of `roles`. Admin comes first, because
+    /// other roles see less of what a caller with both may change.
     fn admit(&self, roles: &[Role]) -> Result<Caller, Refused> {
-        match self.roles.iter().find(|role| roles.contains(role)) {
+        let is_of_caller = |role: &&Role| self.roles.contains(role);
+        let own = [Role::Admin].iter().filter(is_of_caller).chain(&self.roles);
+        match own.into_iter().find(|role| roles.contains(role)) {
             Some(role) => {
                 let is_admin = self.roles.contains(&Role::Admin);
                 Ok(Caller { name: self.name.clone(), role: role.name(), is_admin })

@@ -97,7 +97,11 @@ impl Run<'_> {
             self.polled_at = Some(Instant::now());
         }
         if is_due && !self.queues.is_empty() {
-            self.deliverer.feed.place_events().await?;
+            match self.deliverer.feed.place_events().await {
+                // The reader of the feed has logged it. Events with positions, retries and tests go on.
+                Err(StoreError::Conflict(_)) => {}
+                placed => drop(placed?),
+            }
         }
         // Queues at the same position share a page.
         let mut pages: BTreeMap<Position, EventPage> = BTreeMap::new();

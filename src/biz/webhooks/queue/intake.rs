@@ -108,15 +108,13 @@ impl Queue {
     fn move_to_retry(&mut self, user: &OrderKey) {
         let (moved, left) = std::mem::take(&mut self.waiting).into_iter().partition(|event| event.user == *user);
         self.waiting = left;
-        let mut moved: VecDeque<Event> = moved;
+        let moved: VecDeque<Event> = moved;
         let (Some(first), Some(last)) = (moved.front(), moved.back()) else { return };
         let next = self.busy.get(user).copied().unwrap_or(first.position);
         let (until, next_at) = (last.position, first.at);
         for event in &moved {
             self.open.remove(&event.position);
         }
-        // The last one is read again with those behind it.
-        moved.truncate(OF_USER);
         let retry = Retry {
             next,
             until,
@@ -125,7 +123,8 @@ impl Queue {
             next_at,
             failed_at: None,
             hastened_at: None,
-            events: moved,
+            // They are read when its turn comes: many retries would need much memory.
+            events: VecDeque::new(),
         };
         self.retries.insert(user.clone(), retry);
         self.unsaved.retries.insert(user.clone());

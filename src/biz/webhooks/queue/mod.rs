@@ -189,10 +189,13 @@ impl Queue {
             let (message, source) = (resend.message, Source::Resend(resend.id));
             return Step::Send(Box::new(Delivery { message, source }));
         }
-        let is_due = |(key, retry): &(&OrderKey, &Retry)| retry.is_due(now) && !self.busy.contains_key(*key);
+        let may_begin = !self.is_down() || self.is_probe_due(now);
+        // A retry without an attempt has a user whose events were too many for the window. It is a probe, too.
+        let is_due = |(key, retry): &(&OrderKey, &Retry)| {
+            retry.is_due(now) && !self.busy.contains_key(*key) && (may_begin || retry.attempts > 0)
+        };
         let due = self.retries.iter().filter(is_due).min_by_key(|(_, retry)| retry.next_at);
         let is_free = |event: &Event| !self.busy.contains_key(&event.user);
-        let may_begin = !self.is_down() || self.is_probe_due(now);
         let waiting = may_begin.then(|| self.waiting.iter().position(is_free)).flatten();
         // By turns, so that many retries of users whose events are refused hold no other user up.
         let due = due.filter(|_| waiting.is_none() || !self.prefers_waiting);
@@ -204,9 +207,13 @@ impl Queue {
                     until: retry.until,
                 });
             };
-            self.busy.insert(key.clone(), event.position);
+            let (key, event, is_probe) = (key.clone(), event.clone(), retry.attempts == 0 && self.is_down());
+            self.busy.insert(key, event.position);
             self.prefers_waiting = true;
-            return Step::Send(Box::new(Delivery::of(event.clone())));
+            if is_probe {
+                self.probes.begin(now);
+            }
+            return Step::Send(Box::new(Delivery::of(event)));
         }
         match waiting.and_then(|index| self.waiting.remove(index)) {
             Some(event) => {
@@ -250,7 +257,7 @@ impl Queue {
         let is_full = self.retries.len() >= MAX_RETRIES;
         let is_unprobed = self.is_down() && !self.is_probe_due(now);
         let has_read = is_unprobed || self.waiting.is_empty() && (is_full || self.read_to >= last);
-        let waits = self.retries.values().all(|retry| !retry.is_due(now));
+        let waits = self.retries.values().all(|retry| !retry.is_due(now) || is_unprobed && retry.attempts == 0);
         has_read && waits && self.in_flight() == 0 && self.resends.is_empty()
     }
 

@@ -87,6 +87,10 @@ impl Queue {
             // They count from the moment when the receiver is down.
             self.probes = Probes { made: 0, next_at: Some(now + probe_pause(0)) };
         }
+        if failure != Failure::Gone && !self.webhook.types.contains(&event.kind) {
+            self.pass(event, now);
+            return None;
+        }
         if !self.retries.contains_key(&event.user) {
             self.begin_retry(event, began_at);
         }
@@ -113,6 +117,18 @@ impl Queue {
         };
         self.webhook.progress.failed = Some(Failed { at: now, reason });
         None
+    }
+
+    /// Goes on behind an event whose type was removed while it was on its way.
+    fn pass(&mut self, event: &Event, now: DateTime<Utc>) {
+        self.open.remove(&event.position);
+        let Some(retry) = self.retries.get_mut(&event.user) else { return };
+        (retry.next, retry.attempts, retry.first_at, retry.next_at) = (event.position + 1, 0, None, now);
+        retry.events.clear();
+        self.unsaved.retries.insert(event.user.clone());
+        if retry.next > retry.until {
+            self.end_retry(&event.user);
+        }
     }
 
     /// Users whose events were given up. Each has a retry.

@@ -470,6 +470,44 @@ fn a_receiver_that_refuses_many_users_is_probed_by_events_of_others() {
 }
 
 #[test]
+fn users_with_many_events_are_probes_of_a_receiver_that_is_down_too() {
+    // Users by turns, each with more events than one has in the window.
+    let users: Vec<String> = (0..330).map(|index| format!("u{}", index / 11)).collect();
+    let mut world = World::new(&users.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut attempts = 0;
+    for _ in 0..100 {
+        world.read(110);
+        world.start();
+        while world.end(0, Some(Failure::Timeout)).is_some() {
+            attempts += 1;
+        }
+    }
+    assert!((8..=10).contains(&attempts), "{attempts} attempts before the first probe");
+    let in_memory: usize = world.queue.retries.values().map(|retry| retry.events.len()).sum();
+    assert!(in_memory < 30, "{in_memory} events of users whose turn has not come are in memory");
+    world.now += TimeDelta::seconds(6);
+    world.start();
+    while world.end(0, None).is_some() {
+        world.start();
+    }
+    world.finish();
+    world.check();
+}
+
+#[test]
+fn an_event_whose_type_is_removed_while_it_is_on_its_way_is_not_tried_again() {
+    let mut world = World::new(&["a", "a"]);
+    world.read(2);
+    world.start();
+    let stored = Webhook { types: Types::of(vec![EventType::MonthClosed]), ..world.stored.clone() };
+    world.queue.renew(stored, world.now);
+    assert_eq!(world.end(0, Some(Failure::Status)), Some(1));
+    assert!(matches!(world.queue.next(world.now + TimeDelta::days(1)), Step::Wait));
+    world.save();
+    assert_eq!((world.stored.progress.position, world.retries.len()), (2, 0));
+}
+
+#[test]
 fn an_accepted_test_shows_that_the_receiver_is_back() {
     let users: Vec<String> = (0..20).map(|user| format!("u{user}")).collect();
     let mut world = World::new(&users.iter().map(String::as_str).collect::<Vec<_>>());
