@@ -137,8 +137,8 @@ mod tests {
             _: &NewKeyQuota,
             _: &AuditedCall,
             _: BillingTime,
-        ) -> std::result::Result<(), StoreError> {
-            Ok(())
+        ) -> std::result::Result<Result<()>, StoreError> {
+            Ok(Ok(()))
         }
 
         async fn key_quotas(&self, _: &ApiKeyId) -> std::result::Result<KeyQuotas, StoreError> {

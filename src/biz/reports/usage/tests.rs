@@ -21,7 +21,7 @@ use crate::biz::{
     values::{
         calendar::{Calendar, Clock, DaySpan},
         error::StoreError,
-        ids::{ServiceName, UserId},
+        ids::{ModelName, ServiceName, UserId},
     },
 };
 
@@ -217,6 +217,10 @@ impl UseStore for Memory {
 
     async fn daily_of(&self, _: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {
         unimplemented!("a refresh reads no days")
+    }
+
+    async fn sums_of_model(&self, _: &ModelName, _: NaiveDate, _: u32) -> Result<(UseSums, u64), StoreError> {
+        unimplemented!("a refresh reads no models")
     }
 }
 

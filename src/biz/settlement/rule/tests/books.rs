@@ -187,7 +187,7 @@ impl Books {
     pub fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
         let mut tables = self.0.lock().unwrap();
         let before = tables.requests.get(user).map(|requests| requests.caps).unwrap_or_default();
-        tables.audit_events.extend(caps::audited(&call(SET_USER_LIMITS), user, before, caps, at));
+        tables.audit_events.extend(caps::audited(&call(SET_USER_LIMITS), user, before, caps, at).unwrap());
         if caps == Caps::default() {
             tables.requests.remove(user);
         } else {
