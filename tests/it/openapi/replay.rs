@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 use super::{documents, operations};
 use crate::harness::{Backend, MySql, Service, Sqlite, payments::Paying};
 
+/// The begin of a cursor of the feed: `e2.` in base64.
+const CURSOR: &str = "ZTIu";
+
 /// Webhooks, services that are priced by model, a plan, and payments that are made at once, without a callback of their own.
 pub const SETTINGS: [(&str, &str); 5] = [
     ("billing.webhooks.key", crate::webhooks::KEY),
@@ -66,8 +69,9 @@ impl Renamed {
     }
 
     fn texts_agree(&mut self, example: &str, actual: &str) -> bool {
-        // A secret of a webhook has characters between words.
-        if example == actual || example.starts_with("whsec_") && actual.starts_with("whsec_") {
+        // A secret of a webhook has characters between words. A cursor of the feed names its event.
+        let is_made = |start| example.starts_with(start) && actual.starts_with(start);
+        if example == actual || is_made("whsec_") || is_made(CURSOR) {
             return true;
         }
         let (one, other): (Vec<_>, Vec<_>) = (words(example), words(actual));
