@@ -103,21 +103,45 @@ async fn confirm(
         return Ok(done(key));
     }
     let made = attempt(desk, action, values, (key, Consent::To(seen.clone()))).await;
-    // Whatever the answer, the event says what became of it.
-    if is_done(desk, key).await.unwrap_or(false) {
-        return Ok(done(key));
-    }
-    Ok(match made {
-        Err(Error::NotMade(Some(change))) => {
+    Ok(match Outcome::of(made, is_done(desk, key).await) {
+        Outcome::Made => done(key),
+        Outcome::Changed(change) => {
             show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)).await
         }
-        Err(Error::NotMade(None)) | Ok(()) => show_form(desk, action, values, Some(&Notice::NothingToDo)),
-        Err(error) if errors::may_be_settled(&error) => {
+        Outcome::NothingToDo => show_form(desk, action, values, Some(&Notice::NothingToDo)),
+        Outcome::Unknown(error) => {
             errors::log(&error, desk.request());
             show_again(desk, action, values, (key, &seen))
         }
-        Err(error) => refuse(desk, action, values, &error),
+        Outcome::Refused(error) => refuse(desk, action, values, &error),
     })
+}
+
+/// The outcome of a confirmation.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Made,
+    /// The state has changed since the preview. The change is now this one.
+    Changed(Box<Preview>),
+    NothingToDo,
+    /// The change may have been made. Only the same confirmation may follow, because a form with a new key could make
+    /// it twice.
+    Unknown(Error),
+    Refused(Error),
+}
+
+impl Outcome {
+    /// The outcome by the answer of the call, and by the read of its event after it. The event counts for more.
+    fn of(made: Answer<()>, is_done: Answer<bool>) -> Self {
+        match (is_done, made) {
+            (Ok(true), _) => Self::Made,
+            (Err(error), _) => Self::Unknown(error),
+            (Ok(false), Err(Error::NotMade(Some(change)))) => Self::Changed(change),
+            (Ok(false), Err(Error::NotMade(None)) | Ok(())) => Self::NothingToDo,
+            (Ok(false), Err(error)) if errors::may_be_settled(&error) => Self::Unknown(error),
+            (Ok(false), Err(error)) => Self::Refused(error),
+        }
+    }
 }
 
 async fn attempt(desk: &Desk, action: &'static Action, values: &Values, (key, consent): (Uuid, Consent)) -> Answer<()> {
@@ -247,5 +271,32 @@ fn confirmation(desk: &Desk, action: &'static Action, values: &Values, (key, see
             }
             a.button href=(link(&action.path(), &given)) { (texts.get("action.edit")) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_never_called_unmade_while_its_event_cannot_be_read() {
+        let change = || {
+            let (before, after) = (None, Some("{}".into()));
+            Box::new(Preview { rpc: "AdjustBalance".into(), user: None, before, after, reason: "r".into() })
+        };
+        let unread = || Err(Error::Internal("lost".into()));
+        for made in [
+            Ok(()),
+            Err(Error::NotMade(None)),
+            Err(Error::NotMade(Some(change()))),
+            Err(Error::UnknownService("x".into())),
+        ] {
+            assert_eq!(Outcome::of(made, unread()), Outcome::Unknown(Error::Internal("lost".into())));
+        }
+        assert_eq!(Outcome::of(unread(), Ok(true)), Outcome::Made);
+        assert_eq!(Outcome::of(Ok(()), Ok(false)), Outcome::NothingToDo);
+        assert_eq!(Outcome::of(Err(Error::NotMade(Some(change()))), Ok(false)), Outcome::Changed(change()));
+        let refusal = Error::UnknownService("x".into());
+        assert_eq!(Outcome::of(Err(refusal.clone()), Ok(false)), Outcome::Refused(refusal));
     }
 }
