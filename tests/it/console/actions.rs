@@ -298,11 +298,14 @@ async fn a_form_that_is_sent_again_with_other_values_is_another_action() {
         );
         confirm(&operator, "adjust", &fields).await
     };
+    // Both previews are open before the first one is confirmed, as in two tabs.
     let first = confirmation(&preview("1").await, "adjust");
-    assert_eq!(confirm(&operator, "adjust", &first).await.status, 303);
     let second = confirmation(&preview("2").await, "adjust");
     assert_ne!(first["key"], second["key"]);
-    assert_eq!(confirm(&operator, "adjust", &second).await.status, 303);
+    assert_eq!(confirm(&operator, "adjust", &first).await.status, 303);
+    let stale = confirm(&operator, "adjust", &second).await;
+    assert_eq!(stale.status, 409, "the second is not called done: {}", stale.text());
+    assert_eq!(confirm(&operator, "adjust", &confirmation(&stale, "adjust")).await.status, 303);
     assert_eq!(events(&service).await.iter().filter(|event| event["rpc"] == "AdjustBalance").count(), 3);
 }
 

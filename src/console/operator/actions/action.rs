@@ -37,7 +37,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// The idempotency id of the call, for an rpc that takes one. It is that of the form.
+    /// The idempotency id of the call, for an rpc that takes one. It is that of the preview.
     pub fn id(&self) -> String {
         format!("console-{}", self.intent.event)
     }

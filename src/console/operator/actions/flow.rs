@@ -1,7 +1,7 @@
 //! The way of an action: its form, its preview, its one confirmation, and the audit event as its result.
 //!
-//! The form has an id, which becomes the id of the audit event and of the call. So a confirmation that is sent twice
-//! changes something once. The confirmation has the fingerprint of the preview, and the change is made only if it has
+//! Each preview has an id of its own, which becomes the id of the audit event and of the call. So a confirmation that is
+//! sent twice changes something once, and two previews of one form are two actions. The confirmation has the fingerprint of the preview, and the change is made only if it has
 //! the same one when its rows are locked.
 
 use axum::{
@@ -35,7 +35,7 @@ use crate::{
     service::{error_texts::message_in, errors},
 };
 
-/// The hidden fields of a form.
+/// The hidden fields of a confirmation.
 const KEY: &str = "key";
 const SEEN: &str = "seen";
 
@@ -67,10 +67,10 @@ pub(in crate::console::operator) async fn send(
     let action = known(&desk, &name)?;
     let values = Values::of(action.fields, |name| fields.text(name).to_owned());
     let key: Option<Uuid> = fields.text(KEY).parse().ok().filter(|key: &Uuid| key.get_version_num() == 7);
-    let Some(key) = key else { return Ok(show_form(&desk, action, &values, None)) };
-    match fields.text(SEEN) {
-        "" => preview(&desk, action, &values, key).await,
-        seen => confirm(&desk, action, &values, (key, Fingerprint::sent(seen))).await,
+    match (fields.text(SEEN), key) {
+        ("", _) => Ok(preview(&desk, action, &values).await),
+        (_, None) => Ok(show_form(&desk, action, &values, None)),
+        (seen, Some(key)) => confirm(&desk, action, &values, (key, Fingerprint::sent(seen))).await,
     }
 }
 
@@ -79,18 +79,17 @@ fn known(desk: &Desk, name: &str) -> Result<&'static Action, Response> {
     find(name).ok_or_else(|| desk.not_found())
 }
 
-async fn preview(desk: &Desk, action: &'static Action, values: &Values, key: Uuid) -> Result<Response, Response> {
-    // A form that has done its work is another one when it is sent again with other values.
-    let is_used = desk.ok(is_done(desk, key).await)?;
-    let key = if is_used { Uuid::now_v7() } else { key };
+async fn preview(desk: &Desk, action: &'static Action, values: &Values) -> Response {
+    // The fields of a form may differ when it is sent again, so its id must not outlive a preview.
+    let key = Uuid::now_v7();
     if let Err(error) = check_account(desk, action, values).await {
-        return Ok(refuse(desk, action, values, &error));
+        return refuse(desk, action, values, &error);
     }
-    Ok(match attempt(desk, action, values, (key, Consent::Withheld)).await {
+    match attempt(desk, action, values, (key, Consent::Withheld)).await {
         Err(Error::NotMade(Some(change))) => show_preview(desk, action, values, (key, &change), None).await,
         Err(Error::NotMade(None)) | Ok(()) => show_form(desk, action, values, Some(&Notice::NothingToDo)),
         Err(error) => refuse(desk, action, values, &error),
-    })
+    }
 }
 
 async fn confirm(
@@ -149,7 +148,7 @@ async fn attempt(desk: &Desk, action: &'static Action, values: &Values, (key, co
     (action.perform)(&desk.console.api, values, Attempt { intent, origin: desk.origin.clone() }).await
 }
 
-/// Whether the change of a form has been made.
+/// Whether the change of a preview has been made.
 async fn is_done(desk: &Desk, key: Uuid) -> Answer<bool> {
     Ok(desk.console.api.audit_trail.audit_event(key).await?.is_some())
 }
@@ -205,7 +204,7 @@ fn show_form(desk: &Desk, action: &'static Action, values: &Values, notice: Opti
     let content = html! {
         p.quiet { (texts.word("action_about", action.name)) }
         form.stack method="post" action=(action.path()) {
-            (hidden(PROOF, &desk.proof)) (hidden(KEY, &Uuid::now_v7().to_string()))
+            (hidden(PROOF, &desk.proof))
             @for field in action.fields { (field.input(texts, values.get(field.name))) }
             p { button.primary { (texts.get("action.preview")) } }
         }
