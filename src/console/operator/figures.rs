@@ -38,12 +38,12 @@ pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: O
     controls::table(texts.get("figures.title"), &content)
 }
 
-fn find<'s>(state: &'s [(String, Value)], name: &str) -> Option<&'s Value> {
+pub(super) fn find<'s>(state: &'s [(String, Value)], name: &str) -> Option<&'s Value> {
     state.iter().find(|(known, _)| known == name).map(|(_, value)| value).filter(|value| !value.is_null())
 }
 
 /// The figures of a state. Those of an object within it have their own names.
-fn state(json: Option<&str>) -> Vec<(String, Value)> {
+pub(super) fn state(json: Option<&str>) -> Vec<(String, Value)> {
     let parsed: Map<String, Value> = json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
     let mut figures = Vec::new();
     for (name, value) in parsed {

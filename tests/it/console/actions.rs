@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     OPEN, history,
@@ -225,6 +225,31 @@ async fn a_preview_that_is_no_longer_true_is_shown_anew(#[values(MySql, Sqlite)]
         assert_eq!((made.status, events(&service).await.len()), (303, before + 1), "{action}: {}", made.text());
         let result = operator.get(made.header("location")).await;
         assert_eq!(figures(&result), figures(&stale), "{action}");
+    }
+}
+
+#[tokio::test]
+async fn a_refund_that_is_not_made_is_not_called_done() {
+    let paying = Paying::start_with(Sqlite, &OPEN).await;
+    let order = paying.recharge("alice", 12.0).await;
+    paying.press(&order.payment_url, "SUCCESS").await;
+    paying.until_order_is(&order.order_id, "success").await;
+    paying.notify(success("no-such-order", "stray-1", 5.0)).await.unwrap_err();
+    let operator = Visitor::of_operators(&paying.service);
+    let top_up = [("order_id", order.order_id.as_str()), ("amount", "2"), ("reason", "r")];
+    let stray = [("payment_order_id", "stray-1"), ("action", "refund"), ("reason", "r")];
+    for (switch, action, fields, told) in [
+        ("fail", "refund-top-up", &top_up, "The refund has failed"),
+        ("refuse", "resolve-payment", &stray, "The refund has failed"),
+        ("pending", "refund-top-up", &top_up, "not finished"),
+    ] {
+        paying.switch(json!({ "refund": switch }));
+        let preview = previewed(&operator, action, fields).await;
+        let made = confirm(&operator, action, &confirmation(&preview, action)).await;
+        assert_eq!(made.status, 303, "{action}: {}", made.text());
+        let result = operator.get(made.header("location")).await;
+        assert!(result.status == 200 && result.text().contains(told), "{switch} {action}: {}", result.text());
+        assert!(!result.text().contains("The change is made."), "{switch} {action}: {}", result.text());
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Action {
     pub(super) perform: Perform,
 }
 
-/// Calls the rpc. Its reply is in the audit event.
+/// Calls the rpc. Its reply is left out: the page of the audit event shows the change, and the status of a refund.
 pub(super) type Perform = for<'a> fn(&'a Api, &'a Values, Attempt) -> BoxFuture<'a, Result<()>>;
 /// Each has its word in the catalogues, and its value.
 pub(super) type Facts = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<Vec<(&'static str, String)>>>;
