@@ -158,6 +158,9 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
         assert_eq!(events(service).await.len(), before, "{action}: a preview changes nothing");
 
         let sent = confirmation(&preview, action);
+        let other = BTreeMap::from_iter(sent.clone().into_iter().chain([("seen".into(), "of another change".into())]));
+        let refused = confirm(&operator, action, &other).await;
+        assert_eq!((refused.status, events(service).await.len()), (409, before), "{action}: {}", refused.text());
         let confirmations = [confirm(&operator, action, &sent), confirm(&operator, action, &sent)];
         for done in futures_util::future::join_all(confirmations).await {
             let result = format!("/console/audit-events/{}?done=1", sent["key"]);
