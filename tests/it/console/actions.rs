@@ -292,6 +292,7 @@ async fn a_refused_action_says_why_and_a_slip_in_a_user_id_opens_no_account(#[va
             "payment p not found",
         ),
         ("refund-top-up", vec![("order_id", "o"), ("reason", "r")], 503, "payment is unavailable"),
+        ("refund-top-up", vec![("order_id", "o"), ("amount", "0"), ("reason", "r")], 400, "must be above 0"),
         ("price", vec![("model", "m"), ("tiers", "x"), ("effective_from", "2999-01-01T00:00:00")], 400, "tiers"),
         ("status", vec![("user_id", "alice"), ("status", "ASLEEP"), ("reason", "r")], 400, "status"),
     ] {
