@@ -314,6 +314,33 @@ async fn a_refused_action_says_why_and_a_slip_in_a_user_id_opens_no_account(#[va
 }
 
 #[tokio::test]
+async fn the_way_back_from_a_preview_keeps_the_values() {
+    let service = super::open(Sqlite).await;
+    history(&service, "alice").await;
+    let operator = Visitor::of_operators(&service);
+    let price = [("model", "gpt-4.1"), ("effective_from", "2999-01-01T00:00:00"), ("input", "4"), ("output", "16")];
+    let cases: [(&str, &[(&str, &str)], &[(&str, &str)]); 2] = [
+        // The cap of a day is emptied, which removes it.
+        ("limits", &[("user_id", "alice"), ("monthly_limit", "70")], &[("daily_limit", "500")]),
+        ("price", &price, &[("input", "2")]),
+    ];
+    for (action, fields, emptied) in cases {
+        let form = format!("/console/actions/{action}");
+        let filled = operator.get(&format!("{form}?{}={}", fields[0].0, fields[0].1)).await;
+        let has = |shown: &Shown, (name, value): &(&str, &str)| {
+            let (name, value) = (format!(r#"name="{name}""#), format!(r#"value="{value}""#));
+            shown.html.split('<').any(|tag| tag.contains(&name) && tag.contains(&value))
+        };
+        assert!(emptied.iter().all(|field| has(&filled, field)), "{action}: {}", filled.html);
+        let preview = previewed(&operator, action, fields).await;
+        let back = preview.attributes("href").into_iter().find(|href| href.starts_with(&form));
+        let edited = operator.get(&back.unwrap_or_else(|| panic!("{}", preview.html))).await;
+        assert!(fields.iter().all(|field| has(&edited, field)), "{action}: {}", edited.html);
+        assert!(!emptied.iter().any(|field| has(&edited, field)), "{action}: {}", edited.html);
+    }
+}
+
+#[tokio::test]
 async fn a_form_that_is_sent_again_with_other_values_is_another_action() {
     let service = super::open(Sqlite).await;
     history(&service, "alice").await;

@@ -38,6 +38,8 @@ use crate::{
 /// The hidden fields of a confirmation.
 const KEY: &str = "key";
 const SEEN: &str = "seen";
+/// The parameter of the address that leads from a preview back to its form.
+const EDITED: &str = "edit";
 
 /// The notice above a form or a preview.
 enum Notice<'e> {
@@ -53,7 +55,9 @@ enum Notice<'e> {
 pub(in crate::console::operator) async fn form(desk: Desk, Path(name): Path<String>) -> Result<Response, Response> {
     let action = known(&desk, &name)?;
     let mut values = Values::of(action.fields, |name| desk.parameter(name).to_owned());
-    if let Some(current) = action.current {
+    // A form that goes on from a preview keeps the values of the operator, and its empty fields.
+    let is_edited = !desk.parameter(EDITED).is_empty();
+    if let Some(current) = action.current.filter(|_| !is_edited) {
         desk.ok(current(&desk.console.api, &mut values).await)?;
     }
     Ok(show_form(&desk, action, &values, None))
@@ -261,6 +265,7 @@ fn facts(desk: &Desk, action: &'static Action, values: &Values) -> Markup {
 fn confirmation(desk: &Desk, action: &'static Action, values: &Values, (key, seen): (Uuid, &Fingerprint)) -> Markup {
     let texts = desk.texts;
     let given: Vec<_> = action.fields.iter().map(|field| (field.name, values.get(field.name))).collect();
+    let edited = [&given[..], &[(EDITED, "1")]].concat();
     html! {
         div.actions {
             form method="post" action=(action.path()) {
@@ -268,7 +273,7 @@ fn confirmation(desk: &Desk, action: &'static Action, values: &Values, (key, see
                 @for (name, value) in given.iter().filter(|(_, value)| !value.is_empty()) { (hidden(name, value)) }
                 button.primary { (texts.get("action.confirm")) }
             }
-            a.button href=(link(&action.path(), &given)) { (texts.get("action.edit")) }
+            a.button href=(link(&action.path(), &edited)) { (texts.get("action.edit")) }
         }
     }
 }
