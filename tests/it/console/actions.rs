@@ -75,7 +75,7 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
     }
     let operator = Visitor::of_operators(service);
     let (who, why) = (("user_id", "alice"), ("reason", "as she asked"));
-    let cases: [Case<'_>; 14] = [
+    let cases: [Case<'_>; 15] = [
         ("open", vec![("user_id", "newcomer")], vec![("Balance", "none", "0.00 CNY")], "InitializeUser"),
         ("status", vec![who, ("status", "FROZEN"), why], vec![("Status", "Active", "Frozen")], "SetAccountStatus"),
         ("status", vec![who, ("status", "ACTIVE"), why], vec![("Status", "Frozen", "Active")], "SetAccountStatus"),
@@ -102,6 +102,12 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
             "key-quota",
             vec![("api_key_id", "key <1>"), ("quota_type", "requests"), ("period", "month"), ("limit", "99")],
             vec![("Limit", "77", "99")],
+            "SetApiKeyQuota",
+        ),
+        (
+            "key-quota",
+            vec![("api_key_id", "key <1>"), ("quota_type", "tokens"), ("period", "month"), ("limit", "5000000000")],
+            vec![("Limit", "none", "5000000000")],
             "SetApiKeyQuota",
         ),
         (

@@ -192,7 +192,10 @@ pub(in crate::console) static KEY_QUOTA: Action = Action {
                 api_key_id: values.text("api_key_id"),
                 quota_type: values.text("quota_type"),
                 period: values.text("period"),
-                limit: values.amount("limit")?,
+                limit: match values.get("quota_type") {
+                    "amount" => values.amount("limit")?,
+                    _ => values.large_count("limit")?.map(|limit| limit as f64),
+                },
             };
             api.limits.set_api_key_quota(request, attempt.intent).await.map(drop)
         })
