@@ -38,6 +38,27 @@ pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: O
     controls::table(texts.get("figures.title"), &content)
 }
 
+/// A table of fields of a form, with their values in force and to come.
+pub(super) fn comparison(texts: Texts, rows: &[(&'static str, String, String)]) -> Markup {
+    let content = html! {
+        (controls::head(&[texts.get("figures.figure")], &[texts.get("figures.in_force"), texts.get("figures.new")], &[]))
+        tbody {
+            @for (name, was, is) in rows.iter().take(MAX_ROWS) {
+                tr.changed[was != is] {
+                    th scope="row" { (texts.word("field", name)) }
+                    @for value in [was, is] {
+                        td.number {
+                            @if value.is_empty() { span.quiet { (texts.get("figures.none")) } }
+                            @else { span.figure { (value) } }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    controls::table(texts.get("action.beside"), &content)
+}
+
 pub(super) fn find<'s>(state: &'s [(String, Value)], name: &str) -> Option<&'s Value> {
     state.iter().find(|(known, _)| known == name).map(|(_, value)| value).filter(|value| !value.is_null())
 }

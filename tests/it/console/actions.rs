@@ -237,6 +237,32 @@ async fn a_preview_that_is_no_longer_true_is_shown_anew(#[values(MySql, Sqlite)]
     }
 }
 
+#[rstest]
+#[tokio::test]
+async fn a_price_is_confirmed_only_beside_the_versions_of_its_preview(#[values(MySql, Sqlite)] on: Backend) {
+    let service = super::open(on).await;
+    let operator = Visitor::of_operators(&service);
+    let put = |from, input| [("model", "gpt-4.1"), ("effective_from", from), ("input", input), ("output", "8")];
+    let fields = put("2020-02-01T00:00:00", "3");
+    let first = previewed(&operator, "price", &fields).await;
+    assert!(first.text().contains("Beside the version in force"), "{}", first.text());
+    assert!(first.text().contains("Input tokens 2 3"), "{}", first.text());
+    let other = previewed(&operator, "price", &put("2020-03-01T00:00:00", "4")).await;
+    assert_eq!(confirm(&operator, "price", &confirmation(&other, "price")).await.status, 303);
+    let before = events(&service).await.len();
+    let stale = confirm(&operator, "price", &confirmation(&first, "price")).await;
+    assert!(
+        stale.status == 409 && stale.text().contains("the state has changed since the preview"),
+        "{}",
+        stale.text()
+    );
+    assert!(stale.text().contains("Input tokens 4 3"), "{}", stale.text());
+    assert!(stale.text().contains("A later version is in force already"), "{}", stale.text());
+    assert_eq!(events(&service).await.len(), before, "nothing was changed");
+    let made = confirm(&operator, "price", &confirmation(&stale, "price")).await;
+    assert_eq!((made.status, events(&service).await.len()), (303, before + 1), "{}", made.text());
+}
+
 #[tokio::test]
 async fn a_refund_that_is_not_made_is_not_called_done() {
     let paying = Paying::start_with(Sqlite, &OPEN).await;

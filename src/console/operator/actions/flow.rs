@@ -38,8 +38,17 @@ use crate::{
 /// The hidden fields of a confirmation.
 const KEY: &str = "key";
 const SEEN: &str = "seen";
+const BASE: &str = "base";
 /// The parameter of the address that leads from a preview back to its form.
 const EDITED: &str = "edit";
+
+/// A confirmation as it is sent.
+struct Confirmation {
+    key: Uuid,
+    seen: Fingerprint,
+    /// Empty for an action without one.
+    base: String,
+}
 
 /// The notice above a form or a preview.
 enum Notice<'e> {
@@ -74,7 +83,10 @@ pub(in crate::console::operator) async fn send(
     match (fields.text(SEEN), key) {
         ("", _) => Ok(preview(&desk, action, &values).await),
         (_, None) => Ok(show_form(&desk, action, &values, None)),
-        (seen, Some(key)) => confirm(&desk, action, &values, (key, Fingerprint::sent(seen))).await,
+        (seen, Some(key)) => {
+            let confirmation = Confirmation { key, seen: Fingerprint::sent(seen), base: fields.text(BASE).to_owned() };
+            confirm(&desk, action, &values, &confirmation).await
+        }
     }
 }
 
@@ -100,21 +112,25 @@ async fn confirm(
     desk: &Desk,
     action: &'static Action,
     values: &Values,
-    (key, seen): (Uuid, Fingerprint),
+    confirmation: &Confirmation,
 ) -> Result<Response, Response> {
+    let key = confirmation.key;
     if desk.ok(is_done(desk, key).await)? {
         return Ok(done(key));
     }
-    let made = attempt(desk, action, values, (key, Consent::To(seen.clone()))).await;
+    let consent = match base_of(desk, action, values).await {
+        Ok(base) if base == confirmation.base => Consent::To(confirmation.seen.clone()),
+        Ok(_) => Consent::Withheld,
+        Err(error) => return Ok(refuse(desk, action, values, &error)),
+    };
+    let made = attempt(desk, action, values, (key, consent)).await;
     Ok(match Outcome::of(made, is_done(desk, key).await) {
         Outcome::Made => done(key),
-        Outcome::Changed(change) => {
-            show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)).await
-        }
+        Outcome::Changed(change) => show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)).await,
         Outcome::NothingToDo => show_form(desk, action, values, Some(&Notice::NothingToDo)),
         Outcome::Unknown(error) => {
             errors::log(&error, desk.request());
-            show_again(desk, action, values, (key, &seen))
+            show_again(desk, action, values, confirmation)
         }
         Outcome::Refused(error) => refuse(desk, action, values, &error),
     })
@@ -150,6 +166,13 @@ impl Outcome {
 async fn attempt(desk: &Desk, action: &'static Action, values: &Values, (key, consent): (Uuid, Consent)) -> Answer<()> {
     let intent = Intent { actor: desk.actor.clone(), event: key, consent };
     (action.perform)(&desk.console.api, values, Attempt { intent, origin: desk.origin.clone() }).await
+}
+
+async fn base_of(desk: &Desk, action: &Action, values: &Values) -> Answer<String> {
+    match action.base {
+        Some(base) => base(&desk.console.api, values).await,
+        None => Ok(String::new()),
+    }
 }
 
 /// Whether the change of a preview has been made.
@@ -225,6 +248,16 @@ async fn show_preview(
 ) -> Response {
     let texts = desk.texts;
     let currency = &desk.console.settings.currency;
+    // It is read first, so that a later state than that of the facts below is another one.
+    let base = match base_of(desk, action, values).await {
+        Ok(base) => base,
+        Err(error) => return refuse(desk, action, values, &error),
+    };
+    let beside = match action.beside {
+        Some(beside) => beside(&desk.console.api, values).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let confirmed = Confirmation { key, seen: change.fingerprint(), base };
     let facts_beside = match action.facts {
         // A preview without them is better than none.
         Some(facts) => facts(&desk.console.api, values).await.unwrap_or_default(),
@@ -234,18 +267,22 @@ async fn show_preview(
         h2 { (texts.get("action.will_be")) }
         (facts(desk, action, values))
         (figures::table(texts, currency, change.before.as_deref(), change.after.as_deref()))
+        @if !beside.is_empty() {
+            h2 { (texts.get("action.beside")) }
+            (figures::comparison(texts, &beside))
+        }
         @if !facts_beside.is_empty() {
             h2 { (texts.get("action.yesterday")) }
             dl.facts { @for (name, value) in &facts_beside { dt { (texts.word("quote", name)) } dd { (value) } } }
         }
-        (confirmation(desk, action, values, (key, &change.fingerprint())))
+        (confirmation(desk, action, values, &confirmed))
     };
     respond(desk, action, values, notice, content)
 }
 
 /// The same confirmation once more, after an answer that did not come.
-fn show_again(desk: &Desk, action: &'static Action, values: &Values, (key, seen): (Uuid, &Fingerprint)) -> Response {
-    let content = html! { (facts(desk, action, values)) (confirmation(desk, action, values, (key, seen))) };
+fn show_again(desk: &Desk, action: &'static Action, values: &Values, again: &Confirmation) -> Response {
+    let content = html! { (facts(desk, action, values)) (confirmation(desk, action, values, again)) };
     respond(desk, action, values, Some(&Notice::Unknown), content)
 }
 
@@ -262,14 +299,15 @@ fn facts(desk: &Desk, action: &'static Action, values: &Values) -> Markup {
     }
 }
 
-fn confirmation(desk: &Desk, action: &'static Action, values: &Values, (key, seen): (Uuid, &Fingerprint)) -> Markup {
+fn confirmation(desk: &Desk, action: &'static Action, values: &Values, confirmed: &Confirmation) -> Markup {
     let texts = desk.texts;
     let given: Vec<_> = action.fields.iter().map(|field| (field.name, values.get(field.name))).collect();
     let edited = [&given[..], &[(EDITED, "1")]].concat();
     html! {
         div.actions {
             form method="post" action=(action.path()) {
-                (hidden(PROOF, &desk.proof)) (hidden(KEY, &key.to_string())) (hidden(SEEN, seen.as_str()))
+                (hidden(PROOF, &desk.proof)) (hidden(KEY, &confirmed.key.to_string())) (hidden(SEEN, confirmed.seen.as_str()))
+                @if !confirmed.base.is_empty() { (hidden(BASE, &confirmed.base)) }
                 @for (name, value) in given.iter().filter(|(_, value)| !value.is_empty()) { (hidden(name, value)) }
                 button.primary { (texts.get("action.confirm")) }
             }

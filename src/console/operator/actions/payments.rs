@@ -22,6 +22,8 @@ pub(in crate::console) static REFUND: Action = Action {
     needs_account: true,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = RefundChargeRequest {
@@ -43,6 +45,8 @@ pub(in crate::console) static REFUND_TOP_UP: Action = Action {
     needs_account: false,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = RefundRechargeRequest {
@@ -77,6 +81,8 @@ pub(in crate::console) static RESOLVE: Action = Action {
     needs_account: true,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = ResolvePaymentRequest {
