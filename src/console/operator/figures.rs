@@ -10,13 +10,17 @@ use crate::{
 };
 
 /// The figures that are amounts.
-const AMOUNTS: [&str; 3] = ["amount", "balance", "held"];
+const AMOUNTS: [&str; 3] = [AMOUNT, "balance", "held"];
+const AMOUNT: &str = "amount";
 /// Most rows. A state has few; a price version has the most.
 const MAX_ROWS: usize = 60;
 
-/// A table of the figures: those of both states first. `currency` is that of amounts.
+/// A table of the figures: those of both states first. `currency` is that of amounts. A payment may have another one.
 pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: Option<&str>) -> Markup {
     let (before, after) = (state(before), state(after));
+    let own =
+        find(&before, "currency").or_else(|| find(&after, "currency")).and_then(Value::as_str).unwrap_or(currency);
+    let currency_of = |name: &str| if name == AMOUNT { own } else { currency };
     let names = before.iter().chain(&after).map(|(name, _)| name);
     let mut names: Vec<&String> = names.collect();
     let is_of_both = |name: &str| find(&before, name).is_some() && find(&after, name).is_some();
@@ -29,8 +33,8 @@ pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: O
                 @let (was, is) = (find(&before, name), find(&after, name));
                 tr.changed[was != is] {
                     th scope="row" { (texts.word("figure", name)) }
-                    td.number { (shown(texts, currency, name, was)) }
-                    td.number { (shown(texts, currency, name, is)) }
+                    td.number { (shown(texts, currency_of(name), name, was)) }
+                    td.number { (shown(texts, currency_of(name), name, is)) }
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use billing_service::service::proto::RechargeCallbackRequest;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -70,12 +71,13 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
     let order = paying.recharge("alice", 12.0).await;
     paying.press(&order.payment_url, "SUCCESS").await;
     paying.until_order_is(&order.order_id, "success").await;
-    for payment in ["stray-1", "stray-2", "stray-3"] {
-        paying.notify(success("no-such-order", payment, 5.0)).await.unwrap_err();
+    for (payment, currency) in [("stray-1", "CNY"), ("stray-2", "CNY"), ("stray-3", "USD")] {
+        let report = RechargeCallbackRequest { currency: currency.into(), ..success("no-such-order", payment, 5.0) };
+        paying.notify(report).await.unwrap_err();
     }
     let operator = Visitor::of_operators(service);
     let (who, why) = (("user_id", "alice"), ("reason", "as she asked"));
-    let cases: [Case<'_>; 15] = [
+    let cases: [Case<'_>; 16] = [
         ("open", vec![("user_id", "newcomer")], vec![("Balance", "none", "0.00 CNY")], "InitializeUser"),
         ("status", vec![who, ("status", "FROZEN"), why], vec![("Status", "Active", "Frozen")], "SetAccountStatus"),
         ("status", vec![who, ("status", "ACTIVE"), why], vec![("Status", "Frozen", "Active")], "SetAccountStatus"),
@@ -132,6 +134,12 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
             "resolve-payment",
             vec![("payment_order_id", "stray-2"), ("action", "dismiss"), why],
             vec![("Status", "open", "dismissed")],
+            "ResolvePayment",
+        ),
+        (
+            "resolve-payment",
+            vec![("payment_order_id", "stray-3"), ("action", "dismiss"), why],
+            vec![("Amount", "5.00 USD", "5.00 USD"), ("Currency", "USD", "USD")],
             "ResolvePayment",
         ),
         (
