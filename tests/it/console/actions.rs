@@ -127,13 +127,13 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
         (
             "resolve-payment",
             vec![("payment_order_id", "stray-1"), ("action", "credit"), who, why],
-            vec![("Balance", "1,243.915564 CNY", "1,248.915564 CNY"), ("Status", "open", "credited")],
+            vec![("Balance", "1,243.915564 CNY", "1,248.915564 CNY"), ("Status", "Open", "Credited")],
             "ResolvePayment",
         ),
         (
             "resolve-payment",
             vec![("payment_order_id", "stray-2"), ("action", "dismiss"), why],
-            vec![("Status", "open", "dismissed")],
+            vec![("Status", "Open", "Dismissed")],
             "ResolvePayment",
         ),
         (
@@ -151,7 +151,7 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
                 ("input", "3"),
                 ("output", "15"),
             ],
-            vec![("Version", "none", "v1")],
+            vec![("Version", "none", "v1"), ("Input tokens", "none", "3"), ("Output tokens", "none", "15")],
             "PutPriceVersion",
         ),
         (
@@ -166,6 +166,8 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
         let preview = previewed(&operator, action, &fields).await;
         assert_eq!(preview.status, 200, "{action} {fields:?}: {}", preview.text());
         let told = figures(&preview);
+        let is_text = |name: &String| name.starts_with(|first: char| first.is_ascii_uppercase()) && !name.contains('_');
+        assert!(told.keys().all(is_text), "{action}: a figure has no text: {told:?}");
         for (name, was, is) in expected {
             assert_eq!(told.get(name), Some(&(was.to_owned(), is.to_owned())), "{action}: {told:?}");
         }
