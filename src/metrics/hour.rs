@@ -52,9 +52,13 @@ impl Sample {
                         counts.1 += if is_fault(label(metric, "code")) { count } else { 0 };
                     }
                     TIMES => {
-                        let buckets = metric.get_histogram().get_bucket().iter();
-                        let buckets = buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect();
-                        sample.times.insert(label(metric, "operation").to_owned(), buckets);
+                        let histogram = metric.get_histogram();
+                        let buckets = histogram.get_bucket().iter();
+                        let buckets = buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()));
+                        // The library leaves out the bucket without a bound.
+                        let all = (f64::INFINITY, histogram.get_sample_count());
+                        let counts = buckets.filter(|(bound, _)| bound.is_finite()).chain([all]).collect();
+                        sample.times.insert(label(metric, "operation").to_owned(), counts);
                     }
                     _ => {}
                 }
@@ -151,6 +155,20 @@ mod tests {
         let [(operation, count, p50, p99)] = &window.times[..] else { panic!("{window:?}") };
         assert_eq!((operation.as_str(), *count), ("deduct", 100));
         assert!((1.5..=5.0).contains(p50) && (40.0..=100.0).contains(p99), "{p50} {p99}");
+    }
+
+    #[test]
+    fn calls_beyond_the_last_bound_are_counted() {
+        let (metrics, samples, began) = (Metrics::new().unwrap(), Samples::default(), Instant::now());
+        samples.add(sample(&metrics, began));
+        for seconds in [10, 10, 10, 0, 0, 0, 0, 0, 0, 0] {
+            metrics.charges.times.observe("deduct", Duration::from_secs(seconds));
+        }
+        metrics.charges.times.observe("reserve", Duration::from_secs(10));
+        let window = samples.until(&sample(&metrics, began + Duration::from_secs(1)));
+        let [(_, deducted, p50, p99), (_, reserved, least, _)] = &window.times[..] else { panic!("{window:?}") };
+        assert_eq!((*deducted, *reserved), (10, 1));
+        assert!(p50.is_finite() && p99.is_infinite() && least.is_infinite(), "{window:?}");
     }
 
     #[test]

@@ -122,7 +122,8 @@ impl AccountService {
     ) -> Result<InitializeUserReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let call = AuditedCall::new(INITIALIZE_USER, intent, "");
-        if call.consent == Consent::Withheld {
+        // An opening is always the same change, so the consent to it needs no lock.
+        if call.consent != Consent::Given {
             let new = (!self.accounts.exists(&user).await?).then(|| audit_events::of_opening(&call, &user, Utc::now()));
             call.consented(new)?;
         }

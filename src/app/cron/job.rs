@@ -226,6 +226,14 @@ mod tests {
     }
 
     #[test]
+    fn the_console_describes_every_job() {
+        let texts = crate::texts::Texts(crate::texts::Language::English);
+        let missing: Vec<_> =
+            Job::ALL.into_iter().filter(|job| texts.find_word("job_about", job.name()).is_none()).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
     fn every_schedule_is_understood() {
         for job in Job::ALL {
             assert!(began(job, "2026-11-21T12:00:00Z", "Asia/Shanghai").as_str() <= "2026-11-21T12:00:00Z", "{job}");

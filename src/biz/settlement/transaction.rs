@@ -255,7 +255,7 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Result<Option<Transaction>, StoreError>;
 
-    /// At most `limit` refunds of a charge. Looks through the refunds of its user.
+    /// At most `limit` refunds of a charge, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

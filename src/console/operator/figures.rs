@@ -10,13 +10,19 @@ use crate::{
 };
 
 /// The figures that are amounts.
-const AMOUNTS: [&str; 3] = ["amount", "balance", "held"];
+const AMOUNTS: [&str; 3] = [AMOUNT, "balance", "held"];
+const AMOUNT: &str = "amount";
+/// The object of the prices of a version, and in it that of its base prices.
+const PRICES: &str = "prices";
 /// Most rows. A state has few; a price version has the most.
 const MAX_ROWS: usize = 60;
 
-/// A table of the figures: those of both states first. `currency` is that of amounts.
+/// A table of the figures: those of both states first. `currency` is that of amounts. A payment may have another one.
 pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: Option<&str>) -> Markup {
     let (before, after) = (state(before), state(after));
+    let own =
+        find(&before, "currency").or_else(|| find(&after, "currency")).and_then(Value::as_str).unwrap_or(currency);
+    let currency_of = |name: &str| if name == AMOUNT { own } else { currency };
     let names = before.iter().chain(&after).map(|(name, _)| name);
     let mut names: Vec<&String> = names.collect();
     let is_of_both = |name: &str| find(&before, name).is_some() && find(&after, name).is_some();
@@ -29,8 +35,8 @@ pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: O
                 @let (was, is) = (find(&before, name), find(&after, name));
                 tr.changed[was != is] {
                     th scope="row" { (texts.word("figure", name)) }
-                    td.number { (shown(texts, currency, name, was)) }
-                    td.number { (shown(texts, currency, name, is)) }
+                    td.number { (shown(texts, currency_of(name), name, was)) }
+                    td.number { (shown(texts, currency_of(name), name, is)) }
                 }
             }
         }
@@ -38,21 +44,57 @@ pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: O
     controls::table(texts.get("figures.title"), &content)
 }
 
-fn find<'s>(state: &'s [(String, Value)], name: &str) -> Option<&'s Value> {
+/// A table of fields of a form, with their values in force and to come.
+pub(super) fn comparison(texts: Texts, rows: &[(&'static str, String, String)]) -> Markup {
+    let content = html! {
+        (controls::head(&[texts.get("figures.figure")], &[texts.get("figures.in_force"), texts.get("figures.new")], &[]))
+        tbody {
+            @for (name, was, is) in rows.iter().take(MAX_ROWS) {
+                tr.changed[was != is] {
+                    th scope="row" { (texts.word("field", name)) }
+                    @for value in [was, is] {
+                        td.number {
+                            @if value.is_empty() { span.quiet { (texts.get("figures.none")) } }
+                            @else { span.figure { (value) } }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    controls::table(texts.get("action.beside"), &content)
+}
+
+pub(super) fn find<'s>(state: &'s [(String, Value)], name: &str) -> Option<&'s Value> {
     state.iter().find(|(known, _)| known == name).map(|(_, value)| value).filter(|value| !value.is_null())
 }
 
-/// The figures of a state. Those of an object within it have their own names.
-fn state(json: Option<&str>) -> Vec<(String, Value)> {
+/// The figures of a state. The prices of a version are figures of their own.
+pub(super) fn state(json: Option<&str>) -> Vec<(String, Value)> {
     let parsed: Map<String, Value> = json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
     let mut figures = Vec::new();
-    for (name, value) in parsed {
+    add(&mut figures, parsed);
+    figures
+}
+
+fn add(figures: &mut Vec<(String, Value)>, state: Map<String, Value>) {
+    for (name, value) in state {
         match value {
-            Value::Object(inner) => figures.extend(inner),
+            Value::Object(inner) if name == PRICES => add(figures, inner),
             value => figures.push((name, value)),
         }
     }
-    figures
+}
+
+/// The words of the contract among the figures. Any other text is the choice of a person, or an id.
+fn word<'t>(texts: Texts, name: &str, text: &'t str) -> &'t str {
+    let found = match name {
+        "status" => texts.find_word("choice", text).or_else(|| texts.find_word("unapplied_status", text)),
+        "quota_type" | "period" => texts.find_word("choice", text),
+        "state" => texts.find_word("webhook_state", text),
+        _ => None,
+    };
+    found.unwrap_or(text)
 }
 
 fn shown(texts: Texts, currency: &str, name: &str, value: Option<&Value>) -> Markup {
@@ -62,15 +104,67 @@ fn shown(texts: Texts, currency: &str, name: &str, value: Option<&Value>) -> Mar
             Ok(amount) => format!("{} {currency}", format::money(amount)),
             Err(_) => text.clone(),
         },
-        Some(Value::String(text)) => texts.word("choice", text).to_owned(),
+        Some(Value::String(text)) => word(texts, name, text).to_owned(),
         Some(Value::Bool(true)) => texts.get("action.yes").to_owned(),
         Some(Value::Bool(false)) => texts.get("action.no").to_owned(),
-        Some(Value::Array(values)) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
-        Some(other) => other.to_string(),
+        Some(other) => plain(other),
     };
     html! { span.figure { (text) } }
 }
 
+/// A value as the form of a price version writes it, such as `200000 input=6` for a tier.
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(members) => {
+            let member = |(name, value): (&String, &Value)| match value {
+                Value::Object(_) => plain(value),
+                Value::Number(above) if name == "above_input_tokens" => above.to_string(),
+                value => format!("{name}={}", plain(value)),
+            };
+            members.iter().map(member).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{biz::values::class::Class, texts::Language};
+
+    /// The figures of webhooks, which have no preview.
+    const OF_WEBHOOKS: [&str; 10] = [
+        "webhook_id",
+        "url",
+        "url_hash",
+        "types",
+        "active",
+        "state",
+        "secrets",
+        "replaced_secret_until",
+        "event_id",
+        "type",
+    ];
+
+    #[test]
+    fn each_figure_has_a_text() {
+        let of_prices = ["tiers", "service_tiers", "aliases", "max_tokens", "defect"];
+        let names = Class::ALL.map(Class::name).into_iter().chain(of_prices).chain(OF_WEBHOOKS);
+        let missing: Vec<_> =
+            names.filter(|name| Texts(Language::English).find_word("figure", name).is_none()).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn a_price_version_is_shown_price_by_price() {
+        let json = r#"{"model":"day","prices":{"prices":{"input":"3"},"service_tiers":{"batch":"0.5"},
+            "tiers":[{"above_input_tokens":200000,"prices":{"input":"6","output":"22.5"}}]}}"#;
+        let html = table(Texts(Language::English), "CNY", None, Some(json)).into_string();
+        for text in ["Input tokens", ">batch=0.5<", ">200000 input=6 output=22.5<", ">day<"] {
+            assert!(html.contains(text), "{text}: {html}");
+        }
+        assert_eq!(word(Texts(Language::English), "status", "refunding"), "Being refunded");
+    }
 }

@@ -3,9 +3,11 @@
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
-    response::Response,
+    response::{Redirect, Response},
     routing::{any, get, post},
 };
+
+use http::Uri;
 
 use super::{language, overview, records, sign_in, statement, top_up, top_ups, usage};
 use crate::console::{
@@ -44,9 +46,16 @@ pub fn open_routes() -> (Router<Console>, Router) {
         .route("/console/language", post(language::choose))
         .route("/console/sign-in", post(sign_in::sign_in))
         .route("/console/sign-out", post(sign_in::sign_out))
+        .route("/console/", any(first_page))
         .route("/console/{*path}", any(no_page))
         .layer(DefaultBodyLimit::max(MAX_FORM));
     (forms, Router::new().route("/console/assets/{file}", get(assets::serve)))
+}
+
+/// The wildcard matches no empty rest, and people type the address so.
+async fn first_page(uri: Uri) -> Redirect {
+    let parameters = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    Redirect::to(&format!("/console{parameters}"))
 }
 
 async fn no_page(State(console): State<Console>, request: Request) -> Response {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream::iter};
 use uuid::Uuid;
 
 use super::{
@@ -30,6 +30,8 @@ use crate::service::proto::GetTransactionReply;
 const MAX_RECORDS: u32 = 5_000;
 /// Most refunds of a charge that are shown.
 const MAX_REFUNDS: u32 = 50;
+/// Reads of one page at once.
+const READS_AT_ONCE: usize = 2;
 /// Runs of each job that are shown.
 const LAST_RUNS: u32 = 3;
 /// The time after the id of a record in which the record is written.
@@ -79,10 +81,9 @@ impl OperationsService {
             let nanos = u32::try_from(at.nanos).ok()?;
             DateTime::from_timestamp(at.seconds, nanos)
         }));
-        let mut records = Vec::new();
-        for instant in instants {
-            records.extend(self.records_of(&user, &trace, (instant, instant + TimeDelta::microseconds(1))).await?);
-        }
+        let at = |instant| self.records_of(&user, &trace, (instant, instant + TimeDelta::microseconds(1)));
+        let reads: Vec<_> = instants.into_iter().map(at).collect();
+        let mut records: Vec<_> = iter(reads).buffered(READS_AT_ONCE).try_concat().await?;
         if let Some(written) = time_of(&charge.record_id)
             && !records.iter().any(|record: &Record| record.id == charge.record_id)
         {

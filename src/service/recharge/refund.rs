@@ -59,6 +59,15 @@ impl RechargeService {
         })
     }
 
+    /// The status of a refund of a top-up; `None` if there is no such refund.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], and the errors of a read.
+    pub async fn refund_status(&self, id: &str) -> Result<Option<RefundStatus>> {
+        let refund = self.orders.order_refund(&RefundId::parse("refund_id", id)?).await?;
+        Ok(refund.map(|refund| refund.status))
+    }
+
     /// Debits money that went back, by a callback.
     pub(super) async fn settle_returned(
         &self,

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use billing_service::service::proto::RechargeCallbackRequest;
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     OPEN, history,
@@ -70,12 +71,13 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
     let order = paying.recharge("alice", 12.0).await;
     paying.press(&order.payment_url, "SUCCESS").await;
     paying.until_order_is(&order.order_id, "success").await;
-    for payment in ["stray-1", "stray-2", "stray-3"] {
-        paying.notify(success("no-such-order", payment, 5.0)).await.unwrap_err();
+    for (payment, currency) in [("stray-1", "CNY"), ("stray-2", "CNY"), ("stray-3", "USD")] {
+        let report = RechargeCallbackRequest { currency: currency.into(), ..success("no-such-order", payment, 5.0) };
+        paying.notify(report).await.unwrap_err();
     }
     let operator = Visitor::of_operators(service);
     let (who, why) = (("user_id", "alice"), ("reason", "as she asked"));
-    let cases: [Case<'_>; 14] = [
+    let cases: [Case<'_>; 16] = [
         ("open", vec![("user_id", "newcomer")], vec![("Balance", "none", "0.00 CNY")], "InitializeUser"),
         ("status", vec![who, ("status", "FROZEN"), why], vec![("Status", "Active", "Frozen")], "SetAccountStatus"),
         ("status", vec![who, ("status", "ACTIVE"), why], vec![("Status", "Frozen", "Active")], "SetAccountStatus"),
@@ -105,6 +107,12 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
             "SetApiKeyQuota",
         ),
         (
+            "key-quota",
+            vec![("api_key_id", "key <1>"), ("quota_type", "tokens"), ("period", "month"), ("limit", "5000000000")],
+            vec![("Limit", "none", "5000000000")],
+            "SetApiKeyQuota",
+        ),
+        (
             "refund",
             vec![who, ("trace_id", "call-1"), ("count", "4"), why],
             vec![("Balance", "1,245.875564 CNY", "1,245.915564 CNY"), ("Paid units given back", "none", "4")],
@@ -119,13 +127,19 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
         (
             "resolve-payment",
             vec![("payment_order_id", "stray-1"), ("action", "credit"), who, why],
-            vec![("Balance", "1,243.915564 CNY", "1,248.915564 CNY"), ("Status", "open", "credited")],
+            vec![("Balance", "1,243.915564 CNY", "1,248.915564 CNY"), ("Status", "Open", "Credited")],
             "ResolvePayment",
         ),
         (
             "resolve-payment",
             vec![("payment_order_id", "stray-2"), ("action", "dismiss"), why],
-            vec![("Status", "open", "dismissed")],
+            vec![("Status", "Open", "Dismissed")],
+            "ResolvePayment",
+        ),
+        (
+            "resolve-payment",
+            vec![("payment_order_id", "stray-3"), ("action", "dismiss"), why],
+            vec![("Amount", "5.00 USD", "5.00 USD"), ("Currency", "USD", "USD")],
             "ResolvePayment",
         ),
         (
@@ -137,7 +151,7 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
                 ("input", "3"),
                 ("output", "15"),
             ],
-            vec![("Version", "none", "v1")],
+            vec![("Version", "none", "v1"), ("Input tokens", "none", "3"), ("Output tokens", "none", "15")],
             "PutPriceVersion",
         ),
         (
@@ -152,12 +166,17 @@ async fn each_action_is_previewed_without_a_change_and_made_once(#[values(MySql,
         let preview = previewed(&operator, action, &fields).await;
         assert_eq!(preview.status, 200, "{action} {fields:?}: {}", preview.text());
         let told = figures(&preview);
+        let is_text = |name: &String| name.starts_with(|first: char| first.is_ascii_uppercase()) && !name.contains('_');
+        assert!(told.keys().all(is_text), "{action}: a figure has no text: {told:?}");
         for (name, was, is) in expected {
             assert_eq!(told.get(name), Some(&(was.to_owned(), is.to_owned())), "{action}: {told:?}");
         }
         assert_eq!(events(service).await.len(), before, "{action}: a preview changes nothing");
 
         let sent = confirmation(&preview, action);
+        let other = BTreeMap::from_iter(sent.clone().into_iter().chain([("seen".into(), "of another change".into())]));
+        let refused = confirm(&operator, action, &other).await;
+        assert_eq!((refused.status, events(service).await.len()), (409, before), "{action}: {}", refused.text());
         let confirmations = [confirm(&operator, action, &sent), confirm(&operator, action, &sent)];
         for done in futures_util::future::join_all(confirmations).await {
             let result = format!("/console/audit-events/{}?done=1", sent["key"]);
@@ -228,6 +247,57 @@ async fn a_preview_that_is_no_longer_true_is_shown_anew(#[values(MySql, Sqlite)]
     }
 }
 
+#[rstest]
+#[tokio::test]
+async fn a_price_is_confirmed_only_beside_the_versions_of_its_preview(#[values(MySql, Sqlite)] on: Backend) {
+    let service = super::open(on).await;
+    let operator = Visitor::of_operators(&service);
+    let put = |from, input| [("model", "gpt-4.1"), ("effective_from", from), ("input", input), ("output", "8")];
+    let fields = put("2020-02-01T00:00:00", "3");
+    let first = previewed(&operator, "price", &fields).await;
+    assert!(first.text().contains("Beside the version in force"), "{}", first.text());
+    assert!(first.text().contains("Input tokens 2 3"), "{}", first.text());
+    let other = previewed(&operator, "price", &put("2020-03-01T00:00:00", "4")).await;
+    assert_eq!(confirm(&operator, "price", &confirmation(&other, "price")).await.status, 303);
+    let before = events(&service).await.len();
+    let stale = confirm(&operator, "price", &confirmation(&first, "price")).await;
+    assert!(
+        stale.status == 409 && stale.text().contains("the state has changed since the preview"),
+        "{}",
+        stale.text()
+    );
+    assert!(stale.text().contains("Input tokens 4 3"), "{}", stale.text());
+    assert!(stale.text().contains("A later version is in force already"), "{}", stale.text());
+    assert_eq!(events(&service).await.len(), before, "nothing was changed");
+    let made = confirm(&operator, "price", &confirmation(&stale, "price")).await;
+    assert_eq!((made.status, events(&service).await.len()), (303, before + 1), "{}", made.text());
+}
+
+#[tokio::test]
+async fn a_refund_that_is_not_made_is_not_called_done() {
+    let paying = Paying::start_with(Sqlite, &OPEN).await;
+    let order = paying.recharge("alice", 12.0).await;
+    paying.press(&order.payment_url, "SUCCESS").await;
+    paying.until_order_is(&order.order_id, "success").await;
+    paying.notify(success("no-such-order", "stray-1", 5.0)).await.unwrap_err();
+    let operator = Visitor::of_operators(&paying.service);
+    let top_up = [("order_id", order.order_id.as_str()), ("amount", "2"), ("reason", "r")];
+    let stray = [("payment_order_id", "stray-1"), ("action", "refund"), ("reason", "r")];
+    for (switch, action, fields, told) in [
+        ("fail", "refund-top-up", &top_up, "The refund has failed"),
+        ("refuse", "resolve-payment", &stray, "The refund has failed"),
+        ("pending", "refund-top-up", &top_up, "not finished"),
+    ] {
+        paying.switch(json!({ "refund": switch }));
+        let preview = previewed(&operator, action, fields).await;
+        let made = confirm(&operator, action, &confirmation(&preview, action)).await;
+        assert_eq!(made.status, 303, "{action}: {}", made.text());
+        let result = operator.get(made.header("location")).await;
+        assert!(result.status == 200 && result.text().contains(told), "{switch} {action}: {}", result.text());
+        assert!(!result.text().contains("The change is made."), "{switch} {action}: {}", result.text());
+    }
+}
+
 #[tokio::test]
 async fn a_change_that_somebody_else_has_made_is_not_made_again() {
     let service = super::open(Sqlite).await;
@@ -264,6 +334,7 @@ async fn a_refused_action_says_why_and_a_slip_in_a_user_id_opens_no_account(#[va
             "payment p not found",
         ),
         ("refund-top-up", vec![("order_id", "o"), ("reason", "r")], 503, "payment is unavailable"),
+        ("refund-top-up", vec![("order_id", "o"), ("amount", "0"), ("reason", "r")], 400, "must be above 0"),
         ("price", vec![("model", "m"), ("tiers", "x"), ("effective_from", "2999-01-01T00:00:00")], 400, "tiers"),
         ("status", vec![("user_id", "alice"), ("status", "ASLEEP"), ("reason", "r")], 400, "status"),
     ] {
@@ -285,6 +356,33 @@ async fn a_refused_action_says_why_and_a_slip_in_a_user_id_opens_no_account(#[va
 }
 
 #[tokio::test]
+async fn the_way_back_from_a_preview_keeps_the_values() {
+    let service = super::open(Sqlite).await;
+    history(&service, "alice").await;
+    let operator = Visitor::of_operators(&service);
+    let price = [("model", "gpt-4.1"), ("effective_from", "2999-01-01T00:00:00"), ("input", "4"), ("output", "16")];
+    let cases: [(&str, &[(&str, &str)], &[(&str, &str)]); 2] = [
+        // The cap of a day is emptied, which removes it.
+        ("limits", &[("user_id", "alice"), ("monthly_limit", "70")], &[("daily_limit", "500")]),
+        ("price", &price, &[("input", "2")]),
+    ];
+    for (action, fields, emptied) in cases {
+        let form = format!("/console/actions/{action}");
+        let filled = operator.get(&format!("{form}?{}={}", fields[0].0, fields[0].1)).await;
+        let has = |shown: &Shown, (name, value): &(&str, &str)| {
+            let (name, value) = (format!(r#"name="{name}""#), format!(r#"value="{value}""#));
+            shown.html.split('<').any(|tag| tag.contains(&name) && tag.contains(&value))
+        };
+        assert!(emptied.iter().all(|field| has(&filled, field)), "{action}: {}", filled.html);
+        let preview = previewed(&operator, action, fields).await;
+        let back = preview.attributes("href").into_iter().find(|href| href.starts_with(&form));
+        let edited = operator.get(&back.unwrap_or_else(|| panic!("{}", preview.html))).await;
+        assert!(fields.iter().all(|field| has(&edited, field)), "{action}: {}", edited.html);
+        assert!(!emptied.iter().any(|field| has(&edited, field)), "{action}: {}", edited.html);
+    }
+}
+
+#[tokio::test]
 async fn a_form_that_is_sent_again_with_other_values_is_another_action() {
     let service = super::open(Sqlite).await;
     history(&service, "alice").await;
@@ -298,11 +396,14 @@ async fn a_form_that_is_sent_again_with_other_values_is_another_action() {
         );
         confirm(&operator, "adjust", &fields).await
     };
+    // Both previews are open before the first one is confirmed, as in two tabs.
     let first = confirmation(&preview("1").await, "adjust");
-    assert_eq!(confirm(&operator, "adjust", &first).await.status, 303);
     let second = confirmation(&preview("2").await, "adjust");
     assert_ne!(first["key"], second["key"]);
-    assert_eq!(confirm(&operator, "adjust", &second).await.status, 303);
+    assert_eq!(confirm(&operator, "adjust", &first).await.status, 303);
+    let stale = confirm(&operator, "adjust", &second).await;
+    assert_eq!(stale.status, 409, "the second is not called done: {}", stale.text());
+    assert_eq!(confirm(&operator, "adjust", &confirmation(&stale, "adjust")).await.status, 303);
     assert_eq!(events(&service).await.iter().filter(|event| event["rpc"] == "AdjustBalance").count(), 3);
 }
 

@@ -53,6 +53,7 @@ async fn each_page_admits_the_roles_of_the_access_table_and_no_other() {
                     // REST refuses an unknown webhook as a bad field.
                     Some(roles) if is_admitted(roles) && page.path.contains("{webhook_id}") => 400,
                     Some(roles) if is_admitted(roles) && is_missing => 404,
+                    Some(roles) if is_admitted(roles) && page.path == "/console/" => 303,
                     Some(roles) if is_admitted(roles) => 200,
                     Some(_) if ROLES.contains(&role) => 403,
                     Some(_) => 401,

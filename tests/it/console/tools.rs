@@ -212,6 +212,8 @@ async fn an_unknown_path_is_a_page_and_says_so() {
             assert!(missing.text().contains("There is no page at this address."), "{}", missing.text());
             assert!(missing.header("content-security-policy").contains("default-src 'none'"), "{path}");
         }
+        let first = visitor.get("/console/?user_id=alice").await;
+        assert_eq!((first.status, first.header("location")), (303, "/console?user_id=alice"));
         let chinese = Visitor::of(&service).with("accept-language", "zh").get("/console/nothing").await;
         assert!(chinese.text().contains("此地址没有页面"), "{}", chinese.text());
     }

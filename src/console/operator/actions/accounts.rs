@@ -37,6 +37,8 @@ pub(in crate::console) static OPEN: Action = Action {
     needs_account: false,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = InitializeUserRequest { user_id: values.text("user_id") };
@@ -52,6 +54,8 @@ pub(in crate::console) static STATUS: Action = Action {
     needs_account: true,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = SetAccountStatusRequest {
@@ -71,6 +75,8 @@ pub(in crate::console) static ADJUST: Action = Action {
     needs_account: true,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = AdjustBalanceRequest {
@@ -93,6 +99,8 @@ pub(in crate::console) static LIMITS: Action = Action {
     needs_account: true,
     current: Some(|api, values| Box::pin(current_limits(api, values))),
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = SetUserLimitsRequest {
@@ -131,6 +139,8 @@ pub(in crate::console) static PLAN: Action = Action {
         })
     }),
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = SetUserPlanRequest {
@@ -156,6 +166,8 @@ pub(in crate::console) static ALERTS: Action = Action {
     needs_account: true,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let percent = |text: &str| {
@@ -186,13 +198,18 @@ pub(in crate::console) static KEY_QUOTA: Action = Action {
     needs_account: false,
     current: Some(|api, values| Box::pin(current_key_quota(api, values))),
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = SetApiKeyQuotaRequest {
                 api_key_id: values.text("api_key_id"),
                 quota_type: values.text("quota_type"),
                 period: values.text("period"),
-                limit: values.amount("limit")?,
+                limit: match values.get("quota_type") {
+                    "amount" => values.amount("limit")?,
+                    _ => values.large_count("limit")?.map(|limit| limit as f64),
+                },
             };
             api.limits.set_api_key_quota(request, attempt.intent).await.map(drop)
         })

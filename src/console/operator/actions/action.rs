@@ -21,13 +21,22 @@ pub struct Action {
     pub(super) current: Option<Current>,
     /// Further facts of the preview, beside its figures.
     pub(super) facts: Option<Facts>,
+    /// The values of a preview beside those in force, for a change that replaces none.
+    pub(super) beside: Option<Beside>,
+    /// The state that a preview is compared with beyond the change itself. A confirmation after another state shows the
+    /// preview anew.
+    pub(super) base: Option<Base>,
     pub(super) perform: Perform,
 }
 
-/// Calls the rpc. Its reply is in the audit event.
+/// Calls the rpc. Its reply is left out: the page of the audit event shows the change, and the status of a refund.
 pub(super) type Perform = for<'a> fn(&'a Api, &'a Values, Attempt) -> BoxFuture<'a, Result<()>>;
 /// Each has its word in the catalogues, and its value.
 pub(super) type Facts = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<Vec<(&'static str, String)>>>;
+/// Fields with their values in force and to come.
+pub(super) type Beside = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<Vec<(&'static str, String, String)>>>;
+/// A short text that differs if the state differs.
+pub(super) type Base = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<String>>;
 pub(super) type Current = for<'a> fn(&'a Api, &'a mut Values) -> BoxFuture<'a, Result<()>>;
 
 /// One call of the rpc.
@@ -37,7 +46,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// The idempotency id of the call, for an rpc that takes one. It is that of the form.
+    /// The idempotency id of the call, for an rpc that takes one. It is that of the preview.
     pub fn id(&self) -> String {
         format!("console-{}", self.intent.event)
     }

@@ -152,6 +152,14 @@ impl Values {
         self.present(name).map(|text| text.parse().map_err(|_| why().into())).transpose()
     }
 
+    /// A whole number that is exact in a wire double.
+    pub fn large_count(&self, name: &'static str) -> Result<Option<u64>> {
+        const MOST: u64 = 1 << f64::MANTISSA_DIGITS;
+        let why = || Error::from(Invalid::new(name, "must be a whole number"));
+        let parse = |text: &str| text.parse().ok().filter(|count| *count <= MOST).ok_or_else(why);
+        self.present(name).map(parse).transpose()
+    }
+
     /// Values with commas or blanks between them.
     pub fn list<T>(&self, name: &'static str, parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
         let parts = self.get(name).split([',', ' ', '\n', '\r']).filter(|part| !part.is_empty());

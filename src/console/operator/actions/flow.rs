@@ -1,7 +1,7 @@
 //! The way of an action: its form, its preview, its one confirmation, and the audit event as its result.
 //!
-//! The form has an id, which becomes the id of the audit event and of the call. So a confirmation that is sent twice
-//! changes something once. The confirmation has the fingerprint of the preview, and the change is made only if it has
+//! Each preview has an id of its own, which becomes the id of the audit event and of the call. So a confirmation that is
+//! sent twice changes something once, and two previews of one form are two actions. The confirmation has the fingerprint of the preview, and the change is made only if it has
 //! the same one when its rows are locked.
 
 use axum::{
@@ -35,9 +35,20 @@ use crate::{
     service::{error_texts::message_in, errors},
 };
 
-/// The hidden fields of a form.
+/// The hidden fields of a confirmation.
 const KEY: &str = "key";
 const SEEN: &str = "seen";
+const BASE: &str = "base";
+/// The parameter of the address that leads from a preview back to its form.
+const EDITED: &str = "edit";
+
+/// A confirmation as it is sent.
+struct Confirmation {
+    key: Uuid,
+    seen: Fingerprint,
+    /// Empty for an action without one.
+    base: String,
+}
 
 /// The notice above a form or a preview.
 enum Notice<'e> {
@@ -53,7 +64,9 @@ enum Notice<'e> {
 pub(in crate::console::operator) async fn form(desk: Desk, Path(name): Path<String>) -> Result<Response, Response> {
     let action = known(&desk, &name)?;
     let mut values = Values::of(action.fields, |name| desk.parameter(name).to_owned());
-    if let Some(current) = action.current {
+    // A form that goes on from a preview keeps the values of the operator, and its empty fields.
+    let is_edited = !desk.parameter(EDITED).is_empty();
+    if let Some(current) = action.current.filter(|_| !is_edited) {
         desk.ok(current(&desk.console.api, &mut values).await)?;
     }
     Ok(show_form(&desk, action, &values, None))
@@ -67,10 +80,13 @@ pub(in crate::console::operator) async fn send(
     let action = known(&desk, &name)?;
     let values = Values::of(action.fields, |name| fields.text(name).to_owned());
     let key: Option<Uuid> = fields.text(KEY).parse().ok().filter(|key: &Uuid| key.get_version_num() == 7);
-    let Some(key) = key else { return Ok(show_form(&desk, action, &values, None)) };
-    match fields.text(SEEN) {
-        "" => preview(&desk, action, &values, key).await,
-        seen => confirm(&desk, action, &values, (key, Fingerprint::sent(seen))).await,
+    match (fields.text(SEEN), key) {
+        ("", _) => Ok(preview(&desk, action, &values).await),
+        (_, None) => Ok(show_form(&desk, action, &values, None)),
+        (seen, Some(key)) => {
+            let confirmation = Confirmation { key, seen: Fingerprint::sent(seen), base: fields.text(BASE).to_owned() };
+            confirm(&desk, action, &values, &confirmation).await
+        }
     }
 }
 
@@ -79,45 +95,72 @@ fn known(desk: &Desk, name: &str) -> Result<&'static Action, Response> {
     find(name).ok_or_else(|| desk.not_found())
 }
 
-async fn preview(desk: &Desk, action: &'static Action, values: &Values, key: Uuid) -> Result<Response, Response> {
-    // A form that has done its work is another one when it is sent again with other values.
-    let is_used = desk.ok(is_done(desk, key).await)?;
-    let key = if is_used { Uuid::now_v7() } else { key };
+async fn preview(desk: &Desk, action: &'static Action, values: &Values) -> Response {
+    // The fields of a form may differ when it is sent again, so its id must not outlive a preview.
+    let key = Uuid::now_v7();
     if let Err(error) = check_account(desk, action, values).await {
-        return Ok(refuse(desk, action, values, &error));
+        return refuse(desk, action, values, &error);
     }
-    Ok(match attempt(desk, action, values, (key, Consent::Withheld)).await {
+    match attempt(desk, action, values, (key, Consent::Withheld)).await {
         Err(Error::NotMade(Some(change))) => show_preview(desk, action, values, (key, &change), None).await,
         Err(Error::NotMade(None)) | Ok(()) => show_form(desk, action, values, Some(&Notice::NothingToDo)),
         Err(error) => refuse(desk, action, values, &error),
-    })
+    }
 }
 
 async fn confirm(
     desk: &Desk,
     action: &'static Action,
     values: &Values,
-    (key, seen): (Uuid, Fingerprint),
+    confirmation: &Confirmation,
 ) -> Result<Response, Response> {
+    let key = confirmation.key;
     if desk.ok(is_done(desk, key).await)? {
         return Ok(done(key));
     }
-    let made = attempt(desk, action, values, (key, Consent::To(seen.clone()))).await;
-    // Whatever the answer, the event says what became of it.
-    if is_done(desk, key).await.unwrap_or(false) {
-        return Ok(done(key));
-    }
-    Ok(match made {
-        Err(Error::NotMade(Some(change))) => {
-            show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)).await
-        }
-        Err(Error::NotMade(None)) | Ok(()) => show_form(desk, action, values, Some(&Notice::NothingToDo)),
-        Err(error) if errors::may_be_settled(&error) => {
+    let consent = match base_of(desk, action, values).await {
+        Ok(base) if base == confirmation.base => Consent::To(confirmation.seen.clone()),
+        Ok(_) => Consent::Withheld,
+        Err(error) => return Ok(refuse(desk, action, values, &error)),
+    };
+    let made = attempt(desk, action, values, (key, consent)).await;
+    Ok(match Outcome::of(made, is_done(desk, key).await) {
+        Outcome::Made => done(key),
+        Outcome::Changed(change) => show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)).await,
+        Outcome::NothingToDo => show_form(desk, action, values, Some(&Notice::NothingToDo)),
+        Outcome::Unknown(error) => {
             errors::log(&error, desk.request());
-            show_again(desk, action, values, (key, &seen))
+            show_again(desk, action, values, confirmation)
         }
-        Err(error) => refuse(desk, action, values, &error),
+        Outcome::Refused(error) => refuse(desk, action, values, &error),
     })
+}
+
+/// The outcome of a confirmation.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Made,
+    /// The state has changed since the preview. The change is now this one.
+    Changed(Box<Preview>),
+    NothingToDo,
+    /// The change may have been made. Only the same confirmation may follow, because a form with a new key could make
+    /// it twice.
+    Unknown(Error),
+    Refused(Error),
+}
+
+impl Outcome {
+    /// The outcome by the answer of the call, and by the read of its event after it. The event counts for more.
+    fn of(made: Answer<()>, is_done: Answer<bool>) -> Self {
+        match (is_done, made) {
+            (Ok(true), _) => Self::Made,
+            (Err(error), _) => Self::Unknown(error),
+            (Ok(false), Err(Error::NotMade(Some(change)))) => Self::Changed(change),
+            (Ok(false), Err(Error::NotMade(None)) | Ok(())) => Self::NothingToDo,
+            (Ok(false), Err(error)) if errors::may_be_settled(&error) => Self::Unknown(error),
+            (Ok(false), Err(error)) => Self::Refused(error),
+        }
+    }
 }
 
 async fn attempt(desk: &Desk, action: &'static Action, values: &Values, (key, consent): (Uuid, Consent)) -> Answer<()> {
@@ -125,7 +168,14 @@ async fn attempt(desk: &Desk, action: &'static Action, values: &Values, (key, co
     (action.perform)(&desk.console.api, values, Attempt { intent, origin: desk.origin.clone() }).await
 }
 
-/// Whether the change of a form has been made.
+async fn base_of(desk: &Desk, action: &Action, values: &Values) -> Answer<String> {
+    match action.base {
+        Some(base) => base(&desk.console.api, values).await,
+        None => Ok(String::new()),
+    }
+}
+
+/// Whether the change of a preview has been made.
 async fn is_done(desk: &Desk, key: Uuid) -> Answer<bool> {
     Ok(desk.console.api.audit_trail.audit_event(key).await?.is_some())
 }
@@ -181,7 +231,7 @@ fn show_form(desk: &Desk, action: &'static Action, values: &Values, notice: Opti
     let content = html! {
         p.quiet { (texts.word("action_about", action.name)) }
         form.stack method="post" action=(action.path()) {
-            (hidden(PROOF, &desk.proof)) (hidden(KEY, &Uuid::now_v7().to_string()))
+            (hidden(PROOF, &desk.proof))
             @for field in action.fields { (field.input(texts, values.get(field.name))) }
             p { button.primary { (texts.get("action.preview")) } }
         }
@@ -198,6 +248,16 @@ async fn show_preview(
 ) -> Response {
     let texts = desk.texts;
     let currency = &desk.console.settings.currency;
+    // It is read first, so that a later state than that of the facts below is another one.
+    let base = match base_of(desk, action, values).await {
+        Ok(base) => base,
+        Err(error) => return refuse(desk, action, values, &error),
+    };
+    let beside = match action.beside {
+        Some(beside) => beside(&desk.console.api, values).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let confirmed = Confirmation { key, seen: change.fingerprint(), base };
     let facts_beside = match action.facts {
         // A preview without them is better than none.
         Some(facts) => facts(&desk.console.api, values).await.unwrap_or_default(),
@@ -207,18 +267,22 @@ async fn show_preview(
         h2 { (texts.get("action.will_be")) }
         (facts(desk, action, values))
         (figures::table(texts, currency, change.before.as_deref(), change.after.as_deref()))
+        @if !beside.is_empty() {
+            h2 { (texts.get("action.beside")) }
+            (figures::comparison(texts, &beside))
+        }
         @if !facts_beside.is_empty() {
             h2 { (texts.get("action.yesterday")) }
             dl.facts { @for (name, value) in &facts_beside { dt { (texts.word("quote", name)) } dd { (value) } } }
         }
-        (confirmation(desk, action, values, (key, &change.fingerprint())))
+        (confirmation(desk, action, values, &confirmed))
     };
     respond(desk, action, values, notice, content)
 }
 
 /// The same confirmation once more, after an answer that did not come.
-fn show_again(desk: &Desk, action: &'static Action, values: &Values, (key, seen): (Uuid, &Fingerprint)) -> Response {
-    let content = html! { (facts(desk, action, values)) (confirmation(desk, action, values, (key, seen))) };
+fn show_again(desk: &Desk, action: &'static Action, values: &Values, again: &Confirmation) -> Response {
+    let content = html! { (facts(desk, action, values)) (confirmation(desk, action, values, again)) };
     respond(desk, action, values, Some(&Notice::Unknown), content)
 }
 
@@ -235,17 +299,46 @@ fn facts(desk: &Desk, action: &'static Action, values: &Values) -> Markup {
     }
 }
 
-fn confirmation(desk: &Desk, action: &'static Action, values: &Values, (key, seen): (Uuid, &Fingerprint)) -> Markup {
+fn confirmation(desk: &Desk, action: &'static Action, values: &Values, confirmed: &Confirmation) -> Markup {
     let texts = desk.texts;
     let given: Vec<_> = action.fields.iter().map(|field| (field.name, values.get(field.name))).collect();
+    let edited = [&given[..], &[(EDITED, "1")]].concat();
     html! {
         div.actions {
             form method="post" action=(action.path()) {
-                (hidden(PROOF, &desk.proof)) (hidden(KEY, &key.to_string())) (hidden(SEEN, seen.as_str()))
+                (hidden(PROOF, &desk.proof)) (hidden(KEY, &confirmed.key.to_string())) (hidden(SEEN, confirmed.seen.as_str()))
+                @if !confirmed.base.is_empty() { (hidden(BASE, &confirmed.base)) }
                 @for (name, value) in given.iter().filter(|(_, value)| !value.is_empty()) { (hidden(name, value)) }
                 button.primary { (texts.get("action.confirm")) }
             }
-            a.button href=(link(&action.path(), &given)) { (texts.get("action.edit")) }
+            a.button href=(link(&action.path(), &edited)) { (texts.get("action.edit")) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_never_called_unmade_while_its_event_cannot_be_read() {
+        let change = || {
+            let (before, after) = (None, Some("{}".into()));
+            Box::new(Preview { rpc: "AdjustBalance".into(), user: None, before, after, reason: "r".into() })
+        };
+        let unread = || Err(Error::Internal("lost".into()));
+        for made in [
+            Ok(()),
+            Err(Error::NotMade(None)),
+            Err(Error::NotMade(Some(change()))),
+            Err(Error::UnknownService("x".into())),
+        ] {
+            assert_eq!(Outcome::of(made, unread()), Outcome::Unknown(Error::Internal("lost".into())));
+        }
+        assert_eq!(Outcome::of(unread(), Ok(true)), Outcome::Made);
+        assert_eq!(Outcome::of(Ok(()), Ok(false)), Outcome::NothingToDo);
+        assert_eq!(Outcome::of(Err(Error::NotMade(Some(change()))), Ok(false)), Outcome::Changed(change()));
+        let refusal = Error::UnknownService("x".into());
+        assert_eq!(Outcome::of(Err(refusal.clone()), Ok(false)), Outcome::Refused(refusal));
     }
 }

@@ -3,10 +3,13 @@
 use super::{
     accounts::{REASON_FIELD, USER_ID},
     action::Action,
-    field::Field,
+    field::{Field, Values},
 };
 use crate::{
-    biz::audit_trail::{REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT},
+    biz::{
+        audit_trail::{REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT},
+        values::{error::Result, invalid::Invalid},
+    },
     service::proto::{RefundChargeRequest, RefundRechargeRequest, ResolvePaymentRequest},
 };
 
@@ -19,6 +22,8 @@ pub(in crate::console) static REFUND: Action = Action {
     needs_account: true,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = RefundChargeRequest {
@@ -40,12 +45,14 @@ pub(in crate::console) static REFUND_TOP_UP: Action = Action {
     needs_account: false,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = RefundRechargeRequest {
                 order_id: values.text("order_id"),
                 refund_id: attempt.id(),
-                amount: values.amount("amount")?.unwrap_or_default(),
+                amount: part(values)?,
                 reason: values.text("reason"),
                 force: values.is_set("force"),
             };
@@ -53,6 +60,14 @@ pub(in crate::console) static REFUND_TOP_UP: Action = Action {
         })
     },
 };
+
+/// The amount of a part of a top-up; 0, which the contract takes for all that is left, without a value.
+fn part(values: &Values) -> Result<f64> {
+    match values.amount("amount")? {
+        Some(0.0) => Err(Invalid::new("amount", "must be above 0, or absent for all that is left").into()),
+        amount => Ok(amount.unwrap_or_default()),
+    }
+}
 
 pub(in crate::console) static RESOLVE: Action = Action {
     name: "resolve-payment",
@@ -66,6 +81,8 @@ pub(in crate::console) static RESOLVE: Action = Action {
     needs_account: true,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request = ResolvePaymentRequest {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use sha2::{Digest, Sha256};
 
 use super::{
     action::Action,
@@ -25,8 +26,9 @@ const ID: usize = 128;
 const LINES: usize = 4_000;
 /// The form of an instant in the form, in UTC.
 const INSTANT: &str = "%Y-%m-%dT%H:%M:%S";
-/// Versions of a model that are looked through for the one in force.
-const MOST_VERSIONS: i32 = 100;
+/// Versions of a model that are looked through, by pages.
+const PAGE_SIZE: i32 = 100;
+const MOST_PAGES: usize = 10;
 
 pub(in crate::console) static PUT: Action = Action {
     name: "price",
@@ -53,6 +55,8 @@ pub(in crate::console) static PUT: Action = Action {
     needs_account: false,
     current: Some(|api, values| Box::pin(current(api, values))),
     facts: Some(|api, values| Box::pin(quote(api, values))),
+    beside: Some(|api, values| Box::pin(beside(api, values))),
+    base: Some(|api, values| Box::pin(base(api, values))),
     perform: |api, values, attempt| {
         Box::pin(async move { api.prices.put_price_version(request(values)?, attempt.intent).await.map(drop) })
     },
@@ -65,6 +69,8 @@ pub(in crate::console) static DELETE: Action = Action {
     needs_account: false,
     current: None,
     facts: None,
+    beside: None,
+    base: None,
     perform: |api, values, attempt| {
         Box::pin(async move {
             let request =
@@ -153,6 +159,10 @@ async fn quote(api: &Api, values: &Values) -> Result<Vec<(&'static str, String)>
     if quote.is_cut {
         facts.push(("is_cut", String::new()));
     }
+    let new = instant(values.get("effective_from"))?;
+    if in_force(&versions(api, values).await?).is_some_and(|version| since(version) > (new.seconds, new.nanos)) {
+        facts.push(("superseded", String::new()));
+    }
     Ok(facts)
 }
 
@@ -165,13 +175,76 @@ async fn current(api: &Api, values: &mut Values) -> Result<()> {
     if !values.is_set("model") {
         return Ok(());
     }
-    let request =
-        ListPriceVersionsRequest { model: values.text("model"), page_size: MOST_VERSIONS, ..Default::default() };
-    let versions = api.prices.list_price_versions(request).await?.versions;
-    if let Some(version) = versions.into_iter().find(|version| version.in_force) {
-        fill(values, &version);
+    if let Some(version) = in_force(&versions(api, values).await?) {
+        fill(values, version);
     }
     Ok(())
+}
+
+/// The versions of the model, as they are now on all servers.
+async fn versions(api: &Api, values: &Values) -> Result<Vec<PriceVersion>> {
+    let mut versions = Vec::new();
+    let mut page_token = String::new();
+    for _ in 0..MOST_PAGES {
+        let request = ListPriceVersionsRequest { model: values.text("model"), page_size: PAGE_SIZE, page_token };
+        let reply = api.prices.list_price_versions(request).await?;
+        versions.extend(reply.versions);
+        page_token = reply.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    Ok(versions)
+}
+
+fn in_force(versions: &[PriceVersion]) -> Option<&PriceVersion> {
+    versions.iter().find(|version| version.in_force)
+}
+
+fn since(version: &PriceVersion) -> (i64, i32) {
+    version.effective_from.as_ref().map_or((0, 0), |at| (at.seconds, at.nanos))
+}
+
+/// The versions of the model. A preview compares with the one in force, and another version may come before it.
+async fn base(api: &Api, values: &Values) -> Result<String> {
+    let mut hash = Sha256::new();
+    for version in versions(api, values).await? {
+        let (seconds, nanos) = since(&version);
+        hash.update(format!("{} {seconds} {nanos} {}\n", version.version_id, version.in_force));
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The fields of the version in force and of the new one. Without one in force there is nothing to compare.
+async fn beside(api: &Api, values: &Values) -> Result<Vec<(&'static str, String, String)>> {
+    let versions = versions(api, values).await?;
+    let Some(version) = in_force(&versions) else { return Ok(Vec::new()) };
+    let (mut was, mut is) = (Values::default(), Values::default());
+    fill(&mut was, version);
+    fill(&mut is, &described(request(values)?));
+    let fields = PUT.fields.iter().map(|field| (field.name, was.text(field.name), is.text(field.name)));
+    Ok(fields.filter(|(_, was, is)| !(was.is_empty() && is.is_empty())).collect())
+}
+
+/// The version that a request describes.
+fn described(request: PutPriceVersionRequest) -> PriceVersion {
+    PriceVersion {
+        input: request.input,
+        cached_input: request.cached_input,
+        cache_write: request.cache_write,
+        cache_write_1h: request.cache_write_1h,
+        audio_input: request.audio_input,
+        output: request.output,
+        reasoning: request.reasoning,
+        audio_output: request.audio_output,
+        request: request.request,
+        image: request.image,
+        tiers: request.tiers,
+        service_tiers: request.service_tiers,
+        aliases: request.aliases,
+        max_tokens: request.max_tokens,
+        ..Default::default()
+    }
 }
 
 fn fill(values: &mut Values, version: &PriceVersion) {
@@ -241,6 +314,9 @@ mod tests {
         fill(&mut values, &version);
         values.set("effective_from", "2026-12-01T00:00:00");
         let sent = request(&values).unwrap();
+        let mut again = Values::default();
+        fill(&mut again, &described(sent.clone()));
+        assert!(PUT.fields.iter().skip(3).all(|field| again.get(field.name) == values.get(field.name)), "{again:?}");
         assert_eq!((sent.input, sent.output, sent.cached_input), (version.input, version.output, None));
         assert_eq!((sent.request, sent.tiers, sent.max_tokens), (version.request, version.tiers, version.max_tokens));
         assert_eq!((sent.service_tiers, sent.aliases), (version.service_tiers, version.aliases));

@@ -57,7 +57,7 @@ impl TransactionStore for MySqlStore {
         let query = sqlx::query(concat!(
             "SELECT ",
             refund_columns!(),
-            " FROM charge_refund WHERE user_id = ? AND trace_id = ? LIMIT ?"
+            " FROM charge_refund WHERE user_id = ? AND trace_id = ? ORDER BY created_at, refund_id LIMIT ?"
         ));
         let query = query.bind(user.as_str()).bind(trace.as_str().as_bytes()).bind(limit);
         self.reader.fetch_all(query).await?.iter().map(refunded_of).collect()

@@ -64,7 +64,7 @@ impl TransactionStore for SqliteStore {
         let query = sqlx::query(concat!(
             "SELECT ",
             refund_columns!(),
-            " FROM charge_refund WHERE user_id = ? AND trace_id = ? LIMIT ?"
+            " FROM charge_refund WHERE user_id = ? AND trace_id = ? ORDER BY created_at, refund_id LIMIT ?"
         ));
         let query = query.bind(user.as_str()).bind(trace.as_str()).bind(limit);
         query.fetch_all(&self.reader).await.map_err(store_error)?.iter().map(refunded_of).collect()
