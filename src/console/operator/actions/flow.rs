@@ -326,16 +326,16 @@ mod tests {
             let (before, after) = (None, Some("{}".into()));
             Box::new(Preview { rpc: "AdjustBalance".into(), user: None, before, after, reason: "r".into() })
         };
-        let unread = || Err(Error::Internal("lost".into()));
+        let lost = || Error::Internal("lost".into());
         for made in [
             Ok(()),
             Err(Error::NotMade(None)),
             Err(Error::NotMade(Some(change()))),
             Err(Error::UnknownService("x".into())),
         ] {
-            assert_eq!(Outcome::of(made, unread()), Outcome::Unknown(Error::Internal("lost".into())));
+            assert_eq!(Outcome::of(made, Err(lost())), Outcome::Unknown(lost()));
         }
-        assert_eq!(Outcome::of(unread(), Ok(true)), Outcome::Made);
+        assert_eq!(Outcome::of(Err(lost()), Ok(true)), Outcome::Made);
         assert_eq!(Outcome::of(Ok(()), Ok(false)), Outcome::NothingToDo);
         assert_eq!(Outcome::of(Err(Error::NotMade(Some(change()))), Ok(false)), Outcome::Changed(change()));
         let refusal = Error::UnknownService("x".into());
