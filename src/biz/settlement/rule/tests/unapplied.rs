@@ -40,7 +40,7 @@ fn an_unapplied_payment_is_credited_once() {
     assert_eq!(account.settle(credit("p", "v")), refused);
     assert_eq!(account.state(), "balance 7, held 0; free 0, held 0");
     let events = account.books.audit_events();
-    let before = r#"{"amount":"7","currency":"CNY","payment_order_id":"p","status":"open"}"#;
+    let before = r#"{"amount":"7","balance":"0","currency":"CNY","payment_order_id":"p","status":"open"}"#;
     assert_eq!((events.len(), events[0].before.as_deref()), (1, Some(before)));
     assert_eq!(events[0].user, Some(user()));
 }
