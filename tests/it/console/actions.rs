@@ -59,6 +59,8 @@ fn figures(shown: &Shown) -> BTreeMap<String, (String, String)> {
         .collect()
 }
 
+/// Names and values of the fields of a form.
+type Fields<'f> = Vec<(&'f str, &'f str)>;
 /// An action, its form, some of the figures of its preview, and its rpc.
 type Case<'c> = (&'c str, Vec<(&'c str, &'c str)>, Vec<(&'c str, &'c str, &'c str)>, &'c str);
 
@@ -205,7 +207,7 @@ async fn a_preview_that_is_no_longer_true_is_shown_anew(#[values(MySql, Sqlite)]
     history(&service, "alice").await;
     let operator = Visitor::of_operators(&service);
     let who = ("user_id", "alice");
-    let changes: [(&str, Vec<(&str, &str)>, &str, &str); 4] = [
+    let changes: [(&str, Fields<'_>, &str, &str); 4] = [
         (
             "adjust",
             vec![who, ("amount", "2"), ("reason", "r")],
@@ -360,11 +362,11 @@ async fn the_way_back_from_a_preview_keeps_the_values() {
     let service = super::open(Sqlite).await;
     history(&service, "alice").await;
     let operator = Visitor::of_operators(&service);
-    let price = [("model", "gpt-4.1"), ("effective_from", "2999-01-01T00:00:00"), ("input", "4"), ("output", "16")];
-    let cases: [(&str, &[(&str, &str)], &[(&str, &str)]); 2] = [
+    let price = vec![("model", "gpt-4.1"), ("effective_from", "2999-01-01T00:00:00"), ("input", "4"), ("output", "16")];
+    let cases: [(&str, Fields<'_>, Fields<'_>); 2] = [
         // The cap of a day is emptied, which removes it.
-        ("limits", &[("user_id", "alice"), ("monthly_limit", "70")], &[("daily_limit", "500")]),
-        ("price", &price, &[("input", "2")]),
+        ("limits", vec![("user_id", "alice"), ("monthly_limit", "70")], vec![("daily_limit", "500")]),
+        ("price", price, vec![("input", "2")]),
     ];
     for (action, fields, emptied) in cases {
         let form = format!("/console/actions/{action}");
@@ -374,7 +376,7 @@ async fn the_way_back_from_a_preview_keeps_the_values() {
             shown.html.split('<').any(|tag| tag.contains(&name) && tag.contains(&value))
         };
         assert!(emptied.iter().all(|field| has(&filled, field)), "{action}: {}", filled.html);
-        let preview = previewed(&operator, action, fields).await;
+        let preview = previewed(&operator, action, &fields).await;
         let back = preview.attributes("href").into_iter().find(|href| href.starts_with(&form));
         let edited = operator.get(&back.unwrap_or_else(|| panic!("{}", preview.html))).await;
         assert!(fields.iter().all(|field| has(&edited, field)), "{action}: {}", edited.html);
