@@ -205,7 +205,7 @@ async fn a_preview_that_is_no_longer_true_is_shown_anew(#[values(MySql, Sqlite)]
     history(&service, "alice").await;
     let operator = Visitor::of_operators(&service);
     let who = ("user_id", "alice");
-    let changes: [(&str, Vec<(&str, &str)>, &str, &str); 4] = [
+    let changes = [
         (
             "adjust",
             vec![who, ("amount", "2"), ("reason", "r")],
