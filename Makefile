@@ -103,12 +103,15 @@ stop-all: ## Stop the processes of run-all
 audit: build-cron ## Audit the books (CONF=configs/local.yaml)
 	bin/cron -conf $(CONF) --once audit
 
+# Many tests wait for a server or a tick, so more of them than processors run at once.
+THREADS ?= $(shell n=$$(nproc); echo $$((n > 4 ? n : 4)))
+
 .PHONY: test
+test: export RUST_TEST_THREADS := $(THREADS)
 test: deps ## Run all tests, on private servers on free ports
 	PROPTEST_RNG_SEED=$(SEED) cargo test --locked
 
 # Tests that need an installed server are skipped by name. With BILLING_TEST_FAST they fail.
-# Many tests wait for a server or a tick, so more of them than processors run at once.
 .PHONY: test-fast
 test-fast: export PROPTEST_RNG_SEED = $(SEED)
 test-fast: export BILLING_TEST_FAST = 1
