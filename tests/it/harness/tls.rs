@@ -1,9 +1,11 @@
 //! Private certificates, servers with them, and clients that trust them.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 
+use anyhow::Context;
 use axum::body::{Body, Bytes};
 use billing_service::{app::App, server::TlsFiles};
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -16,7 +18,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -200,12 +202,10 @@ impl Https {
         let io = TokioIo::new(stream);
         if is_h2 {
             let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
-            tokio::spawn(connection);
-            Ok(sender.send_request(request).await?)
+            reply_of(sender.send_request(request), tokio::spawn(connection)).await
         } else {
             let (mut sender, connection) = http1::handshake(io).await?;
-            tokio::spawn(connection);
-            Ok(sender.send_request(request).await?)
+            reply_of(sender.send_request(request), tokio::spawn(connection)).await
         }
     }
 
@@ -215,4 +215,20 @@ impl Https {
         let reply = self.send(addr, request).await?;
         Ok((reply.status().as_u16(), String::from_utf8(reply.body().to_vec())?))
     }
+}
+
+/// The reply to a request, or an error if the connection ends without one. A request that is sent while its connection
+/// ends may stay in the queue of the client: then the client itself says nothing.
+async fn reply_of(
+    reply: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    connection: JoinHandle<hyper::Result<()>>,
+) -> anyhow::Result<Response<Incoming>> {
+    let mut reply = pin!(reply);
+    tokio::select! {
+        biased;
+        reply = &mut reply => return Ok(reply?),
+        _ = connection => {}
+    }
+    // It may have come with the end.
+    Ok(reply.now_or_never().context("the connection has ended")??)
 }
