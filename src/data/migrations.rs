@@ -59,6 +59,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0026_events"),
     pair!("0027_webhooks"),
     pair!("0028_use_of_models"),
+    pair!("0029_seals"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.
