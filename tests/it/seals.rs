@@ -1,5 +1,5 @@
 //! Closed months are sealed: the nightly audit begins at the seals, and the whole audit finds each row that was changed
-//! after its seal. Other jobs read no more than a month.
+//! after its seal. Other jobs read no more than a month, or run once for all processes.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use billing_service::{
             audit::{AuditReport, audit_unsealed},
             low_balance::{Percent, Thresholds},
             reset::reset_quotas,
+            runs::{Begun, Run, under_lease},
             seals::job::{SealedMonths, seal_months},
         },
         values::{
@@ -23,6 +24,7 @@ use billing_service::{
 use rstest::rstest;
 
 use crate::{
+    cron::end_lease,
     harness::{Backend, MySql, Service, Sqlite, charge, progress::Unwatched, traced},
 };
 
@@ -416,4 +418,39 @@ async fn jobs_of_mysql_read_one_month_however_many_there_are() {
     let read = rows_read(&service, "reservation_expiry").await - before;
     assert!(read <= 10, "{read} rows of 20000 read");
     store.close().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn one_process_has_a_lease_and_another_when_it_is_gone(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let config = service.database.config(&[]);
+    let (one, other) = (app::connect(&config).await.unwrap(), app::connect(&config).await.unwrap());
+    let run = |owner: &str, minute: u32| Run {
+        job: "sweep-of-a-test",
+        period: format!("2026-11-21T04:{minute:02}:00Z servers"),
+        is_by_hand: false,
+        owner: owner.into(),
+    };
+    let done = async { Ok::<_, ()>(1) };
+    let nested = async {
+        // While the first process works, the second one does not, in this minute or the next.
+        for minute in [1, 2] {
+            let refused = under_lease(&*other, &run("other", minute), async { Ok::<_, ()>(2) }).await;
+            assert_eq!(refused, Ok(None));
+        }
+        Ok::<_, ()>(1)
+    };
+    assert_eq!(under_lease(&*one, &run("one", 1), nested).await, Ok(Some(Ok(1))));
+    assert_eq!(under_lease(&*other, &run("other", 1), done).await, Ok(None), "this minute is done");
+    // The first process dies in the next minute.
+    assert!(matches!(one.begin_run(&run("one", 2)).await, Ok(Begun::Ours { .. })));
+    assert_eq!(under_lease(&*other, &run("other", 2), async { Ok::<_, ()>(2) }).await, Ok(None));
+    end_lease(&service.database, "sweep-of-a-test").await;
+    assert_eq!(under_lease(&*other, &run("other", 2), async { Ok::<_, ()>(2) }).await, Ok(Some(Ok(2))));
+    // A failure leaves the minute to the others.
+    assert_eq!(under_lease(&*other, &run("other", 3), async { Err::<(), _>("down") }).await, Ok(Some(Err("down"))));
+    assert_eq!(under_lease(&*one, &run("one", 3), async { Ok::<_, ()>(3) }).await, Ok(Some(Ok(3))));
+    one.close().await;
+    other.close().await;
 }

@@ -7,7 +7,10 @@ use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 
 use crate::{
-    biz::jobs::{audit, deliver_webhooks, import_prices},
+    biz::{
+        jobs::{audit, deliver_webhooks, import_prices},
+        settlement::sweep,
+    },
     config::Config,
 };
 
@@ -61,7 +64,7 @@ impl Job {
     pub fn name(self) -> &'static str {
         match self {
             Self::ResetQuotas => "reset-quotas",
-            Self::ExpireReservations => "expire-reservations",
+            Self::ExpireReservations => sweep::JOB,
             Self::ReconcileRecharges => "reconcile-recharges",
             Self::ReconcileCache => "reconcile-cache",
             Self::Audit => audit::JOB,
