@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use super::{
     books::compare,
     whole::{AuditReport, Findings, audit_user},
@@ -17,6 +19,8 @@ use crate::biz::{
 
 /// Users between two checkpoints. Most of them have not changed since their seals.
 const USERS_AT_A_TIME: u32 = 5_000;
+/// Reads that run at once, each in a snapshot of its own.
+const READS_AT_ONCE: usize = 2;
 
 /// Audits the users with an account from their last seals on, and reports each difference at once. Resumes from
 /// the checkpoint of `progress`.
@@ -58,19 +62,32 @@ pub(in crate::biz::jobs) async fn differing(
     }
     for (since, accounts) in by_month {
         let since = since.unwrap_or(Since::BEGINNING);
-        for some in accounts.chunks(USERS_AT_ONCE) {
-            let users: Vec<UserId> = some.iter().map(|account| account.user.clone()).collect();
-            let unsealed = repeat(|| store.unsealed(&users, since)).await?;
-            suspects.extend(unsealed.differing);
-            let sealed: BTreeMap<&UserId, &Changed> = some.iter().map(|account| (&account.user, *account)).collect();
-            for mut evidence in unsealed.evidence {
-                if let Some(figures) = sealed.get(&evidence.user).and_then(|account| account.sealed.as_ref()) {
-                    figures.figures.add_to(&mut evidence);
-                }
-                if !compare(&evidence).is_empty() {
-                    suspects.insert(evidence.user);
-                }
-            }
+        let together = accounts.len().div_ceil(READS_AT_ONCE).clamp(1, USERS_AT_ONCE);
+        let reads: Vec<_> = accounts.chunks(together).map(|some| differing_since(store, some, since)).collect();
+        let mut reads = stream::iter(reads).buffer_unordered(READS_AT_ONCE);
+        while let Some(found) = reads.try_next().await? {
+            suspects.extend(found);
+        }
+    }
+    Ok(suspects)
+}
+
+/// As [`differing`], for accounts with the same last month.
+async fn differing_since(
+    store: &dyn SealStore,
+    accounts: &[&Changed],
+    since: Since,
+) -> Result<BTreeSet<UserId>, StoreError> {
+    let users: Vec<UserId> = accounts.iter().map(|account| account.user.clone()).collect();
+    let unsealed = repeat(|| store.unsealed(&users, since)).await?;
+    let mut suspects = BTreeSet::from_iter(unsealed.differing);
+    let sealed: BTreeMap<&UserId, &Changed> = accounts.iter().map(|account| (&account.user, *account)).collect();
+    for mut evidence in unsealed.evidence {
+        if let Some(last) = sealed.get(&evidence.user).and_then(|account| account.sealed.as_ref()) {
+            last.figures.add_to(&mut evidence);
+        }
+        if !compare(&evidence).is_empty() {
+            suspects.insert(evidence.user);
         }
     }
     Ok(suspects)

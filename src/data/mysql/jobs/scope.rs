@@ -55,7 +55,8 @@ pub(super) fn scoped(sql: &'static str, scope: &Scope<'_>) -> Statement {
             Piece::Value("pending_as_t") => statement.push(
                 "reservation_expiry e JOIN billing_transaction t ON t.user_id = e.user_id AND t.trace_id = e.trace_id",
             ),
-            Piece::Value(other) => unreachable!("no value {other}"),
+            // The database names it in its error.
+            Piece::Value(unknown) => statement.push(unknown),
         };
     }
     statement

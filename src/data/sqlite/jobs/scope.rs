@@ -29,7 +29,8 @@ pub(super) async fn fetch(
         Piece::Value("last") => "?9",
         Piece::Value("an_hour_before_the_end_of_s") => "s.sealed_until - 3600000000",
         Piece::Value("pending_as_t") => "billing_transaction t INDEXED BY idx_pending_expiry",
-        Piece::Value(other) => unreachable!("no value {other}"),
+        // The database names it in its error.
+        Piece::Value(unknown) => unknown,
     });
     fetch_text(executor, text.collect(), scope).await
 }
