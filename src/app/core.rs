@@ -15,6 +15,7 @@ use crate::{
         account::catalog::Catalog,
         charge::quote::Quoter,
         check::cache::{Caches, ReadModel},
+        events::reader::FeedReader,
         limits::rate_limit::RateGuard,
         metering::tokens::TokenCounter,
         reports::usage::keeper::UseKeeper,
@@ -30,6 +31,7 @@ use crate::{
 pub(super) struct Core {
     pub clock: Arc<dyn Clock>,
     pub store: Arc<dyn Store>,
+    pub feed: Arc<FeedReader>,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
@@ -82,6 +84,7 @@ impl Core {
             rates: rates::guard(config, redis.clone(), clock.clone()),
             tokens: Arc::new(TokenCounter::new(Arc::new(EmbeddedVocabularies::default()))),
             tasks: TaskTracker::new(),
+            feed: Arc::new(FeedReader::new(store.clone())),
             clock,
             store,
             catalog,

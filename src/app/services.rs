@@ -15,7 +15,6 @@ use super::{
 use crate::{
     biz::{
         check::{Quotas, cache::Watched, refusals::Refusals},
-        events::reader::FeedReader,
         limits::shares::Shares,
         metering::{Meter, StreamTimeouts},
     },
@@ -37,13 +36,12 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
     let calls = Arc::new(CallParser::new(core.catalog.clone(), core.quoter.clone(), ttl));
     let reads = Reads::new(&config.server.limits);
     let bounds = ReadBounds { exports: exports(config), reads: reads.clone() };
-    let feed = Arc::new(FeedReader::new(core.store.clone()));
     Ok(Api {
         accounts: accounts(config, core, reads.clone()),
-        events: EventService::new(feed.clone()),
+        events: EventService::new(core.feed.clone()),
         webhooks: WebhookService {
             store: core.store.clone(),
-            feed,
+            feed: core.feed.clone(),
             vault: webhooks::vault(config)?,
             is_private_allowed: config.billing.webhooks.allow_private,
             calendar: core.calendar.clone(),

@@ -60,7 +60,7 @@ impl DeliveryObserver for Unobserved {
 /// The certificates are unusable.
 pub(super) fn deliverer(
     config: &Config,
-    store: Arc<dyn Store>,
+    (store, feed): (Arc<dyn Store>, Arc<FeedReader>),
     calendar: Arc<Calendar>,
     metrics: Option<&Metrics>,
 ) -> anyhow::Result<Option<Deliverer>> {
@@ -73,14 +73,7 @@ pub(super) fn deliverer(
         Some(metrics) => metrics.webhooks.clone(),
         None => Arc::new(Unobserved),
     };
-    Ok(Some(Deliverer {
-        store: store.clone(),
-        feed: Arc::new(FeedReader::new(store)),
-        sender: Arc::new(sender),
-        vault,
-        calendar,
-        observer,
-    }))
+    Ok(Some(Deliverer { store, feed, sender: Arc::new(sender), vault, calendar, observer }))
 }
 
 /// Starts the deliveries of a server and the reading of the figures, until it stops.
@@ -88,11 +81,11 @@ pub(super) fn deliverer(
 /// # Errors
 /// As [`deliverer`].
 pub(super) fn spawn(config: &Config, core: &Core) -> anyhow::Result<()> {
-    let Core { store, calendar, metrics, stop, tasks, .. } = core;
+    let Core { store, feed, calendar, metrics, stop, tasks, .. } = core;
     let reading = read_figures(store.clone(), calendar.clone(), metrics.clone());
     let stopping = stop.clone();
     tokio::spawn(async move { stopping.run_until_cancelled(reading).await });
-    if let Some(deliverer) = deliverer(config, store.clone(), calendar.clone(), Some(metrics))? {
+    if let Some(deliverer) = deliverer(config, (store.clone(), feed.clone()), calendar.clone(), Some(metrics))? {
         tasks.spawn(deliver_regularly(deliverer, store.clone(), stop.clone()));
     }
     Ok(())

@@ -35,17 +35,16 @@ async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Ne
     if request.method() != Method::POST {
         return next.run(request).await;
     }
-    let asked = language(request.headers());
+    let asked = |request: &Request| (bodies.style, language(request.headers()));
     let mut types = request.headers().get_all(CONTENT_TYPE).iter().peekable();
     if types.peek().is_none() || !types.all(is_json) {
-        return unsupported((bodies.style, asked), "send the header Content-Type: application/json");
+        return unsupported(asked(&request), "send the header Content-Type: application/json");
     }
     match Coding::of(request.headers()) {
         Some(Coding::Identity) => next.run(request).await,
         Some(Coding::Gzip) => next.run(inflate::rest(request, bodies.max_bytes)).await,
         None => {
-            let mut response =
-                unsupported((bodies.style, asked), "the Content-Encoding of a body must be gzip, or absent");
+            let mut response = unsupported(asked(&request), "the Content-Encoding of a body must be gzip, or absent");
             response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             response
         }

@@ -55,7 +55,7 @@ pub use self::{
         ChargeFacts, Finding, Health, Hour, JobState, OperationTime, OperationsService, Planned, RpcCount, Timetable,
         Vitals,
     },
-    prices::{DayQuote, PriceService},
+    prices::{DayQuote, PriceService, prices_of_tier},
     reads::{ReadBounds, Reads},
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,

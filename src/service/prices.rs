@@ -28,7 +28,7 @@ use crate::biz::{
     settlement::accounts::Accounts,
     values::{
         calendar::Calendar,
-        class::CLASSES,
+        class::ByClass,
         error::{Error, Result},
         ids::{ModelName, PlanName, PriceVersionId, ServiceTier, UserId},
         invalid::Invalid,
@@ -204,7 +204,7 @@ pub struct DayQuote {
 const MAX_QUOTED_ROWS: u32 = 50_000;
 
 /// The tokens of each class in the sums of many calls.
-fn parts_of(sums: &UseSums) -> [u64; CLASSES] {
+fn parts_of(sums: &UseSums) -> ByClass<u64> {
     let count = |count| u64::try_from(sums.get(count)).unwrap_or(0);
     let (cached, write) = (count(UseCount::CachedInputTokens), count(UseCount::CacheWriteTokens));
     let (write_1h, audio_in) = (count(UseCount::CacheWrite1hTokens), count(UseCount::AudioInputTokens));
@@ -292,7 +292,12 @@ fn instant(field: &str, value: Timestamp) -> Result<DateTime<Utc>> {
 fn tier(tier: &PriceTier) -> Result<(u32, Given)> {
     let above = u32::try_from(tier.above_input_tokens)
         .map_err(|_| Invalid::new("tiers.above_input_tokens", "must be above 0"))?;
-    let given = given([
+    Ok((above, given(prices_of_tier(tier))?))
+}
+
+/// The prices of a tier, by class.
+pub fn prices_of_tier(tier: &PriceTier) -> ByClass<Option<f64>> {
+    [
         tier.input,
         tier.cached_input,
         tier.cache_write,
@@ -303,12 +308,10 @@ fn tier(tier: &PriceTier) -> Result<(u32, Given)> {
         tier.audio_output,
         tier.request,
         tier.image,
-    ])?;
-    Ok((above, given))
+    ]
 }
 
-/// Prices in the order of [`Class::ALL`].
-fn given(prices: [Option<f64>; 10]) -> Result<Given> {
+fn given(prices: ByClass<Option<f64>>) -> Result<Given> {
     let mut given = Given::default();
     for (class, price) in Class::ALL.into_iter().zip(prices) {
         given[class as usize] = price.map(|price| Money::from_wire(class.name(), price)).transpose()?;

@@ -55,7 +55,7 @@ pub fn timetable(config: &Config, calendar: Arc<Calendar>) -> Arc<Timetable> {
         let planned = |(job, applies): (Job, bool)| {
             let next = || schedule(job).ok()?.find_next_occurrence(&now, false).ok();
             let next = job.schedule().and_then(|_| next()).map(|next| next.to_utc());
-            applies.then(|| Planned { job: job.name(), about: job.description(), schedule: job.schedule(), next })
+            applies.then(|| Planned { job: job.name(), schedule: job.schedule(), next })
         };
         jobs.into_iter().filter_map(planned).collect()
     })

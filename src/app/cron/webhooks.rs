@@ -8,6 +8,7 @@ use super::{JobReport, Runner};
 use crate::{
     app::webhooks::deliverer,
     biz::{
+        events::reader::FeedReader,
         jobs::deliver_webhooks::{Delivered, Until},
         values::error::StoreError,
         webhooks::store::{Figures, figures},
@@ -25,7 +26,9 @@ impl Runner {
         interrupt: &CancellationToken,
     ) -> anyhow::Result<JobReport> {
         let calendar = Arc::new(self.config.calendar(self.clock.clone()));
-        let Some(deliverer) = deliverer(&self.config, self.store.clone(), calendar, self.metrics.as_deref())? else {
+        let feed = Arc::new(FeedReader::new(self.store.clone()));
+        let Some(deliverer) = deliverer(&self.config, (self.store.clone(), feed), calendar, self.metrics.as_deref())?
+        else {
             let line = "deliver-webhooks: billing.webhooks.key_file is not configured; nothing is delivered".into();
             return Ok(JobReport { lines: vec![line], is_good: true });
         };

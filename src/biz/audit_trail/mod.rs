@@ -241,6 +241,7 @@ mod tests {
         assert_eq!(&*Actor::new("edge", "gateway", "r").caller, "edge");
         assert!(AUDITED_RPCS.iter().all(|rpc| rpc.len() <= 32));
     }
+
     #[test]
     fn a_change_is_made_only_with_the_consent_to_it() {
         let call = |consent| AuditedCall {

@@ -131,8 +131,8 @@ pub fn audited(
 /// Stores caps.
 #[async_trait]
 pub trait LimitStore: Send + Sync + 'static {
-    /// Sets the caps of a user from the next call on, or refuses as [`audited`]. Counted calls stay counted until both caps
-    /// are removed. The alerts of a changed cap begin anew. Writes the event of `call` with the change. The
+    /// Sets the caps of a user from the next call on, or refuses as [`audited`]. Counted calls stay counted until both
+    /// caps are removed. The alerts of a changed cap begin anew. Writes the event of `call` with the change. The
     /// same caps as before change nothing.
     ///
     /// # Errors

@@ -269,6 +269,8 @@ mod tests {
         assert_eq!((again.restarts, again.webhook.state(), again.uses_fresh), (true, WebhookState::Active, false));
         let paused = written(&PutWebhook { is_active: Some(false), ..put("b") }, Some(&again.webhook), 1).webhook;
         assert_eq!(paused.state(), WebhookState::Paused);
+        let both = written(&PutWebhook { is_active: Some(false), ..put("b") }, Some(&failed), 1).webhook;
+        assert_eq!((both.state(), both.is_served()), (WebhookState::Paused, false));
         assert!(written(&PutWebhook { is_active: Some(true), ..put("b") }, Some(&paused), 1).restarts);
     }
 

@@ -131,29 +131,56 @@ fn plain(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{biz::values::class::Class, texts::Language};
+    use chrono::{DateTime, TimeDelta};
+    use uuid::Uuid;
 
-    /// The figures of webhooks, which have no preview.
-    const OF_WEBHOOKS: [&str; 10] = [
-        "webhook_id",
-        "url",
-        "url_hash",
-        "types",
-        "active",
-        "state",
-        "secrets",
-        "replaced_secret_until",
-        "event_id",
-        "type",
-    ];
+    use super::*;
+    use crate::{
+        biz::{
+            audit_trail::{Actor, AuditEvent, AuditedCall, PUT_WEBHOOK},
+            events::{Event, EventType},
+            values::{class::Class, ids::WebhookId},
+            webhooks::{
+                Types, Webhook,
+                changes::{self, Change, PutWebhook},
+                delivery::Resend,
+                url::WebhookUrl,
+            },
+        },
+        texts::Language,
+    };
+
+    /// The names of the figures of webhooks, which have no preview: of one that was made, one that got another URL and
+    /// another secret, and an event that was sent again.
+    fn of_webhooks() -> Vec<String> {
+        let (at, id) = (DateTime::UNIX_EPOCH, WebhookId::from_stored("w"));
+        let call = AuditedCall::new(PUT_WEBHOOK, Actor::new("ops", "admin", "r"), "");
+        let put = |url: &str, rotation, stored: Option<&Webhook>| {
+            let target = Some((WebhookUrl::from_stored(url), Types::All));
+            let put = PutWebhook { id: id.clone(), target, is_active: None, rotation, fresh: "sealed".into() };
+            match put.decide(stored, 0, &call, at) {
+                Change::Write(written) => *written,
+                other => panic!("{other:?}"),
+            }
+        };
+        let made = put("https://a/", None, None);
+        let changed = put("https://b/", Some(TimeDelta::hours(1)), Some(&made.webhook));
+        let (kind, data) = (EventType::AccountStatus.name().to_owned(), "{}".to_owned());
+        let event = Event { position: 1, id: Uuid::nil(), kind, user: None, data, at };
+        let resend = Resend { webhook: id.clone(), id: Uuid::nil(), message: (&event).into() };
+        let events: [AuditEvent; 3] = [made.event, changed.event, changes::resent(&resend, &call, at)];
+        let states = events.iter().flat_map(|event| [&event.before, &event.after]);
+        states.flat_map(|json| state(json.as_deref())).map(|(name, _)| name).collect()
+    }
 
     #[test]
     fn each_figure_has_a_text() {
         let of_prices = ["tiers", "service_tiers", "aliases", "max_tokens", "defect"];
-        let names = Class::ALL.map(Class::name).into_iter().chain(of_prices).chain(OF_WEBHOOKS);
-        let missing: Vec<_> =
-            names.filter(|name| Texts(Language::English).find_word("figure", name).is_none()).collect();
+        let of_prices = Class::ALL.map(Class::name).into_iter().chain(of_prices).map(str::to_owned);
+        let of_webhooks = of_webhooks();
+        assert!(of_webhooks.len() > 15, "{of_webhooks:?}");
+        let is_missing = |name: &String| Texts(Language::English).find_word("figure", name).is_none();
+        let missing: Vec<_> = of_prices.chain(of_webhooks).filter(is_missing).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 

@@ -34,7 +34,7 @@ fn table(desk: &Desk, jobs: &[JobState]) -> Markup {
         tbody {
             @for job in jobs {
                 tr {
-                    th scope="row" { (job.planned.job) br; span.quiet { (texts.find_word("job_about", job.planned.job).unwrap_or(job.planned.about)) } }
+                    th scope="row" { (job.planned.job) br; span.quiet { (texts.word("job_about", job.planned.job)) } }
                     td { (state(desk, job)) }
                     td {
                         @if job.runs.is_empty() { span.quiet { (texts.get("jobs.never")) } }

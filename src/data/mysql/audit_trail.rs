@@ -26,11 +26,8 @@ use crate::{
             paging::Cursor,
         },
     },
-    data::rows::audit_trail::event_of,
+    data::rows::audit_trail::{COLUMNS, event_of},
 };
-
-/// The columns of [`event_of`].
-const COLUMNS: &str = "event_id, created_at, caller, role, request_id, rpc, user_id, state_before, state_after, reason";
 
 #[async_trait]
 impl AuditTrail for MySqlStore {

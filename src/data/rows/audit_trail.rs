@@ -8,7 +8,11 @@ use crate::{
     data::row::Columns,
 };
 
-/// An event: id, time, caller, role, request, rpc, user, state before and after, reason.
+/// The columns of [`event_of`].
+pub const COLUMNS: &str =
+    "event_id, created_at, caller, role, request_id, rpc, user_id, state_before, state_after, reason";
+
+/// An event.
 pub fn event_of(row: &impl Columns) -> Result<AuditEvent, StoreError> {
     Ok(AuditEvent {
         id: row.uuid(0)?,

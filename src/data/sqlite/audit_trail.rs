@@ -17,7 +17,10 @@ use crate::{
         audit_trail::{AuditEvent, AuditFilter, AuditTrail},
         values::{error::StoreError, ids::UserId, paging::Cursor},
     },
-    data::{error::store_error, rows::audit_trail::event_of},
+    data::{
+        error::store_error,
+        rows::audit_trail::{COLUMNS, event_of},
+    },
 };
 
 #[async_trait]
@@ -30,10 +33,8 @@ impl AuditTrail for SqliteStore {
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let (after, after_id) =
             after.map_or((i64::MAX, ""), |cursor| (cursor.created_at.timestamp_micros(), cursor.id.as_str()));
-        let mut query = QueryBuilder::new(
-            "SELECT event_id, created_at, caller, role, request_id, rpc, user_id, state_before, state_after, reason \
-             FROM audit_event WHERE (created_at, event_id) < (",
-        );
+        let mut query = QueryBuilder::new("SELECT ");
+        query.push(COLUMNS).push(" FROM audit_event WHERE (created_at, event_id) < (");
         query.push_bind(after).push(", ").push_bind(after_id).push(")");
         if let Some((from, before)) = filter.between {
             query.push(" AND created_at >= ").push_bind(from.timestamp_micros());
@@ -54,11 +55,9 @@ impl AuditTrail for SqliteStore {
     }
 
     async fn audit_event(&self, id: Uuid) -> Result<Option<AuditEvent>, StoreError> {
-        let query = sqlx::query(
-            "SELECT event_id, created_at, caller, role, request_id, rpc, user_id, state_before, state_after, reason \
-             FROM audit_event WHERE event_id = ?",
-        );
-        let row = query.bind(id.to_string()).fetch_optional(&self.reader).await.map_err(store_error)?;
+        let mut query = QueryBuilder::new("SELECT ");
+        query.push(COLUMNS).push(" FROM audit_event WHERE event_id = ").push_bind(id.to_string());
+        let row = query.build().fetch_optional(&self.reader).await.map_err(store_error)?;
         row.as_ref().map(event_of).transpose()
     }
 }

@@ -172,13 +172,11 @@ impl Known {
     /// The caller in the role admin, or else in the first of its roles, that is one of `roles`. Admin comes first, because
     /// other roles see less of what a caller with both may change.
     fn admit(&self, roles: &[Role]) -> Result<Caller, Refused> {
-        let is_of_caller = |role: &&Role| self.roles.contains(role);
-        let own = [Role::Admin].iter().filter(is_of_caller).chain(&self.roles);
-        match own.into_iter().find(|role| roles.contains(role)) {
-            Some(role) => {
-                let is_admin = self.roles.contains(&Role::Admin);
-                Ok(Caller { name: self.name.clone(), role: role.name(), is_admin })
-            }
+        let is_admin = self.roles.contains(&Role::Admin);
+        let admin = [Role::Admin].into_iter().filter(|_| is_admin);
+        let mut own = admin.chain(self.roles.iter().copied());
+        match own.find(|role| roles.contains(role)) {
+            Some(role) => Ok(Caller { name: self.name.clone(), role: role.name(), is_admin }),
             None if roles.is_empty() => Err(Refused::denied(Reason::Role, "no role may call this")),
             None => {
                 let names: Vec<_> = roles.iter().map(|role| role.name()).collect();
@@ -216,5 +214,31 @@ impl Addresses {
         {
             oldest.store(hash, Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_with_the_role_admin_acts_in_it_wherever_it_may() {
+        let role = |own: &[Role], roles: &[Role]| {
+            let known = Known {
+                name: "ops".into(),
+                roles: own.to_vec(),
+                token_hashes: Vec::new(),
+                certificates: Vec::new(),
+                addresses: Addresses::default(),
+            };
+            known.admit(roles).map(|caller| (caller.role, caller.is_admin)).ok()
+        };
+        let (support, admin, gateway) = (Role::Support, Role::Admin, Role::Gateway);
+        for own in [[support, admin], [admin, support]] {
+            assert_eq!(role(&own, &[support, admin]), Some(("admin", true)));
+            assert_eq!(role(&own, &[support]), Some(("support", true)));
+            assert_eq!(role(&own, &[gateway]), None);
+        }
+        assert_eq!(role(&[gateway, support], &[support, admin]), Some(("support", false)));
     }
 }

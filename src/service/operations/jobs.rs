@@ -11,7 +11,6 @@ pub type Timetable = dyn Fn() -> Vec<Planned> + Send + Sync;
 #[derive(Debug, Clone)]
 pub struct Planned {
     pub job: &'static str,
-    pub about: &'static str,
     /// Cron fields in the billing zone; `None` for a job that only runs by hand.
     pub schedule: Option<&'static str>,
     pub next: Option<DateTime<Utc>>,

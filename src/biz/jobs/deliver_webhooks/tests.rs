@@ -44,6 +44,8 @@ pub(super) fn webhook() -> Webhook {
 pub(super) struct Fake {
     events: Mutex<Vec<Event>>,
     retries: Mutex<Vec<StoredRetry>>,
+    /// Whether positions cannot be given.
+    has_conflict: bool,
     /// The failure of the second read of the webhooks.
     failure: Mutex<Option<StoreError>>,
     reads: AtomicUsize,
@@ -123,7 +125,10 @@ impl SecretVault for Fake {
 #[async_trait]
 impl EventFeed for Fake {
     async fn place_events(&self) -> Result<Placing, StoreError> {
-        Ok(Placing::Placed(0))
+        match self.has_conflict {
+            true => Err(StoreError::Conflict("the position is taken".into())),
+            false => Ok(Placing::Placed(0)),
+        }
     }
 
     async fn placed_events(&self, _: &EventFilter, after: Position, limit: u32) -> Result<EventPage, StoreError> {
@@ -240,6 +245,17 @@ async fn a_read_that_fails_once_ends_no_delivery() {
     let delivered = fake.deliverer().run("o", Until::Stopped, &fake.stop).await.unwrap();
     assert_eq!((delivered.accepted, delivered.is_lost), (2, false));
     assert_eq!(*fake.position.lock().unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_with_positions_are_sent_while_new_ones_get_none() {
+    let fake = Fake { has_conflict: true, stops_after: 1, ..Default::default() };
+    fake.write_event();
+    let fake = Arc::new(fake);
+    let deliverer = fake.deliverer();
+    let running = deliverer.run("o", Until::Stopped, &fake.stop);
+    let delivered = tokio::time::timeout(Duration::from_secs(60), running).await.expect("the event is sent").unwrap();
+    assert_eq!((delivered.accepted, delivered.is_lost), (1, false));
 }
 
 #[tokio::test]

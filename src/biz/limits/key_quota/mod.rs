@@ -359,9 +359,9 @@ impl NewKeyQuota {
 /// Stores and reads the quotas of API keys.
 #[async_trait]
 pub trait KeyQuotaStore: Send + Sync + 'static {
-    /// Sets a quota from the next call on, or refuses as [`NewKeyQuota::audited`]. The use of an earlier quota stays. If the period
-    /// changes, the use in the new period counts. The alerts of a changed quota begin anew. Writes the event of `call` with the change. The
-    /// same quota as before changes nothing.
+    /// Sets a quota from the next call on, or refuses as [`NewKeyQuota::audited`]. The use of an earlier quota stays. If
+    /// the period changes, the use in the new period counts. The alerts of a changed quota begin anew. Writes the event
+    /// of `call` with the change. The same quota as before changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.

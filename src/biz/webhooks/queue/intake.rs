@@ -106,26 +106,17 @@ impl Queue {
     /// Moves the events of a user that wait to a retry that is due at once. It begins with an event on its way, which
     /// may get no answer.
     fn move_to_retry(&mut self, user: &OrderKey) {
-        let (moved, left) = std::mem::take(&mut self.waiting).into_iter().partition(|event| event.user == *user);
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let (moved, left): (VecDeque<Event>, VecDeque<Event>) = waiting.partition(|event| event.user == *user);
         self.waiting = left;
-        let moved: VecDeque<Event> = moved;
         let (Some(first), Some(last)) = (moved.front(), moved.back()) else { return };
         let next = self.busy.get(user).copied().unwrap_or(first.position);
         let (until, next_at) = (last.position, first.at);
         for event in &moved {
             self.open.remove(&event.position);
         }
-        let retry = Retry {
-            next,
-            until,
-            attempts: 0,
-            first_at: None,
-            next_at,
-            failed_at: None,
-            hastened_at: None,
-            // They are read when its turn comes: many retries would need much memory.
-            events: VecDeque::new(),
-        };
+        // Its events are read when its turn comes: in memory, those of many retries would need much of it.
+        let retry = Retry::untried(next, until, next_at);
         self.retries.insert(user.clone(), retry);
         self.unsaved.retries.insert(user.clone());
     }

@@ -268,6 +268,12 @@ impl Queue {
 }
 
 impl Retry {
+    /// A retry without an attempt, of the events from `next` to `until`.
+    fn untried(next: Position, until: Position, next_at: DateTime<Utc>) -> Self {
+        let events = VecDeque::new();
+        Self { next, until, attempts: 0, first_at: None, next_at, failed_at: None, hastened_at: None, events }
+    }
+
     fn is_due(&self, now: DateTime<Utc>) -> bool {
         self.failed_at.is_none() && self.next_at <= now
     }

@@ -149,16 +149,8 @@ impl Queue {
             until = until.max(other.position);
             false
         });
-        let retry = Retry {
-            next: event.position,
-            until,
-            attempts: 0,
-            first_at: Some(began_at),
-            next_at: began_at,
-            failed_at: None,
-            hastened_at: None,
-            events: VecDeque::from([event.clone()]),
-        };
+        let untried = Retry::untried(event.position, until, began_at);
+        let retry = Retry { first_at: Some(began_at), events: VecDeque::from([event.clone()]), ..untried };
         self.retries.insert(event.user.clone(), retry);
     }
 

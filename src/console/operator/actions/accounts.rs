@@ -30,33 +30,19 @@ const REASON: usize = 255;
 pub(super) const USER_ID: Field = Field::text("user_id", USER);
 pub(super) const REASON_FIELD: Field = Field::text("reason", REASON);
 
-pub(in crate::console) static OPEN: Action = Action {
-    name: "open",
-    rpc: INITIALIZE_USER,
-    fields: &[USER_ID],
-    needs_account: false,
-    current: None,
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
+pub(in crate::console) static OPEN: Action =
+    Action::new("open", INITIALIZE_USER, &[USER_ID], |api, values, attempt| {
         Box::pin(async move {
             let request = InitializeUserRequest { user_id: values.text("user_id") };
             api.accounts.initialize_user(request, attempt.intent).await.map(drop)
         })
-    },
-};
+    });
 
-pub(in crate::console) static STATUS: Action = Action {
-    name: "status",
-    rpc: SET_ACCOUNT_STATUS,
-    fields: &[USER_ID, Field::choice("status", &["ACTIVE", "FROZEN", "CLOSED"]), REASON_FIELD],
-    needs_account: true,
-    current: None,
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
+pub(in crate::console) static STATUS: Action = Action::of_account(
+    "status",
+    SET_ACCOUNT_STATUS,
+    &[USER_ID, Field::choice("status", &["ACTIVE", "FROZEN", "CLOSED"]), REASON_FIELD],
+    |api, values, attempt| {
         Box::pin(async move {
             let request = SetAccountStatusRequest {
                 user_id: values.text("user_id"),
@@ -66,18 +52,13 @@ pub(in crate::console) static STATUS: Action = Action {
             api.accounts.set_account_status(request, attempt.intent).await.map(drop)
         })
     },
-};
+);
 
-pub(in crate::console) static ADJUST: Action = Action {
-    name: "adjust",
-    rpc: ADJUST_BALANCE,
-    fields: &[USER_ID, Field::decimal("amount"), Field::flag("allow_negative"), REASON_FIELD],
-    needs_account: true,
-    current: None,
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
+pub(in crate::console) static ADJUST: Action = Action::of_account(
+    "adjust",
+    ADJUST_BALANCE,
+    &[USER_ID, Field::decimal("amount"), Field::flag("allow_negative"), REASON_FIELD],
+    |api, values, attempt| {
         Box::pin(async move {
             let request = AdjustBalanceRequest {
                 user_id: values.text("user_id"),
@@ -90,27 +71,25 @@ pub(in crate::console) static ADJUST: Action = Action {
             api.accounts.adjust_balance(request, attempt.intent).await.map(drop)
         })
     },
-};
+);
 
 pub(in crate::console) static LIMITS: Action = Action {
-    name: "limits",
-    rpc: SET_USER_LIMITS,
-    fields: &[USER_ID, Field::count("daily_limit").optional(), Field::count("monthly_limit").optional()],
-    needs_account: true,
     current: Some(|api, values| Box::pin(current_limits(api, values))),
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
-        Box::pin(async move {
-            let request = SetUserLimitsRequest {
-                user_id: values.text("user_id"),
-                daily_limit: values.count("daily_limit")?,
-                monthly_limit: values.count("monthly_limit")?,
-            };
-            api.limits.set_user_limits(request, attempt.intent).await.map(drop)
-        })
-    },
+    ..Action::of_account(
+        "limits",
+        SET_USER_LIMITS,
+        &[USER_ID, Field::count("daily_limit").optional(), Field::count("monthly_limit").optional()],
+        |api, values, attempt| {
+            Box::pin(async move {
+                let request = SetUserLimitsRequest {
+                    user_id: values.text("user_id"),
+                    daily_limit: values.count("daily_limit")?,
+                    monthly_limit: values.count("monthly_limit")?,
+                };
+                api.limits.set_user_limits(request, attempt.intent).await.map(drop)
+            })
+        },
+    )
 };
 
 async fn current_limits(api: &Api, values: &mut Values) -> Result<()> {
@@ -125,10 +104,6 @@ async fn current_limits(api: &Api, values: &mut Values) -> Result<()> {
 }
 
 pub(in crate::console) static PLAN: Action = Action {
-    name: "plan",
-    rpc: SET_USER_PLAN,
-    fields: &[USER_ID, Field::text("plan", ID), REASON_FIELD.optional()],
-    needs_account: true,
     current: Some(|api, values| {
         Box::pin(async move {
             if values.is_set("user_id") {
@@ -138,37 +113,34 @@ pub(in crate::console) static PLAN: Action = Action {
             Ok(())
         })
     }),
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
-        Box::pin(async move {
-            let request = SetUserPlanRequest {
-                user_id: values.text("user_id"),
-                plan: values.text("plan"),
-                reason: values.text("reason"),
-            };
-            api.accounts.set_user_plan(request, attempt.intent).await.map(drop)
-        })
-    },
+    ..Action::of_account(
+        "plan",
+        SET_USER_PLAN,
+        &[USER_ID, Field::text("plan", ID), REASON_FIELD.optional()],
+        |api, values, attempt| {
+            Box::pin(async move {
+                let request = SetUserPlanRequest {
+                    user_id: values.text("user_id"),
+                    plan: values.text("plan"),
+                    reason: values.text("reason"),
+                };
+                api.accounts.set_user_plan(request, attempt.intent).await.map(drop)
+            })
+        },
+    )
 };
 
-pub(in crate::console) static ALERTS: Action = Action {
-    name: "alerts",
-    rpc: SET_ALERTS,
-    fields: &[
+pub(in crate::console) static ALERTS: Action = Action::of_account(
+    "alerts",
+    SET_ALERTS,
+    &[
         USER_ID,
         Field::text("balance_below", REASON).optional(),
         Field::text("quota_percent", REASON).optional(),
         Field::flag("use_defaults"),
         REASON_FIELD.optional(),
     ],
-    needs_account: true,
-    current: None,
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
+    |api, values, attempt| {
         Box::pin(async move {
             let percent = |text: &str| {
                 text.parse().map_err(|_| Invalid::new("quota_percent", "must be whole percentages").into())
@@ -184,36 +156,34 @@ pub(in crate::console) static ALERTS: Action = Action {
             api.accounts.set_alerts(request, attempt.intent).await.map(drop)
         })
     },
-};
+);
 
 pub(in crate::console) static KEY_QUOTA: Action = Action {
-    name: "key-quota",
-    rpc: SET_API_KEY_QUOTA,
-    fields: &[
-        Field::text("api_key_id", ID),
-        Field::choice("quota_type", &["requests", "tokens", "amount"]),
-        Field::choice("period", &["day", "month", "total"]),
-        Field::decimal("limit").optional(),
-    ],
-    needs_account: false,
     current: Some(|api, values| Box::pin(current_key_quota(api, values))),
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
-        Box::pin(async move {
-            let request = SetApiKeyQuotaRequest {
-                api_key_id: values.text("api_key_id"),
-                quota_type: values.text("quota_type"),
-                period: values.text("period"),
-                limit: match values.get("quota_type") {
-                    "amount" => values.amount("limit")?,
-                    _ => values.large_count("limit")?.map(|limit| limit as f64),
-                },
-            };
-            api.limits.set_api_key_quota(request, attempt.intent).await.map(drop)
-        })
-    },
+    ..Action::new(
+        "key-quota",
+        SET_API_KEY_QUOTA,
+        &[
+            Field::text("api_key_id", ID),
+            Field::choice("quota_type", &["requests", "tokens", "amount"]),
+            Field::choice("period", &["day", "month", "total"]),
+            Field::decimal("limit").optional(),
+        ],
+        |api, values, attempt| {
+            Box::pin(async move {
+                let request = SetApiKeyQuotaRequest {
+                    api_key_id: values.text("api_key_id"),
+                    quota_type: values.text("quota_type"),
+                    period: values.text("period"),
+                    limit: match values.get("quota_type") {
+                        "amount" => values.amount("limit")?,
+                        _ => values.large_count("limit")?.map(|limit| limit as f64),
+                    },
+                };
+                api.limits.set_api_key_quota(request, attempt.intent).await.map(drop)
+            })
+        },
+    )
 };
 
 /// The quota of the named type, or else the first one of the key.

@@ -19,25 +19,29 @@ pub struct Action {
     pub(super) needs_account: bool,
     /// Fills the form with the state that it would replace.
     pub(super) current: Option<Current>,
-    /// Further facts of the preview, beside its figures.
-    pub(super) facts: Option<Facts>,
-    /// The values of a preview beside those in force, for a change that replaces none.
-    pub(super) beside: Option<Beside>,
-    /// The state that a preview is compared with beyond the change itself. A confirmation after another state shows the
-    /// preview anew.
+    /// What a preview shows beside its figures, for a change that replaces nothing.
+    pub(super) context: Option<ContextOf>,
+    /// The base of that context now. A confirmation after another one shows the preview anew.
     pub(super) base: Option<Base>,
     pub(super) perform: Perform,
 }
 
 /// Calls the rpc. Its reply is left out: the page of the audit event shows the change, and the status of a refund.
 pub(super) type Perform = for<'a> fn(&'a Api, &'a Values, Attempt) -> BoxFuture<'a, Result<()>>;
-/// Each has its word in the catalogues, and its value.
-pub(super) type Facts = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<Vec<(&'static str, String)>>>;
-/// Fields with their values in force and to come.
-pub(super) type Beside = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<Vec<(&'static str, String, String)>>>;
-/// A short text that differs if the state differs.
+pub(super) type ContextOf = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<Context>>;
 pub(super) type Base = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<String>>;
 pub(super) type Current = for<'a> fn(&'a Api, &'a mut Values) -> BoxFuture<'a, Result<()>>;
+
+/// The surroundings of a preview.
+#[derive(Default)]
+pub(super) struct Context {
+    /// A short text that differs if the state differs. Empty for an action without a context.
+    pub base: String,
+    /// Fields with their values in force and to come.
+    pub fields: Vec<(&'static str, String, String)>,
+    /// Further facts. Each has its word in the catalogues, and its value.
+    pub facts: Vec<(&'static str, String)>,
+}
 
 /// One call of the rpc.
 pub(super) struct Attempt {
@@ -53,6 +57,21 @@ impl Attempt {
 }
 
 impl Action {
+    /// An action that may concern no account, and whose form begins empty.
+    pub(super) const fn new(name: &'static str, rpc: &'static str, fields: &'static [Field], perform: Perform) -> Self {
+        Self { name, rpc, fields, needs_account: false, current: None, context: None, base: None, perform }
+    }
+
+    /// An action whose account must exist.
+    pub(super) const fn of_account(
+        name: &'static str,
+        rpc: &'static str,
+        fields: &'static [Field],
+        perform: Perform,
+    ) -> Self {
+        Self { needs_account: true, ..Self::new(name, rpc, fields, perform) }
+    }
+
     /// The address of its form.
     pub(in crate::console) fn path(&self) -> String {
         format!("/console/actions/{}", self.name)

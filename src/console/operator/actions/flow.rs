@@ -1,8 +1,8 @@
 //! The way of an action: its form, its preview, its one confirmation, and the audit event as its result.
 //!
 //! Each preview has an id of its own, which becomes the id of the audit event and of the call. So a confirmation that is
-//! sent twice changes something once, and two previews of one form are two actions. The confirmation has the fingerprint of the preview, and the change is made only if it has
-//! the same one when its rows are locked.
+//! sent twice changes something once, and two previews of one form are two actions. The confirmation has the fingerprint
+//! of the preview, and the change is made only if it has the same one when its rows are locked.
 
 use axum::{
     extract::Path,
@@ -13,7 +13,7 @@ use maud::{Markup, html};
 use uuid::Uuid;
 
 use super::{
-    action::{Action, Attempt},
+    action::{Action, Attempt, Context},
     field::Values,
     list::find,
 };
@@ -248,32 +248,26 @@ async fn show_preview(
 ) -> Response {
     let texts = desk.texts;
     let currency = &desk.console.settings.currency;
-    // It is read first, so that a later state than that of the facts below is another one.
-    let base = match base_of(desk, action, values).await {
-        Ok(base) => base,
+    let context = match action.context {
+        Some(context) => context(&desk.console.api, values).await,
+        None => Ok(Context::default()),
+    };
+    let Context { base, fields, facts: further } = match context {
+        Ok(context) => context,
         Err(error) => return refuse(desk, action, values, &error),
     };
-    let beside = match action.beside {
-        Some(beside) => beside(&desk.console.api, values).await.unwrap_or_default(),
-        None => Vec::new(),
-    };
     let confirmed = Confirmation { key, seen: change.fingerprint(), base };
-    let facts_beside = match action.facts {
-        // A preview without them is better than none.
-        Some(facts) => facts(&desk.console.api, values).await.unwrap_or_default(),
-        None => Vec::new(),
-    };
     let content = html! {
         h2 { (texts.get("action.will_be")) }
         (facts(desk, action, values))
         (figures::table(texts, currency, change.before.as_deref(), change.after.as_deref()))
-        @if !beside.is_empty() {
+        @if !fields.is_empty() {
             h2 { (texts.get("action.beside")) }
-            (figures::comparison(texts, &beside))
+            (figures::comparison(texts, &fields))
         }
-        @if !facts_beside.is_empty() {
+        @if !further.is_empty() {
             h2 { (texts.get("action.yesterday")) }
-            dl.facts { @for (name, value) in &facts_beside { dt { (texts.word("quote", name)) } dd { (value) } } }
+            dl.facts { @for (name, value) in &further { dt { (texts.word("quote", name)) } dd { (value) } } }
         }
         (confirmation(desk, action, values, &confirmed))
     };

@@ -15,16 +15,11 @@ use crate::{
 
 const ID: usize = 128;
 
-pub(in crate::console) static REFUND: Action = Action {
-    name: "refund",
-    rpc: REFUND_CHARGE,
-    fields: &[USER_ID, Field::text("trace_id", ID), Field::count("count").optional(), REASON_FIELD],
-    needs_account: true,
-    current: None,
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
+pub(in crate::console) static REFUND: Action = Action::of_account(
+    "refund",
+    REFUND_CHARGE,
+    &[USER_ID, Field::text("trace_id", ID), Field::count("count").optional(), REASON_FIELD],
+    |api, values, attempt| {
         Box::pin(async move {
             let request = RefundChargeRequest {
                 user_id: values.text("user_id"),
@@ -36,18 +31,13 @@ pub(in crate::console) static REFUND: Action = Action {
             api.refunds.refund_charge(request, attempt.intent).await.map(drop)
         })
     },
-};
+);
 
-pub(in crate::console) static REFUND_TOP_UP: Action = Action {
-    name: "refund-top-up",
-    rpc: REFUND_RECHARGE,
-    fields: &[Field::text("order_id", ID), Field::decimal("amount").optional(), Field::flag("force"), REASON_FIELD],
-    needs_account: false,
-    current: None,
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
+pub(in crate::console) static REFUND_TOP_UP: Action = Action::new(
+    "refund-top-up",
+    REFUND_RECHARGE,
+    &[Field::text("order_id", ID), Field::decimal("amount").optional(), Field::flag("force"), REASON_FIELD],
+    |api, values, attempt| {
         Box::pin(async move {
             let request = RefundRechargeRequest {
                 order_id: values.text("order_id"),
@@ -59,7 +49,7 @@ pub(in crate::console) static REFUND_TOP_UP: Action = Action {
             api.recharges.refund_recharge(request, attempt.origin, attempt.intent).await.map(drop)
         })
     },
-};
+);
 
 /// The amount of a part of a top-up; 0, which the contract takes for all that is left, without a value.
 fn part(values: &Values) -> Result<f64> {
@@ -69,21 +59,16 @@ fn part(values: &Values) -> Result<f64> {
     }
 }
 
-pub(in crate::console) static RESOLVE: Action = Action {
-    name: "resolve-payment",
-    rpc: RESOLVE_PAYMENT,
-    fields: &[
+pub(in crate::console) static RESOLVE: Action = Action::of_account(
+    "resolve-payment",
+    RESOLVE_PAYMENT,
+    &[
         Field::text("payment_order_id", ID),
         Field::choice("action", &["credit", "refund", "dismiss"]),
         USER_ID.optional(),
         REASON_FIELD,
     ],
-    needs_account: true,
-    current: None,
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
+    |api, values, attempt| {
         Box::pin(async move {
             let request = ResolvePaymentRequest {
                 payment_order_id: values.text("payment_order_id"),
@@ -94,4 +79,4 @@ pub(in crate::console) static RESOLVE: Action = Action {
             api.recharges.resolve_payment(request, attempt.origin, attempt.intent).await.map(drop)
         })
     },
-};
+);

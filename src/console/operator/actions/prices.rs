@@ -6,17 +6,17 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::{
-    action::Action,
+    action::{Action, Context},
     field::{Field, Values, parse_amount},
 };
 use crate::{
     biz::{
         audit_trail::{DELETE_PRICE_VERSION, PUT_PRICE_VERSION},
-        values::{error::Result, invalid::Invalid, money::Money},
+        values::{class::Class, error::Result, invalid::Invalid, money::Money},
     },
     console::format,
     service::{
-        Api,
+        Api, prices_of_tier,
         proto::{DeletePriceVersionRequest, ListPriceVersionsRequest, PriceTier, PriceVersion, PutPriceVersionRequest},
         timestamp::Timestamp,
     },
@@ -31,54 +31,49 @@ const PAGE_SIZE: i32 = 100;
 const MOST_PAGES: usize = 10;
 
 pub(in crate::console) static PUT: Action = Action {
-    name: "price",
-    rpc: PUT_PRICE_VERSION,
-    fields: &[
-        Field::text("model", ID),
-        Field::text("version_id", ID).optional(),
-        Field::text("effective_from", 20).optional(),
-        Field::decimal("input").optional(),
-        Field::decimal("cached_input").optional(),
-        Field::decimal("cache_write").optional(),
-        Field::decimal("cache_write_1h").optional(),
-        Field::decimal("audio_input").optional(),
-        Field::decimal("output").optional(),
-        Field::decimal("reasoning").optional(),
-        Field::decimal("audio_output").optional(),
-        Field::decimal("request").optional(),
-        Field::decimal("image").optional(),
-        Field::lines("tiers", LINES),
-        Field::lines("service_tiers", LINES),
-        Field::lines("aliases", LINES),
-        Field::count("max_tokens").optional(),
-    ],
-    needs_account: false,
     current: Some(|api, values| Box::pin(current(api, values))),
-    facts: Some(|api, values| Box::pin(quote(api, values))),
-    beside: Some(|api, values| Box::pin(beside(api, values))),
+    context: Some(|api, values| Box::pin(context(api, values))),
     base: Some(|api, values| Box::pin(base(api, values))),
-    perform: |api, values, attempt| {
-        Box::pin(async move { api.prices.put_price_version(request(values)?, attempt.intent).await.map(drop) })
-    },
+    ..Action::new(
+        "price",
+        PUT_PRICE_VERSION,
+        &[
+            Field::text("model", ID),
+            Field::text("version_id", ID).optional(),
+            Field::text("effective_from", 20).optional(),
+            Field::decimal("input").optional(),
+            Field::decimal("cached_input").optional(),
+            Field::decimal("cache_write").optional(),
+            Field::decimal("cache_write_1h").optional(),
+            Field::decimal("audio_input").optional(),
+            Field::decimal("output").optional(),
+            Field::decimal("reasoning").optional(),
+            Field::decimal("audio_output").optional(),
+            Field::decimal("request").optional(),
+            Field::decimal("image").optional(),
+            Field::lines("tiers", LINES),
+            Field::lines("service_tiers", LINES),
+            Field::lines("aliases", LINES),
+            Field::count("max_tokens").optional(),
+        ],
+        |api, values, attempt| {
+            Box::pin(async move { api.prices.put_price_version(request(values)?, attempt.intent).await.map(drop) })
+        },
+    )
 };
 
-pub(in crate::console) static DELETE: Action = Action {
-    name: "delete-price",
-    rpc: DELETE_PRICE_VERSION,
-    fields: &[Field::text("model", ID), Field::text("version_id", ID)],
-    needs_account: false,
-    current: None,
-    facts: None,
-    beside: None,
-    base: None,
-    perform: |api, values, attempt| {
+pub(in crate::console) static DELETE: Action = Action::new(
+    "delete-price",
+    DELETE_PRICE_VERSION,
+    &[Field::text("model", ID), Field::text("version_id", ID)],
+    |api, values, attempt| {
         Box::pin(async move {
             let request =
                 DeletePriceVersionRequest { model: values.text("model"), version_id: values.text("version_id") };
             api.prices.delete_price_version(request, attempt.intent).await.map(drop)
         })
     },
-};
+);
 
 /// The version that a form describes. Its instant must be named, so that a preview and its change have the same one.
 pub(super) fn request(values: &Values) -> Result<PutPriceVersionRequest> {
@@ -145,9 +140,23 @@ fn factor(part: &str) -> Result<(String, f64)> {
     Ok((name.to_owned(), factor.to_wire()))
 }
 
+/// The version in force and the new one field by field, and what the calls of yesterday would have cost. A preview without
+/// that cost is better than none.
+async fn context(api: &Api, values: &Values) -> Result<Context> {
+    let versions = versions(api, values).await?;
+    let (new, in_force) = (request(values)?, in_force(&versions));
+    let mut facts = quote(api, &new).await.unwrap_or_default();
+    let from = new.effective_from.map_or((0, 0), |at| (at.seconds, at.nanos));
+    if !facts.is_empty() && in_force.is_some_and(|version| since(version) > from) {
+        facts.push(("superseded", String::new()));
+    }
+    let fields = in_force.map(|version| beside(version, new)).unwrap_or_default();
+    Ok(Context { base: base_of(&versions), fields, facts })
+}
+
 /// The cost of the calls of yesterday at the new prices, beside the present ones.
-async fn quote(api: &Api, values: &Values) -> Result<Vec<(&'static str, String)>> {
-    let quote = api.prices.quote_of_yesterday(&request(values)?).await?;
+async fn quote(api: &Api, new: &PutPriceVersionRequest) -> Result<Vec<(&'static str, String)>> {
+    let quote = api.prices.quote_of_yesterday(new).await?;
     let amount = |amount: Option<Money>| amount.map(format::money).unwrap_or_else(|| "-".to_owned());
     let mut facts = vec![
         ("day", quote.day.to_string()),
@@ -158,10 +167,6 @@ async fn quote(api: &Api, values: &Values) -> Result<Vec<(&'static str, String)>
     ];
     if quote.is_cut {
         facts.push(("is_cut", String::new()));
-    }
-    let new = instant(values.get("effective_from"))?;
-    if in_force(&versions(api, values).await?).is_some_and(|version| since(version) > (new.seconds, new.nanos)) {
-        facts.push(("superseded", String::new()));
     }
     Ok(facts)
 }
@@ -207,23 +212,25 @@ fn since(version: &PriceVersion) -> (i64, i32) {
 
 /// The versions of the model. A preview compares with the one in force, and another version may come before it.
 async fn base(api: &Api, values: &Values) -> Result<String> {
-    let mut hash = Sha256::new();
-    for version in versions(api, values).await? {
-        let (seconds, nanos) = since(&version);
-        hash.update(format!("{} {seconds} {nanos} {}\n", version.version_id, version.in_force));
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(base_of(&versions(api, values).await?))
 }
 
-/// The fields of the version in force and of the new one. Without one in force there is nothing to compare.
-async fn beside(api: &Api, values: &Values) -> Result<Vec<(&'static str, String, String)>> {
-    let versions = versions(api, values).await?;
-    let Some(version) = in_force(&versions) else { return Ok(Vec::new()) };
+fn base_of(versions: &[PriceVersion]) -> String {
+    let mut hash = Sha256::new();
+    for version in versions {
+        let (seconds, nanos) = since(version);
+        hash.update(format!("{} {seconds} {nanos} {}\n", version.version_id, version.in_force));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The fields of the version in force and of the new one.
+fn beside(in_force: &PriceVersion, new: PutPriceVersionRequest) -> Vec<(&'static str, String, String)> {
     let (mut was, mut is) = (Values::default(), Values::default());
-    fill(&mut was, version);
-    fill(&mut is, &described(request(values)?));
+    fill(&mut was, in_force);
+    fill(&mut is, &described(new));
     let fields = PUT.fields.iter().map(|field| (field.name, was.text(field.name), is.text(field.name)));
-    Ok(fields.filter(|(_, was, is)| !(was.is_empty() && is.is_empty())).collect())
+    fields.filter(|(_, was, is)| !(was.is_empty() && is.is_empty())).collect()
 }
 
 /// The version that a request describes.
@@ -269,19 +276,8 @@ fn fill(values: &mut Values, version: &PriceVersion) {
 }
 
 fn tier_line(tier: &PriceTier) -> String {
-    let classes = [
-        ("input", tier.input),
-        ("cached_input", tier.cached_input),
-        ("cache_write", tier.cache_write),
-        ("cache_write_1h", tier.cache_write_1h),
-        ("audio_input", tier.audio_input),
-        ("output", tier.output),
-        ("reasoning", tier.reasoning),
-        ("audio_output", tier.audio_output),
-        ("request", tier.request),
-        ("image", tier.image),
-    ];
-    let given = classes.into_iter().filter_map(|(class, price)| Some(format!(" {class}={}", format::plain(price?))));
+    let given = Class::ALL.into_iter().zip(prices_of_tier(tier));
+    let given = given.filter_map(|(class, price)| Some(format!(" {}={}", class.name(), format::plain(price?))));
     format!("{}{}", tier.above_input_tokens, given.collect::<String>())
 }
 

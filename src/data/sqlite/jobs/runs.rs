@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use sqlx::QueryBuilder;
 
 use crate::{
     biz::{
@@ -70,9 +71,8 @@ impl RunReader for SqliteStore {
     }
 
     async fn leased_jobs(&self) -> Result<Vec<String>, StoreError> {
-        let query = sqlx::query(
-            "SELECT job FROM job_lease WHERE owner <> '' AND ends_at > CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
-        );
+        let mut query = QueryBuilder::new("SELECT job FROM job_lease WHERE owner <> '' AND ends_at > ");
+        let query = query.push(NOW).build();
         query.fetch_all(&self.reader).await.map_err(store_error)?.iter().map(|row| row.text(0)).collect()
     }
 }
