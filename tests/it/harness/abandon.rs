@@ -41,19 +41,26 @@ pub struct Abandoned {
     pub credits: Vec<AdjustBalanceRequest>,
 }
 
-/// Makes calls until `calls` of them were abandoned before their answer.
-pub async fn abandon_calls(server: &str, calls: usize) -> Abandoned {
+impl Abandoned {
+    pub fn append(&mut self, more: Self) {
+        self.charges.extend(more.charges);
+        self.credits.extend(more.credits);
+    }
+}
+
+/// Makes calls until `calls` of them were abandoned before their answer. Their ids begin with `prefix`.
+pub async fn abandon_calls(prefix: &'static str, server: &str, calls: usize) -> Abandoned {
     let mut callers = JoinSet::new();
     for number in 0..CALLERS {
         let line = Line::to(server);
         let dice = Dice(number as u64);
-        let caller = Abandoner { number, line, dice, sent: 0, ended: Arc::default(), abandoned: Abandoned::default() };
+        let (ended, abandoned) = Default::default();
+        let caller = Abandoner { prefix, number, line, dice, sent: 0, ended, abandoned };
         callers.spawn(caller.call(server.to_owned(), calls / CALLERS));
     }
     let mut all = Abandoned::default();
     for abandoned in callers.join_all().await {
-        all.charges.extend(abandoned.charges);
-        all.credits.extend(abandoned.credits);
+        all.append(abandoned);
     }
     all
 }
@@ -86,6 +93,7 @@ impl Line {
 }
 
 struct Abandoner {
+    prefix: &'static str,
     number: usize,
     line: Line,
     dice: Dice,
@@ -121,7 +129,7 @@ impl Abandoner {
 
     fn next_call(&mut self) -> BoxFuture<'static, ()> {
         self.sent += 1;
-        let id = format!("{}-{}", self.number, self.sent);
+        let id = format!("{}-{}-{}", self.prefix, self.number, self.sent);
         // Some users are new, so that calls that open accounts are abandoned too.
         let user = if self.dice.below(8) == 0 { format!("new-{id}") } else { format!("u{}", self.dice.below(20)) };
         let service = ["passport", "payment", "asset"][self.dice.below(3)];
