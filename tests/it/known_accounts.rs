@@ -153,20 +153,26 @@ async fn a_call_on_a_known_account_is_one_statement() {
 }
 
 #[tokio::test]
-async fn a_locked_cap_of_another_user_does_not_end_the_guards() {
+async fn a_locked_quota_of_another_key_does_not_end_the_guards() {
     let mariadb = OwnServer::start().await;
     let service = Service::start_on(Database::on(mariadb.create_database().await), &[]).await;
-    let request = SetUserLimitsRequest { user_id: "capped".into(), daily_limit: Some(9), monthly_limit: None };
-    service.internal.clone().set_user_limits(request).await.unwrap();
+    let request = SetApiKeyQuotaRequest {
+        api_key_id: "limited".into(),
+        quota_type: "requests".into(),
+        period: "day".into(),
+        limit: Some(9.0),
+    };
+    service.internal.clone().set_api_key_quota(request).await.unwrap();
     let calls = |round: usize| {
-        let items = (0..40).map(move |user| traced(&format!("r{round}"), charge(&format!("u{user}"), "payment", 1)));
+        let call = |user| DeductQuotaRequest { api_key_id: "key".into(), ..charge(&format!("u{user}"), "payment", 1) };
+        let items = (0..40).map(|user| traced(&format!("r{round}"), call(user)));
         BatchDeductQuotaRequest { items: items.collect() }
     };
     for round in 0..2 {
         service.internal.clone().batch_deduct_quota(calls(round)).await.unwrap();
     }
     let mut holder = service.database.mysql().await;
-    let lock = "START TRANSACTION; SELECT 1 FROM tenant_quota WHERE user_id = 'capped' FOR UPDATE";
+    let lock = "START TRANSACTION; SELECT 1 FROM api_key_quota WHERE api_key_id = 'limited' FOR UPDATE";
     sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
     let before = statements(&service).await;
     for round in 2..12 {

@@ -82,8 +82,9 @@ impl MySqlStore {
         self.change_rows(read, |rows| change(rows.first())).await
     }
 
-    /// As [`Self::change_row`], for a change that leaves an event. `decide` returns its event, `None` if nothing
-    /// changes, or the refusal; `write` adds the rows of the change to the packet.
+    /// As [`Self::change_row`], for a change that leaves an event. The row is the one of the last statement of `read`,
+    /// which may write before. `decide` returns the event, `None` if nothing changes, or the refusal; `write` adds
+    /// the rows of the change to the packet.
     pub(super) async fn change_audited<T>(
         &self,
         read: Statement,
@@ -92,8 +93,8 @@ impl MySqlStore {
         write: impl Fn(&mut Statement, Option<&T>),
     ) -> Result<error::Result<()>, StoreError> {
         let refused = Mutex::new(None);
-        self.change_row(read, |row| {
-            let stored = row.map(&stored).transpose()?;
+        self.change_last_rows(read, |rows| {
+            let stored = rows.first().map(&stored).transpose()?;
             match decide(stored.as_ref()) {
                 Ok(event) => Ok(event.map(|event| {
                     Statement::committing(LockMode::Wait, |packet| {

@@ -32,8 +32,8 @@ use crate::{
 /// The end of an IF in a compound statement, which ends with an error: the packet was made for another version of an
 /// account.
 pub(super) const STALE: &str = " THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'an account has changed'; END IF; ";
-/// As [`STALE`]: a user or an API key has a limit.
-pub(super) const LIMITED: &str = " THEN SIGNAL SQLSTATE '45001' SET MESSAGE_TEXT = 'a limit was set'; END IF; ";
+/// As [`STALE`]: an API key has a quota.
+pub(super) const LIMITED: &str = " THEN SIGNAL SQLSTATE '45001' SET MESSAGE_TEXT = 'a quota was set'; END IF; ";
 
 /// SQL text under construction.
 #[derive(Clone)]

@@ -32,7 +32,9 @@ impl LimitStore for MySqlStore {
         at: BillingTime,
     ) -> Result<error::Result<()>, StoreError> {
         let mut read = Statement::beginning(LockMode::Wait);
-        read.push("SELECT daily_limit, monthly_limit FROM tenant_quota WHERE user_id = ");
+        // Servers that know the account as one without caps find another version of it, see `RecentAccounts`.
+        read.push("UPDATE user_balance SET version = version + 1 WHERE user_id = ").texts([user.as_str()]);
+        read.push("; SELECT daily_limit, monthly_limit FROM tenant_quota WHERE user_id = ");
         read.texts([user.as_str()]).push(LockMode::Wait.suffix());
         self.change_audited(
             read,
@@ -87,14 +89,6 @@ pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
         .push("SELECT user_id FROM tenant_quota WHERE user_id IN (")
         .texts(keys.users.iter().map(|user| user.as_str()))
         .push("); ");
-}
-
-/// A part of a SELECT that is 1 if one of the users has caps.
-pub fn push_exists(statement: &mut Statement, keys: &Keys<'_>) {
-    statement
-        .push("EXISTS (SELECT 1 FROM tenant_quota WHERE user_id IN (")
-        .texts(keys.users.iter().map(|user| user.as_str()))
-        .push("))");
 }
 
 /// Updates the counted calls. The rows exist, and are locked with their accounts.

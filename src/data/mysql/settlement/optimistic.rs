@@ -2,8 +2,8 @@
 //! unless it has changed.
 //!
 //! The write of the balances is the lock and the guard. It changes only rows with the version that the
-//! decision started from, and every change of an account moves its version. Limits have no part in that version, so
-//! the packet checks that there are none. If a guard fails, nothing is written.
+//! decision started from, and every change of an account moves its version. Quotas of API keys have no part in that
+//! version, so the packet checks that there are none. If a guard fails, nothing is written.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -23,7 +23,7 @@ use crate::{
         MySqlStore,
         account::accounts,
         connections::Lease,
-        limits::{caps, key_quotas},
+        limits::key_quotas,
         statement::{Guarded, LIMITED, Statement},
     },
 };
@@ -57,14 +57,12 @@ impl MySqlStore {
         }
         let packet = Statement::guarded(|packet| {
             accounts::set_unchanged_balances(packet, &writes.balances);
-            // In the condition of an IF, these reads would lock rows of other users.
-            packet.push("SELECT ");
-            caps::push_exists(packet, keys);
             if !keys.api_keys.is_empty() {
-                packet.push(" OR ");
+                // In the condition of an IF, this read would lock rows of other keys.
+                packet.push("SELECT ");
                 key_quotas::push_exists(packet, keys);
+                packet.push(" INTO @limited; IF @limited").push(LIMITED);
             }
-            packet.push(" INTO @limited; IF @limited").push(LIMITED);
             write(packet, &writes, batch.at);
         })
         .named("settlement behind a guard");
