@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
@@ -98,6 +99,8 @@ pub struct Shell<'s> {
 impl<'s> Shell<'s> {
     pub fn start(folder: &Path, server: &'s Server) -> Self {
         let mut child = Command::new("sh")
+            // A command that does not end is killed with all that it started.
+            .process_group(0)
             .current_dir(folder)
             .envs(environment(server.ports))
             .env("RUST_BACKTRACE", "0")
@@ -142,7 +145,8 @@ impl<'s> Shell<'s> {
 
 impl Drop for Shell<'_> {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         let _ = self.child.wait();
     }
 }
