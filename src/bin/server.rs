@@ -1,6 +1,6 @@
 //! The billing service.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use billing_service::{
     app::{self, App},
@@ -31,11 +31,14 @@ struct Arguments {
     legacy_zone: Option<chrono_tz::Tz>,
 }
 
+/// Idle time after which a thread of blocking work ends, and gives its memory back. Counts of tokens take much.
+const BLOCKING_IDLE: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
-    command::exit_code(run())
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_keep_alive(BLOCKING_IDLE).build();
+    command::exit_code(runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run())))
 }
 
-#[tokio::main]
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
     if let Some(code) = arguments.config.inspect()? {
