@@ -4,14 +4,21 @@
 //! A settlement runs hundreds of small statements. They run on the thread that has the connection,
 //! one prepared statement a row. A driver that sends each statement to another thread, as sqlx
 //! does, costs more than the statements.
+//!
+//! The thread is none of those for blocking work: frequent writes would keep all of those awake, with the memory that
+//! they hold.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags, Params, Row, Statement, Transaction};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::reader::round_trip;
 use crate::{
@@ -42,10 +49,17 @@ const PROOF_LASTS: Duration = Duration::from_secs(1);
 /// Time limit of a trial write.
 const TRIAL_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// Most pieces of work that wait for the thread. Further ones wait for room.
+const QUEUE: usize = 64;
+
+type Work = Box<dyn FnOnce(&mut Connection) + Send>;
+
 #[derive(Clone)]
 pub(super) struct Writer {
-    /// `None` after the close.
-    connection: Arc<Mutex<Option<Connection>>>,
+    /// The queue of the thread. `None` after the close.
+    queue: Arc<Mutex<Option<mpsc::Sender<Work>>>>,
+    /// Cancelled when the thread has closed the connection.
+    ended: CancellationToken,
     /// The evidence of the last writes.
     proof: Arc<Mutex<Proof>>,
     /// One trial at a time.
@@ -68,15 +82,24 @@ impl Writer {
     /// Opens an existing database.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`], also if the thread does not start.
     pub fn open(file: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
         let connection = open(file, busy_timeout).map_err(writer_error)?;
-        let connection = Arc::new(Mutex::new(Some(connection)));
-        Ok(Self { connection, proof: Arc::default(), trial: Arc::default() })
+        let (sender, works) = mpsc::channel(QUEUE);
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        let work = move || {
+            run_all(connection, works);
+            drop(end);
+        };
+        let started = thread::Builder::new().name("sqlite-writer".into()).spawn(work);
+        started.map_err(|error| StoreError::Failed(format!("the writing thread does not start: {error}")))?;
+        let queue = Arc::new(Mutex::new(Some(sender)));
+        Ok(Self { queue, ended, proof: Arc::default(), trial: Arc::default() })
     }
 
-    /// Runs `work` on the connection, on a thread that may block. `work` runs to its end even if the
-    /// caller goes away.
+    /// Runs `work` on the thread of the connection. Work that is in its queue runs to its end even if the caller
+    /// goes away.
     ///
     /// # Errors
     /// The errors of `work`; [`StoreError::Unavailable`] after [`Self::close`];
@@ -86,24 +109,24 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let (connection, proof) = (self.connection.clone(), self.proof.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            // A panic has rolled its transaction back before the lock was released.
-            match connection.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                Some(connection) => {
-                    let before = connection.total_changes();
-                    let done = work(connection);
-                    match &done {
-                        Ok(_) if connection.total_changes() > before => note(&proof, Proof::Written(Instant::now())),
-                        Err(StoreError::Unavailable(_)) => note(&proof, Proof::Missing),
-                        Ok(_) | Err(_) => {}
-                    }
-                    done
-                }
-                None => Err(StoreError::Unavailable("the database is closed".into())),
+        let (proof, (answer, answered)) = (self.proof.clone(), oneshot::channel());
+        let work: Work = Box::new(move |connection| {
+            let before = connection.total_changes();
+            let done = work(connection);
+            match &done {
+                Ok(_) if connection.total_changes() > before => note(&proof, Proof::Written(Instant::now())),
+                Err(StoreError::Unavailable(_)) => note(&proof, Proof::Missing),
+                Ok(_) | Err(_) => {}
             }
+            // Fails if the caller has gone.
+            let _ = answer.send(done);
         });
-        let done = async { done.await.map_err(|error| StoreError::Failed(format!("writing panicked: {error}")))? };
+        let closed = || StoreError::Unavailable("the database is closed".into());
+        let queue = lock(&self.queue).clone().ok_or_else(closed)?;
+        let done = async {
+            queue.send(work).await.map_err(|_| closed())?;
+            answered.await.map_err(|_| StoreError::Failed("writing panicked".into()))?
+        };
         spans::traced(round_trip("write"), done).await
     }
 
@@ -162,15 +185,18 @@ impl Writer {
         .await
     }
 
-    /// Waits for the running work, and closes the connection.
+    /// Waits for the work in the queue, and closes the connection.
     pub async fn close(&self) {
-        let connection = self.connection.clone();
-        let closed = tokio::task::spawn_blocking(move || {
-            drop(connection.lock().unwrap_or_else(PoisonError::into_inner).take());
-        });
-        if let Err(error) = closed.await {
-            tracing::error!(%error, "writing connection not closed");
-        }
+        drop(lock(&self.queue).take());
+        self.ended.cancelled().await;
+    }
+}
+
+/// Runs all work until its senders are gone, and closes the connection.
+fn run_all(mut connection: Connection, mut works: mpsc::Receiver<Work>) {
+    while let Some(work) = works.blocking_recv() {
+        // A panic has rolled its transaction back, and has dropped the sender of the answer.
+        let _ = catch_unwind(AssertUnwindSafe(|| work(&mut connection)));
     }
 }
 
