@@ -1,6 +1,6 @@
 //! The changes since the last save.
 
-use super::{Queue, Retry, Unsaved};
+use super::{Queue, Unsaved};
 use crate::biz::{
     events::Position,
     webhooks::{
@@ -26,10 +26,7 @@ impl Queue {
         if !self.unsaved.is_changed {
             return None;
         }
-        let stored = |key: &OrderKey| {
-            let Retry { next, attempts, first_at, next_at, failed_at, .. } = *self.retries.get(key)?;
-            Some(StoredRetry { key: key.clone(), next, attempts, first_at, next_at, failed_at })
-        };
+        let stored = |key: &OrderKey| -> Option<StoredRetry> { Some(self.retries.get(key)?.stored(key)) };
         let mut log: Vec<Attempt> = self.unsaved.accepted.iter().chain(&self.unsaved.failed).cloned().collect();
         log.sort_unstable_by_key(|attempt| attempt.number);
         let Progress { attempts, accepted, failures, failing_since, failed, .. } = self.webhook.progress.clone();
@@ -44,7 +41,7 @@ impl Queue {
             failing_since,
             failed,
             retries: self.unsaved.retries.iter().filter_map(stored).collect(),
-            ended: self.unsaved.retries.iter().filter(|key| !self.retries.contains_key(*key)).cloned().collect(),
+            ended: self.unsaved.retries.iter().filter(|key| self.retries.get(key).is_none()).cloned().collect(),
             log,
             resent: self.resending.iter().filter(|(_, is_made)| **is_made).map(|(id, _)| *id).collect(),
         })

@@ -80,7 +80,7 @@ fn users_with_many_events_are_probes_of_a_receiver_that_is_down_too() {
         }
     }
     assert!((8..=10).contains(&attempts), "{attempts} attempts before the first probe");
-    let in_memory: usize = world.queue.retries.values().map(|retry| retry.events.len()).sum();
+    let in_memory = world.queue.retries.events_in_memory();
     assert!(in_memory < 30, "{in_memory} events of users whose turn has not come are in memory");
     world.now += TimeDelta::seconds(6);
     world.start();

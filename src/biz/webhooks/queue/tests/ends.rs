@@ -105,3 +105,52 @@ fn a_webhook_that_accepts_no_events_of_many_users_has_failed() {
     let failed = world.queue.webhook.progress.failed.clone().expect("it has failed");
     assert!(failed.reason.contains("100 users"), "{failed:?}");
 }
+
+#[test]
+fn thousands_of_refused_users_hold_nobody_up_until_the_webhook_has_failed() {
+    // The receiver refuses each second user.
+    let users: Vec<String> = (1..=MAX_REFUSED).flat_map(|user| [format!("bad{user}"), format!("good{user}")]).collect();
+    let mut world = World::new(&users.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut pages = 0;
+    while world.queue.webhook.is_served() {
+        pages += 1;
+        assert!(pages < 1_000, "{} users were refused", world.queue.retries());
+        world.read(200);
+        world.start();
+        while let Some(delivery) = world.on_way.first() {
+            let is_bad = delivery.message.id.as_u128() % 2 == 1;
+            world.end(0, is_bad.then_some(Failure::Status));
+            world.start();
+        }
+        assert_eq!(world.queue.retries.events_in_memory(), 0, "no refused event is kept in memory");
+        if world.queue.webhook.is_served() {
+            assert_eq!(world.accepted.len(), world.queue.retries(), "each user in between was served");
+        }
+    }
+    let failed = world.queue.webhook.progress.failed.clone().unwrap();
+    assert_eq!(failed.reason, "the receiver refused events of 20000 users; last failure: status");
+    assert_eq!(world.queue.retries(), MAX_REFUSED);
+
+    // Repaired and restarted, it gets the events of all.
+    world.save();
+    world.crash(false);
+    world.restart();
+    let mut left = 0;
+    while world.queue.retries() > 0 {
+        left += 1;
+        assert!(left < 100_000, "{} retries are left", world.queue.retries());
+        match world.queue.next(world.now) {
+            Step::Send(delivery) => {
+                world.on_way.push(*delivery);
+                world.end(0, None);
+            }
+            // Each user has one event. So this is as good as a search in the whole feed.
+            Step::Read(read) => {
+                let first = world.feed.get(read.after as usize).filter(|event| event.user == read.key).cloned();
+                world.queue.take_retry(&read, first.into_iter().collect());
+            }
+            Step::Wait => panic!("{} retries are left", world.queue.retries()),
+        }
+    }
+    assert_eq!(world.accepted.len(), 2 * MAX_REFUSED);
+}
