@@ -25,7 +25,7 @@ use crate::biz::{
         delivery::{Outcome, SEND_TIMEOUT, Sender},
         queue::Queue,
         secret::SecretVault,
-        store::{DeliveryStore, Holder},
+        store::{DeliveryStore, Holder, SavedWebhook},
     },
 };
 
@@ -40,6 +40,9 @@ const RELOAD: Duration = Duration::from_secs(1);
 const SAVE: Duration = Duration::from_millis(250);
 /// Unsaved attempts after which a save does not wait for its time.
 const MANY_ATTEMPTS: usize = 2_000;
+/// Most rows of a save. What is left is saved in the next round, so that a save neither holds up charges nor grows beyond
+/// a packet of the database.
+const SAVED_ROWS: usize = 3_000;
 /// Pause between two renewals of the lease while nothing is delivered.
 const RENEWAL: Duration = Duration::from_secs(10);
 /// Longest sleep of the loop, so that an attempt begins at its time.
@@ -106,6 +109,8 @@ struct Run<'d> {
     /// The end of the lease by the clock of this process, measured from before its last renewal.
     held_until: Instant,
     saved_at: Instant,
+    /// Whether the last save had no room for all changes.
+    is_save_full: bool,
     /// `None` before the first one.
     reloaded_at: Option<Instant>,
     polled_at: Option<Instant>,
@@ -143,6 +148,7 @@ impl Deliverer {
             last: 0,
             held_until: now,
             saved_at: now,
+            is_save_full: false,
             reloaded_at: None,
             polled_at: None,
             paused_until: None,
@@ -169,6 +175,10 @@ impl Run<'_> {
             };
             if (is_done || self.is_save_due()) && !self.save().await? {
                 return Ok(Delivered { is_lost: true, ..self.done });
+            }
+            let is_late = stopped_at.is_some_and(|at| at.elapsed() >= 2 * STOP_TIMEOUT);
+            if is_done && self.is_save_full && !is_late {
+                continue;
             }
             if is_done {
                 let waiting = |queue: &Queue| queue.retries() - queue.failed_users();
@@ -199,10 +209,10 @@ impl Run<'_> {
         let since = self.saved_at.elapsed();
         let is_changed = || self.queues.values().any(Queue::has_unsaved);
         let has_many = || self.queues.values().map(Queue::unsaved_attempts).sum::<usize>() >= MANY_ATTEMPTS;
-        since >= RENEWAL || since >= SAVE && is_changed() || has_many()
+        self.is_save_full || since >= RENEWAL || since >= SAVE && is_changed() || has_many()
     }
 
-    /// Before an end by an error: waits for the deliveries on their way, and saves once.
+    /// Before an end by an error: waits for the deliveries on their way, and saves.
     async fn leave(&mut self) {
         let left = Instant::now() + STOP_TIMEOUT;
         // Ends: each delivery is taken out, and no other one starts.
@@ -213,19 +223,35 @@ impl Run<'_> {
                 Err(_) => break,
             }
         }
-        if let Err(error) = self.save().await {
-            tracing::warn!(%error, "progress of webhooks not saved; the last deliveries are repeated");
+        // Ends: each save leaves less.
+        loop {
+            match self.save().await {
+                Ok(true) if self.is_save_full && Instant::now() < left => {}
+                Ok(_) => return,
+                Err(error) => {
+                    return tracing::warn!(%error, "progress of webhooks not saved; the last deliveries are repeated");
+                }
+            }
         }
     }
 
-    /// Renews the lease and stores the changes. False if the lease is lost.
+    /// Renews the lease and stores changes, at most [`SAVED_ROWS`]. False if the lease is lost.
     async fn save(&mut self) -> Result<bool, StoreError> {
-        let changes: Vec<_> = self.queues.values().filter_map(Queue::unsaved).collect();
+        let mut room = SAVED_ROWS;
+        let queues: Vec<_> = self.turn().iter().filter_map(|id| self.queues.get(id)).collect();
+        let unsaved = queues.iter().filter_map(|queue| Some((*queue, queue.unsaved(&mut room)?)));
+        let mut parts: Vec<(&Queue, SavedWebhook)> = unsaved.collect();
+        // The most important rows of all webhooks come first.
+        parts.iter_mut().for_each(|(queue, part)| queue.add_log(part, &mut room));
+        parts.iter_mut().for_each(|(queue, part)| queue.add_hastened(part, &mut room));
+        let changes: Vec<SavedWebhook> = parts.into_iter().map(|(_, part)| part).collect();
+        self.is_save_full = false;
         let began = Instant::now();
         let saving = self.deliverer.store.save_deliveries(&self.holder, &changes);
         match saving.await {
             Ok(true) => {
                 self.held_until = began + LEASE;
+                self.is_save_full = room == 0;
                 for change in &changes {
                     if let Some(queue) = self.queues.get_mut(&change.id) {
                         queue.saved(change);

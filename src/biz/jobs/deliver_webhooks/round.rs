@@ -49,8 +49,8 @@ impl Run<'_> {
         }
     }
 
-    /// The ids of the queues. Each round begins with another one, because the reads of a round are bounded.
-    fn turn(&self) -> Vec<WebhookId> {
+    /// The ids of the queues. Each round begins with another one, because the reads and the save of a round are bounded.
+    pub(super) fn turn(&self) -> Vec<WebhookId> {
         let mut ids: Vec<_> = self.queues.keys().cloned().collect();
         let first = self.rounds % ids.len().max(1);
         ids.rotate_left(first);

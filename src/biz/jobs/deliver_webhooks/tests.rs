@@ -1,8 +1,11 @@
 //! Deliveries from a database and to a receiver that a test plays.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use async_trait::async_trait;
@@ -16,11 +19,12 @@ use crate::biz::{
     events::{Event, EventFeed, EventFilter, EventPage, EventType, OldEvents, Placing, Position},
     values::{calendar::SystemClock, ids::UserId, invalid::Invalid},
     webhooks::{
-        Progress, Types, Webhook,
+        Progress, TEST_TYPE, Types, Webhook,
         changes::PutWebhook,
-        delivery::{Attempt, OrderKey, Post, Resend, StoredRetry},
+        delivery::{Attempt, Message, OrderKey, Post, Resend, StoredRetry},
+        queue::{Step, Times},
         secret::{SigningSecret, VaultError},
-        store::{Put, RetrySum, SavedWebhook, Unplaced, WebhookStore, Webhooks},
+        store::{Put, RetrySum, Unplaced, WebhookStore, Webhooks},
         url::WebhookUrl,
     },
 };
@@ -56,6 +60,8 @@ pub(super) struct Fake {
     read_time: Duration,
     sends: AtomicUsize,
     position: Mutex<Position>,
+    /// The webhooks and users of the retries of each save.
+    saved: Mutex<Vec<Vec<(WebhookId, OrderKey)>>>,
     stop: CancellationToken,
     /// Stops after so many deliveries.
     stops_after: usize,
@@ -232,6 +238,10 @@ impl DeliveryStore for Fake {
         if let Some(change) = changes.last() {
             *self.position.lock().unwrap() = change.position;
         }
+        let of = |change: &SavedWebhook| -> Vec<_> {
+            change.retries.iter().map(|retry| (change.id.clone(), retry.key.clone())).collect()
+        };
+        self.saved.lock().unwrap().push(changes.iter().flat_map(of).collect());
         Ok(true)
     }
 }
@@ -287,4 +297,43 @@ async fn no_delivery_begins_when_a_slow_read_has_used_the_lease_up() {
     run.held_until = Instant::now() + LEASE;
     run.start_sends().await.unwrap();
     assert!(!run.sends.is_empty());
+}
+
+#[tokio::test]
+async fn a_save_has_a_bound_and_what_is_left_follows() {
+    const RETRIES: usize = 2 * SAVED_ROWS + 10;
+    let now = Fake::calendar().now().utc;
+    let retry = |number: usize| StoredRetry {
+        key: Some(UserId::from_stored(format!("u{number}"))),
+        next: 1,
+        attempts: 1,
+        first_at: Some(now),
+        next_at: now + chrono::TimeDelta::hours(1),
+        failed_at: None,
+    };
+    let fake = Arc::new(Fake::default());
+    let deliverer = fake.deliverer();
+    let mut run = deliverer.start("o");
+    for id in ["v", "w"] {
+        // Both receivers are down, and then accept a test.
+        let progress = Progress { position: 1, failures: 8, failing_since: Some(now), ..Default::default() };
+        let webhook = Webhook { id: WebhookId::from_stored(id), progress, ..webhook() };
+        let mut queue = Queue::new(webhook, (0..RETRIES).map(retry).collect());
+        let message = Message { id: Uuid::nil(), kind: TEST_TYPE.into(), at: now, data: "{}".into(), trace: None };
+        queue.add_resends([Resend { id: Uuid::nil(), webhook: queue.id().clone(), message }].iter());
+        let Step::Send(test) = queue.next(now) else { panic!() };
+        queue.done(*test, Outcome::of_status(200), Times { began_at: now, took: Duration::ZERO, now });
+        run.queues.insert(queue.id().clone(), queue);
+    }
+    let mut saves = 0;
+    while saves == 0 || run.is_save_full {
+        assert!(run.save().await.unwrap());
+        saves += 1;
+        assert!(saves < 10, "the saves come to an end");
+    }
+    let saved = fake.saved.lock().unwrap();
+    assert!(saved.iter().all(|save| save.len() <= SAVED_ROWS), "{:?}", saved.iter().map(Vec::len));
+    let all: BTreeSet<_> = saved.iter().flatten().collect();
+    assert_eq!((all.len(), saves), (2 * RETRIES, 5), "each once");
+    assert!(run.queues.values().all(|queue| !queue.has_unsaved()));
 }

@@ -40,7 +40,8 @@ impl Queue {
                 self.retries.change(&key, |retry| {
                     (retry.attempts, retry.first_at, retry.next_at, retry.failed_at) = (0, None, now, None);
                 });
-                self.unsaved.retries.insert(key);
+                // Their attempts were set anew by the restart itself.
+                self.unsaved.hastened.insert(key);
             }
             self.unsaved.is_changed = true;
         }

@@ -73,11 +73,15 @@ struct Probes {
     next_at: Option<DateTime<Utc>>,
 }
 
-/// The changes since the last save.
+/// The changes that are not saved.
 #[derive(Debug, Default)]
 struct Unsaved {
     is_changed: bool,
+    /// They are saved before the position of the webhook passes their events.
     retries: BTreeSet<OrderKey>,
+    /// Retries that only became due earlier. They are saved last: a process that dies before tries them at their old
+    /// times.
+    hastened: BTreeSet<OrderKey>,
     accepted: VecDeque<Attempt>,
     failed: VecDeque<Attempt>,
 }

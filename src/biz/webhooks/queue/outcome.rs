@@ -78,7 +78,7 @@ impl Queue {
                     may_hasten
                 });
                 if is_hastened == Some(true) {
-                    self.unsaved.retries.insert(key);
+                    self.unsaved.hastened.insert(key);
                 }
             }
         }

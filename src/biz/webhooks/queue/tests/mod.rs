@@ -120,7 +120,18 @@ impl World {
     }
 
     fn save(&mut self) {
-        let Some(saved) = self.queue.unsaved() else { return };
+        while self.queue.has_unsaved() {
+            self.save_part(1_000);
+        }
+    }
+
+    /// Saves at most `room` rows.
+    fn save_part(&mut self, mut room: usize) {
+        let most = room;
+        let Some(mut saved) = self.queue.unsaved(&mut room) else { return };
+        self.queue.add_log(&mut saved, &mut room);
+        self.queue.add_hastened(&mut saved, &mut room);
+        assert_eq!(saved.retries.len() + saved.ended.len() + saved.log.len() + saved.resent.len() + room, most);
         let SavedWebhook { position, attempts, accepted, failures, failing_since, failed, retries, ended, .. } =
             saved.clone();
         self.stored.progress = Progress { position, attempts, accepted, failures, failing_since, failed };

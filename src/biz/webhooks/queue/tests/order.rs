@@ -10,7 +10,7 @@ enum Move {
     Start,
     Accept(usize),
     Fail(usize),
-    Save,
+    Save(usize),
     Crash(bool),
     Wait(i64),
     /// A day passes.
@@ -23,7 +23,7 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => Just(Move::Start),
         4 => (0..3usize).prop_map(Move::Accept),
         3 => (0..3usize).prop_map(Move::Fail),
-        2 => Just(Move::Save),
+        3 => (1..6usize).prop_map(Move::Save),
         1 => any::<bool>().prop_map(Move::Crash),
         2 => (1..4_000i64).prop_map(Move::Wait),
         1 => Just(Move::Sleep),
@@ -44,7 +44,7 @@ proptest! {
                 Move::Start => world.start(),
                 Move::Accept(which) => { world.end(which, None); }
                 Move::Fail(which) => { world.end(which, Some(Failure::Status)); }
-                Move::Save => world.save(),
+                Move::Save(room) => world.save_part(room),
                 Move::Crash(arrives) => world.crash(arrives),
                 Move::Wait(seconds) => world.now += TimeDelta::seconds(seconds),
                 Move::Sleep => world.now += TimeDelta::days(1),
