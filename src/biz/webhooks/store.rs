@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Failed, MAX_WEBHOOKS, Types, Webhook, WebhookState,
-    changes::PutWebhook,
+    changes::{Expected, PutWebhook},
     delivery::{Attempt, OrderKey, Resend, StoredRetry},
 };
 use crate::biz::{
@@ -89,11 +89,16 @@ pub trait WebhookStore: Send + Sync + 'static {
         now: DateTime<Utc>,
     ) -> Result<Result<Put, Invalid>, StoreError>;
 
-    /// Deletes a webhook with all that waits for it. Returns whether it was there.
+    /// Deletes a webhook with all that waits for it, unless it is in another state. Returns whether it was there.
     ///
     /// # Errors
     /// As [`Self::put_webhook`].
-    async fn delete_webhook(&self, id: &WebhookId, call: &AuditedCall, now: DateTime<Utc>) -> Result<bool, StoreError>;
+    async fn delete_webhook(
+        &self,
+        (id, expected): (&WebhookId, Expected),
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError>;
 
     /// Tries all that waits for a webhook at once, and ends its failure. Returns whether the webhook is there.
     ///

@@ -20,7 +20,7 @@ use crate::biz::{
     values::{calendar::SystemClock, ids::UserId, invalid::Invalid},
     webhooks::{
         Progress, TEST_TYPE, Types, Webhook,
-        changes::PutWebhook,
+        changes::{Expected, PutWebhook},
         delivery::{Attempt, Message, OrderKey, Post, Resend, StoredRetry},
         queue::{Step, Times},
         secret::{SigningSecret, VaultError},
@@ -164,7 +164,12 @@ impl WebhookStore for Fake {
         unimplemented!()
     }
 
-    async fn delete_webhook(&self, _: &WebhookId, _: &AuditedCall, _: DateTime<Utc>) -> Result<bool, StoreError> {
+    async fn delete_webhook(
+        &self,
+        _: (&WebhookId, Expected),
+        _: &AuditedCall,
+        _: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
         unimplemented!()
     }
 
