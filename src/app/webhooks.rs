@@ -93,9 +93,10 @@ pub(super) fn spawn(config: &Config, core: &Core) -> anyhow::Result<()> {
 
 /// Delivers whenever this process gets the lease, until `stop`.
 async fn deliver_regularly(deliverer: Deliverer, store: Arc<dyn Store>, stop: CancellationToken) {
+    // One owner for all turns: if the answer to the begin of a turn is lost, the next one still gets the lease.
+    let run = Run { job: JOB, period: PERIOD.into(), is_by_hand: true, owner: Uuid::now_v7().to_string() };
     // Ends: with the server.
     while !stop.is_cancelled() {
-        let run = Run { job: JOB, period: PERIOD.into(), is_by_hand: true, owner: Uuid::now_v7().to_string() };
         match store.begin_run(&run).await {
             Ok(Begun::Ours { .. }) => deliver(&deliverer, &*store, &run, &stop).await,
             Ok(Begun::Elsewhere | Begun::Done) => {}

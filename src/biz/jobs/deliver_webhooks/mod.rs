@@ -42,7 +42,7 @@ const SAVE: Duration = Duration::from_millis(250);
 const MANY_ATTEMPTS: usize = 2_000;
 /// Most rows of a save. What is left is saved in the next round, so that a save neither holds up charges nor grows beyond
 /// a packet of the database.
-const SAVED_ROWS: usize = 3_000;
+pub const SAVED_ROWS: usize = 3_000;
 /// Pause between two renewals of the lease while nothing is delivered.
 const RENEWAL: Duration = Duration::from_secs(10);
 /// Longest sleep of the loop, so that an attempt begins at its time.
