@@ -44,7 +44,7 @@ const PERIOD: &str = "server";
 /// The cipher does not take the key.
 pub(super) fn vault(config: &Config) -> anyhow::Result<Option<Arc<dyn SecretVault>>> {
     let Some(key) = config.billing.webhooks.key() else { return Ok(None) };
-    Ok(Some(Arc::new(Vault::new(&key)?)))
+    Ok(Some(Arc::new(Vault::new(&key, &config.billing.webhooks.old_keys())?)))
 }
 
 /// Hears of no attempts, where no metrics are read.

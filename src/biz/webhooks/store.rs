@@ -7,6 +7,7 @@ use super::{
     Failed, MAX_WEBHOOKS, Types, Webhook, WebhookState,
     changes::{Expected, PutWebhook},
     delivery::{Attempt, OrderKey, Resend, StoredRetry},
+    secret::SealedSecret,
 };
 use crate::biz::{
     audit_trail::AuditedCall,
@@ -256,6 +257,13 @@ pub trait DeliveryStore: WebhookStore {
         (after, until): (Position, Position),
         limit: u32,
     ) -> Result<Vec<Event>, StoreError>;
+
+    /// Replaces the secrets of a webhook by the same ones, sealed again, unless they have changed since it was read.
+    /// Returns whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`], [`StoreError::Unavailable`], [`StoreError::Failed`]; a repeat is safe.
+    async fn seal_again(&self, webhook: &Webhook, secrets: &[SealedSecret]) -> Result<bool, StoreError>;
 
     /// Renews the lease, and stores the changes in the same transaction. False if another process has the lease or
     /// the lease has expired; nothing is stored then. Changes of a deleted webhook are left out.

@@ -36,6 +36,8 @@ pub const JOB: &str = "deliver-webhooks";
 const POLL: Duration = Duration::from_millis(500);
 /// Pause between two reads of the webhooks.
 const RELOAD: Duration = Duration::from_secs(1);
+/// Pause between two looks for secrets of an earlier key.
+const SEAL: Duration = Duration::from_secs(60);
 /// Pause between two saves while events are delivered. A crash repeats the deliveries of this time.
 const SAVE: Duration = Duration::from_millis(250);
 /// Unsaved attempts after which a save does not wait for its time.
@@ -113,6 +115,7 @@ struct Run<'d> {
     is_save_full: bool,
     /// `None` before the first one.
     reloaded_at: Option<Instant>,
+    sealed_at: Option<Instant>,
     polled_at: Option<Instant>,
     /// The end of the pause after a failed read; `None` after a good one.
     paused_until: Option<Instant>,
@@ -150,6 +153,7 @@ impl Deliverer {
             saved_at: now,
             is_save_full: false,
             reloaded_at: None,
+            sealed_at: None,
             polled_at: None,
             paused_until: None,
             rounds: 0,

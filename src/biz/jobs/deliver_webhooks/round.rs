@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, READ_PAUSE, READS, RELOAD, Run, TICK, sends::Ended};
+use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, READ_PAUSE, READS, RELOAD, Run, SEAL, TICK, sends::Ended};
 use crate::biz::{
     events::{EventFilter, EventPage, Position},
     values::{error::StoreError, ids::WebhookId},
@@ -65,6 +65,10 @@ impl Run<'_> {
         let (store, now) = (&self.deliverer.store, self.deliverer.calendar.now().utc);
         let stored = store.webhooks().await?;
         let resends = store.resends().await?;
+        if self.sealed_at.is_none_or(|at| at.elapsed() >= SEAL) {
+            self.sealed_at = Some(Instant::now());
+            self.deliverer.seal_again(&stored.webhooks).await;
+        }
         // A webhook that was deleted, and perhaps made anew, has nothing in common with the old one.
         let is_same = |queue: &Queue| stored.webhooks.iter().any(|webhook| queue.is_of(webhook));
         self.queues.retain(|_, queue| is_same(queue));

@@ -9,13 +9,14 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio::task::{JoinError, JoinSet};
 
+use super::Deliverer;
 use crate::biz::{
     values::{calendar::Calendar, error::StoreError, ids::WebhookId},
     webhooks::{
         MAX_WEBHOOKS, Webhook,
         delivery::{Failure, Outcome, Post, Sender},
         queue::Delivery,
-        secret::{SecretVault, SigningSecret, VaultError, signatures},
+        secret::{SealedSecret, SecretVault, SigningSecret, VaultError, signatures},
     },
 };
 
@@ -110,6 +111,36 @@ impl Sends {
     }
 }
 
+impl Deliverer {
+    /// Seals the secrets again that were sealed by an earlier key.
+    pub(super) async fn seal_again(&self, webhooks: &[Webhook]) {
+        let mut sealed = 0;
+        for webhook in webhooks {
+            let Some(secrets) = sealed_again(&*self.vault, webhook) else { continue };
+            match self.store.seal_again(webhook, &secrets).await {
+                Ok(is_changed) => sealed += usize::from(is_changed),
+                // Secrets of an earlier key still open.
+                Err(error) => return tracing::warn!(%error, "secrets of webhooks not sealed again; trying again"),
+            }
+        }
+        if sealed > 0 {
+            tracing::info!(webhooks = sealed, "secrets of webhooks sealed again by billing.webhooks.key");
+        }
+    }
+}
+
+/// The secrets of a webhook by the key of now, if one of them was sealed by an earlier key. Those that no key opens stay.
+fn sealed_again(vault: &dyn SecretVault, webhook: &Webhook) -> Option<Vec<SealedSecret>> {
+    let mut secrets = webhook.secrets.clone();
+    let mut is_changed = false;
+    for secret in &mut secrets {
+        if let Ok(Some(sealed)) = vault.sealed_again(&webhook.id, &secret.sealed) {
+            (secret.sealed, is_changed) = (sealed, true);
+        }
+    }
+    is_changed.then_some(secrets)
+}
+
 fn panicked(error: JoinError) -> StoreError {
     StoreError::Failed(format!("a delivery ended abnormally: {error}"))
 }
@@ -125,7 +156,6 @@ mod tests {
         webhooks::{
             delivery::{Message, Resend},
             queue::{Queue, Step},
-            secret::SealedSecret,
         },
     };
 

@@ -23,7 +23,7 @@ use crate::biz::{
         changes::{Expected, PutWebhook},
         delivery::{Attempt, Message, OrderKey, Post, Resend, StoredRetry},
         queue::{Step, Times},
-        secret::{SigningSecret, VaultError},
+        secret::{SealedSecret, SigningSecret, VaultError},
         store::{Put, RetrySum, Unplaced, WebhookStore, Webhooks},
         url::WebhookUrl,
     },
@@ -125,6 +125,10 @@ impl SecretVault for Fake {
 
     fn open(&self, _: &WebhookId, sealed: &str) -> Result<SigningSecret, VaultError> {
         sealed.starts_with("own-").then(|| SigningSecret::new([0; 32])).ok_or(VaultError("foreign"))
+    }
+
+    fn sealed_again(&self, _: &WebhookId, _: &str) -> Result<Option<String>, VaultError> {
+        Ok(None)
     }
 }
 
@@ -237,6 +241,10 @@ impl DeliveryStore for Fake {
     ) -> Result<Vec<Event>, StoreError> {
         tokio::time::sleep(self.read_time).await;
         Ok(self.events.lock().unwrap().iter().filter(|event| event.user == *key).cloned().collect())
+    }
+
+    async fn seal_again(&self, _: &Webhook, _: &[SealedSecret]) -> Result<bool, StoreError> {
+        unimplemented!()
     }
 
     async fn save_deliveries(&self, _: &Holder, changes: &[SavedWebhook]) -> Result<bool, StoreError> {
