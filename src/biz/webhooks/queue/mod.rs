@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use self::retries::{Retries, Retry};
@@ -36,8 +36,6 @@ pub const MAX_FAILED_USERS: usize = 100;
 /// Users with a failure since the last accepted event at which the receiver counts as down. Then retries are tried at
 /// their times, and events of further users only as probes.
 const DOWN_AFTER: usize = 8;
-/// The time in which a retry becomes due early at most once. Its event may be refused although the receiver is back.
-const HASTENED_ONCE_IN: TimeDelta = TimeDelta::hours(1);
 
 /// The deliveries of one webhook.
 #[derive(Debug)]
@@ -244,6 +242,11 @@ impl Queue {
     /// The number of retries.
     pub fn retries(&self) -> usize {
         self.retries.len()
+    }
+
+    /// Users whose next event was refused, with those who were given up.
+    pub fn refused_users(&self) -> usize {
+        self.retries.refused()
     }
 }
 

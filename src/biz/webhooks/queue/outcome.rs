@@ -2,9 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    DOWN_AFTER, Delivery, HASTENED_ONCE_IN, MAX_FAILED_USERS, MAX_REFUSED, Probes, Queue, Retry, Source, Times,
-};
+use super::{DOWN_AFTER, Delivery, MAX_FAILED_USERS, MAX_REFUSED, Probes, Queue, Retry, Source, Times};
 use crate::biz::{
     events::Event,
     webhooks::{
@@ -69,18 +67,7 @@ impl Queue {
         (*failures, *failing_since) = (0, None);
         self.failing.clear();
         if was_down {
-            for key in self.retries.later(now) {
-                let is_hastened = self.retries.change(&key, |retry| {
-                    let may_hasten = retry.hastened_at.is_none_or(|at| now - at >= HASTENED_ONCE_IN);
-                    if may_hasten {
-                        (retry.next_at, retry.hastened_at) = (now, Some(now));
-                    }
-                    may_hasten
-                });
-                if is_hastened == Some(true) {
-                    self.unsaved.hastened.insert(key);
-                }
-            }
+            self.unsaved.hastened.extend(self.retries.hasten(now));
         }
     }
 
@@ -128,8 +115,14 @@ impl Queue {
             None if self.failed_users() < MAX_FAILED_USERS => return None,
             None => format!("events of {MAX_FAILED_USERS} users were not accepted for three days each"),
         };
-        self.webhook.progress.failed = Some(Failed { at: now, reason });
+        self.fail(reason, now);
         None
+    }
+
+    /// Ends the webhook, until an operator activates it.
+    pub fn fail(&mut self, reason: String, now: DateTime<Utc>) {
+        self.webhook.progress.failed = Some(Failed { at: now, reason });
+        self.unsaved.is_changed = true;
     }
 
     /// Goes on behind an event whose type was removed while it was on its way.

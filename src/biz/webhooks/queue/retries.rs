@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::biz::{
     events::{Event, Position},
@@ -12,6 +12,8 @@ use crate::biz::{
 /// Most retries with events in memory, beside those on their way. The events of the others are read when their turn
 /// comes.
 const MAX_LOADED: usize = 16;
+/// The time in which a retry becomes due early at most once. Its event may be refused although the receiver is back.
+const HASTENED_ONCE_IN: TimeDelta = TimeDelta::hours(1);
 
 #[derive(Debug)]
 pub(super) struct Retry {
@@ -56,10 +58,17 @@ pub(super) struct Retries {
     refused: BTreeSet<(DateTime<Utc>, OrderKey)>,
     /// Those without a failed attempt, by time.
     untried: BTreeSet<(DateTime<Utc>, OrderKey)>,
+    /// Those of both that may become due early, by time.
+    hastenable: BTreeSet<(DateTime<Utc>, OrderKey)>,
+    /// The others of both, by the time at which they became due early.
+    hastened: BTreeSet<(DateTime<Utc>, OrderKey)>,
     /// The number of those that were given up.
     failed: usize,
     /// The first events of a retry, as far as they were read.
     loaded: BTreeMap<OrderKey, VecDeque<Event>>,
+    /// The number of changes.
+    #[cfg(test)]
+    pub changes: usize,
 }
 
 impl Retries {
@@ -102,6 +111,10 @@ impl Retries {
     /// Changes a retry, if it is there.
     pub fn change<T>(&mut self, key: &OrderKey, change: impl FnOnce(&mut Retry) -> T) -> Option<T> {
         let mut retry = self.take(key)?;
+        #[cfg(test)]
+        {
+            self.changes += 1;
+        }
         let changed = change(&mut retry);
         self.put(key.clone(), retry);
         Some(changed)
@@ -139,12 +152,24 @@ impl Retries {
         is_due(&self.refused) || is_untried && is_due(&self.untried)
     }
 
-    /// The retries that are tried again later than `now`.
-    pub fn later(&self, now: DateTime<Utc>) -> Vec<OrderKey> {
-        let later = |retries: &BTreeSet<(DateTime<Utc>, OrderKey)>| -> Vec<OrderKey> {
-            retries.iter().rev().take_while(|(at, _)| *at > now).map(|(_, key)| key.clone()).collect()
-        };
-        [later(&self.refused), later(&self.untried)].concat()
+    /// Makes the retries due whose times are later than `now`, each once an hour at most. Returns them.
+    ///
+    /// A receiver may come back several times a second. So only those that become due are looked at, and each of
+    /// them counts as hastened for an hour.
+    pub fn hasten(&mut self, now: DateTime<Utc>) -> Vec<OrderKey> {
+        // Ends: each change takes one out.
+        while let Some((at, key)) = self.hastened.first()
+            && now - *at >= HASTENED_ONCE_IN
+        {
+            let key = key.clone();
+            self.change(&key, |retry| retry.hastened_at = None);
+        }
+        let later = self.hastenable.iter().rev().take_while(|(at, _)| *at > now);
+        let later: Vec<OrderKey> = later.map(|(_, key)| key.clone()).collect();
+        for key in &later {
+            self.change(key, |retry| (retry.next_at, retry.hastened_at) = (now, Some(now)));
+        }
+        later
     }
 
     /// The first event of a retry, if it is in memory.
@@ -199,20 +224,34 @@ impl Retries {
     fn take(&mut self, key: &OrderKey) -> Option<Retry> {
         let retry = self.all.remove(key)?;
         let entry = (retry.next_at, key.clone());
-        match retry.failed_at {
-            Some(_) => self.failed -= 1,
-            None if retry.attempts > 0 => drop(self.refused.remove(&entry)),
-            None => drop(self.untried.remove(&entry)),
+        if retry.failed_at.is_some() {
+            self.failed -= 1;
+            return Some(retry);
         }
+        match retry.attempts {
+            0 => self.untried.remove(&entry),
+            _ => self.refused.remove(&entry),
+        };
+        match retry.hastened_at {
+            Some(at) => self.hastened.remove(&(at, entry.1)),
+            None => self.hastenable.remove(&entry),
+        };
         Some(retry)
     }
 
     fn put(&mut self, key: OrderKey, retry: Retry) {
-        let entry = (retry.next_at, key.clone());
-        match retry.failed_at {
-            Some(_) => self.failed += 1,
-            None if retry.attempts > 0 => drop(self.refused.insert(entry)),
-            None => drop(self.untried.insert(entry)),
+        if retry.failed_at.is_some() {
+            self.failed += 1;
+        } else {
+            let entry = (retry.next_at, key.clone());
+            match retry.hastened_at {
+                Some(at) => self.hastened.insert((at, key.clone())),
+                None => self.hastenable.insert(entry.clone()),
+            };
+            match retry.attempts {
+                0 => self.untried.insert(entry),
+                _ => self.refused.insert(entry),
+            };
         }
         self.all.insert(key, retry);
     }

@@ -91,6 +91,16 @@ fn users_with_many_events_are_probes_of_a_receiver_that_is_down_too() {
     world.check();
 }
 
+/// The receiver accepts a delivery beside the feed.
+fn accept_test(world: &mut World, number: u64) {
+    let message = Message::from(&event(number, ""));
+    let resend = Resend { id: Uuid::from_u128(number.into()), webhook: WebhookId::from_stored("w"), message };
+    world.queue.add_resends([resend].iter());
+    let Step::Send(test) = world.queue.next(world.now) else { panic!() };
+    let times = Times { began_at: world.now, took: Duration::ZERO, now: world.now };
+    world.queue.done(*test, Outcome { status: Some(200), failure: None }, times);
+}
+
 #[test]
 fn an_accepted_test_shows_that_the_receiver_is_back() {
     let users: Vec<String> = (0..20).map(|user| format!("u{user}")).collect();
@@ -100,14 +110,52 @@ fn an_accepted_test_shows_that_the_receiver_is_back() {
         world.start();
         while world.end(0, Some(Failure::Connect)).is_some() {}
     }
-    let message = Message::from(&event(99, ""));
-    let resend = Resend { id: Uuid::from_u128(99), webhook: WebhookId::from_stored("w"), message };
-    world.queue.add_resends([resend].iter());
-    let Step::Send(test) = world.queue.next(world.now) else { panic!() };
-    let times = Times { began_at: world.now, took: Duration::ZERO, now: world.now };
-    world.queue.done(*test, Outcome { status: Some(200), failure: None }, times);
+    accept_test(&mut world, 99);
     assert_eq!(world.queue.webhook.state(), WebhookState::Active);
     world.finish();
     world.check();
     assert_eq!(world.now, DateTime::UNIX_EPOCH, "all is sent at once");
+}
+
+#[test]
+fn a_receiver_that_comes_back_again_and_again_makes_each_retry_due_once_an_hour() {
+    const USERS: usize = 300;
+    let users: Vec<String> = (0..USERS).map(|user| format!("u{user}")).collect();
+    let mut world = World::new(&users.iter().map(String::as_str).collect::<Vec<_>>());
+    let later = world.now + TimeDelta::hours(1);
+    for event in &world.feed {
+        let (key, next) = (event.user.clone(), event.position);
+        let (first_at, next_at) = (Some(world.now), later);
+        let retry = StoredRetry { key: key.clone(), next, attempts: 1, first_at, next_at, failed_at: None };
+        world.retries.insert(key, retry);
+    }
+    let failures = u32::try_from(USERS).unwrap();
+    world.stored.progress =
+        Progress { position: world.last(), failures, failing_since: Some(world.now), ..Default::default() };
+    world.crash(false);
+    let refuse_all = |world: &mut World| {
+        let mut refused = 0;
+        world.start();
+        while world.end(0, Some(Failure::Status)).is_some() {
+            refused += 1;
+            world.start();
+        }
+        refused
+    };
+    accept_test(&mut world, 1_001);
+    assert_eq!(refuse_all(&mut world), USERS, "all are sent early");
+    for number in 1_002..1_010 {
+        let changes = world.queue.retries.changes;
+        accept_test(&mut world, number);
+        assert_eq!(world.queue.retries.changes, changes, "a retry that must wait is left alone");
+        assert_eq!(refuse_all(&mut world), 0);
+        // The receiver is down again.
+        world.queue.failing = world.queue.retries.keys().take(DOWN_AFTER).cloned().collect();
+    }
+    world.now = later;
+    assert_eq!(refuse_all(&mut world), USERS, "at their times");
+    accept_test(&mut world, 1_011);
+    world.finish();
+    world.check();
+    assert_eq!(world.now, later, "after an hour, all are sent early again");
 }

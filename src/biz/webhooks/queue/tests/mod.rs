@@ -8,6 +8,7 @@ mod saves;
 
 use std::collections::BTreeMap;
 
+use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::*;
