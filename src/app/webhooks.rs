@@ -129,12 +129,24 @@ async fn deliver(deliverer: &Deliverer, store: &dyn Store, run: &Run, stop: &Can
 async fn read_figures(store: Arc<dyn Store>, calendar: Arc<Calendar>, metrics: Arc<Metrics>) {
     // Ends: with the server.
     loop {
-        let reading = figures(&*store as &dyn WebhookStore);
-        let late = |_| Err(StoreError::Unavailable(format!("no answer in {FIGURES_TIMEOUT:?}").into()));
-        match timeout(FIGURES_TIMEOUT, reading).await.unwrap_or_else(late) {
-            Ok(figures) => metrics.webhooks.set(&figures, calendar.now().utc),
-            Err(error) => tracing::warn!(%error, "figures of webhooks not read; the gauges keep their values"),
+        if let Err(error) = set_figures(&*store as &dyn WebhookStore, &calendar, &metrics).await {
+            tracing::warn!(%error, "figures of webhooks not read; the gauges keep their values");
         }
         sleep(FIGURES_PAUSE).await;
     }
+}
+
+/// Sets the gauges. That of failed webhooks needs the webhooks alone: many retries must not hold its alert up.
+async fn set_figures(store: &dyn WebhookStore, calendar: &Calendar, metrics: &Metrics) -> Result<(), StoreError> {
+    let webhooks = in_time(store.webhooks()).await?;
+    metrics.webhooks.set_failed(webhooks.failed());
+    let figures = in_time(figures(store, &webhooks)).await?;
+    metrics.webhooks.set(&figures, calendar.now().utc);
+    Ok(())
+}
+
+/// The output of a reading, within its deadline.
+async fn in_time<T>(reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError::Unavailable(format!("no answer in {FIGURES_TIMEOUT:?}").into()));
+    timeout(FIGURES_TIMEOUT, reading).await.unwrap_or_else(late)
 }

@@ -103,9 +103,9 @@ impl WebhookService {
     pub async fn list_webhooks(&self, _: ListWebhooksRequest, actor: Actor) -> Result<ListWebhooksReply> {
         let (stored, now) = (self.store.webhooks().await?, self.calendar.now().utc);
         let last = stored.last + self.store.unplaced().await?.events;
-        let sums = self.store.retry_sums().await?;
+        let failed = self.store.failed_users().await?;
         let failed_users =
-            |id: &WebhookId| sums.iter().find(|sum| sum.webhook == *id).map_or(0, |sum| int32(sum.failed));
+            |id: &WebhookId| failed.iter().find(|(webhook, _)| webhook == id).map_or(0, |(_, users)| int32(*users));
         let shown = |webhook: &Webhook| proto::Webhook {
             url: url_for(&actor.role, &webhook.url),
             failed_users: failed_users(&webhook.id),

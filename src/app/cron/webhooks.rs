@@ -72,7 +72,8 @@ impl Runner {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     pub async fn webhook_backlog(&self) -> Result<String, StoreError> {
-        let Figures { failed, backlog, retries, failed_users, .. } = figures(&*self.store).await?;
+        let webhooks = self.store.webhooks().await?;
+        let Figures { failed, backlog, retries, failed_users, .. } = figures(&*self.store, &webhooks).await?;
         let left = format!("{failed_users} users failed, {failed} webhooks failed");
         Ok(format!("backlog {backlog}, {retries} retries wait, {left}"))
     }

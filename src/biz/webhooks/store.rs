@@ -138,11 +138,17 @@ pub trait WebhookStore: Send + Sync + 'static {
     async fn attempts(&self, id: &WebhookId, is_accepted: Option<bool>, limit: u32)
     -> Result<Vec<Attempt>, StoreError>;
 
-    /// The retries of each webhook that has any.
+    /// The retries of each webhook that is served and has any.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError>;
+
+    /// The number of users whose events were given up, of each webhook that has any, also of those that are not served.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn failed_users(&self) -> Result<Vec<(WebhookId, u64)>, StoreError>;
 
     /// The time of the first event of the feed behind a position.
     ///
@@ -157,12 +163,19 @@ pub trait WebhookStore: Send + Sync + 'static {
     async fn unplaced(&self) -> Result<Unplaced, StoreError>;
 }
 
-/// The figures of all webhooks.
+impl Webhooks {
+    /// The number of webhooks that have failed.
+    pub fn failed(&self) -> u64 {
+        self.webhooks.iter().filter(|webhook| webhook.state() == WebhookState::Failed).count() as u64
+    }
+}
+
+/// The figures of all webhooks, as they were read.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
-    let Webhooks { webhooks, last } = store.webhooks().await?;
+pub async fn figures(store: &dyn WebhookStore, read: &Webhooks) -> Result<Figures, StoreError> {
+    let (webhooks, last) = (&read.webhooks, read.last);
     let served = || webhooks.iter().filter(|webhook| webhook.is_served());
     let behind = || served().map(|webhook| last.saturating_sub(webhook.progress.position));
     // If nobody delivers, nobody reads the feed either.
@@ -180,7 +193,7 @@ pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
         _ => None,
     };
     Ok(Figures {
-        failed: webhooks.iter().filter(|webhook| webhook.state() == WebhookState::Failed).count() as u64,
+        failed: read.failed(),
         backlog: behind().map(|behind| behind + unplaced.events).sum(),
         retries: retries().map(|sum| sum.retries).sum(),
         failed_users: retries().map(|sum| sum.failed).sum(),

@@ -30,8 +30,8 @@ use crate::{
         rows::{
             event::event_of,
             webhook::{
-                ATTEMPT, RESEND, RETRY_SUMS, UNPLACED, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, unplaced_of,
-                webhook_of,
+                ATTEMPT, FAILED_USERS, RESEND, RETRY_SUMS, UNPLACED, WEBHOOK, attempt_of, failed_users_of,
+                retry_sum_of, stored_secrets, unplaced_of, webhook_of,
             },
         },
     },
@@ -175,6 +175,10 @@ impl WebhookStore for MySqlStore {
 
     async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError> {
         self.reader.fetch_all(sqlx::query(RETRY_SUMS)).await?.iter().map(retry_sum_of).collect()
+    }
+
+    async fn failed_users(&self) -> Result<Vec<(WebhookId, u64)>, StoreError> {
+        self.reader.fetch_all(sqlx::query(FAILED_USERS)).await?.iter().map(failed_users_of).collect()
     }
 
     async fn time_behind(&self, position: Position) -> Result<Option<DateTime<Utc>>, StoreError> {

@@ -29,8 +29,8 @@ use crate::{
         rows::{
             event::event_of,
             webhook::{
-                ATTEMPT, RESEND, RETRY_SUMS, UNPLACED, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, unplaced_of,
-                webhook_of,
+                ATTEMPT, FAILED_USERS, RESEND, RETRY_SUMS, UNPLACED, WEBHOOK, attempt_of, failed_users_of,
+                retry_sum_of, stored_secrets, unplaced_of, webhook_of,
             },
         },
     },
@@ -175,6 +175,11 @@ impl WebhookStore for SqliteStore {
     async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError> {
         let rows = sqlx::query(RETRY_SUMS).fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(retry_sum_of).collect()
+    }
+
+    async fn failed_users(&self) -> Result<Vec<(WebhookId, u64)>, StoreError> {
+        let rows = sqlx::query(FAILED_USERS).fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(failed_users_of).collect()
     }
 
     async fn time_behind(&self, position: Position) -> Result<Option<DateTime<Utc>>, StoreError> {

@@ -213,6 +213,10 @@ impl WebhookStore for Fake {
         unimplemented!()
     }
 
+    async fn failed_users(&self) -> Result<Vec<(WebhookId, u64)>, StoreError> {
+        unimplemented!()
+    }
+
     async fn time_behind(&self, _: Position) -> Result<Option<DateTime<Utc>>, StoreError> {
         unimplemented!()
     }
