@@ -45,6 +45,8 @@ const MANY_ATTEMPTS: usize = 2_000;
 /// Most rows of a save. What is left is saved in the next round, so that a save neither holds up charges nor grows beyond
 /// a packet of the database.
 pub const SAVED_ROWS: usize = 3_000;
+/// The bounds of what is in memory for all webhooks together.
+const IN_MEMORY: Bounds = Bounds { refused: 100_000, retries: 120_000, loaded: 300_000 };
 /// Pause between two renewals of the lease while nothing is delivered.
 const RENEWAL: Duration = Duration::from_secs(10);
 /// Longest sleep of the loop, so that an attempt begins at its time.
@@ -61,6 +63,8 @@ const AT_LEAST: usize = 2;
 pub const IN_ALL: usize = 256;
 /// The time that deliveries on their way have after a stop. Those that take longer are repeated.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time that saves have after a stop. Deliveries that are not saved then are repeated.
+const LAST_SAVES: Duration = Duration::from_secs(10);
 /// A delivery begins if it can end so long before the lease does.
 const SPARE: Duration = Duration::from_secs(5);
 
@@ -100,10 +104,36 @@ pub struct Delivered {
     pub is_lost: bool,
 }
 
+/// Bounds of the retries of all webhooks together. Each retry takes some hundred bytes.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// Users whose events are refused, at which the webhook with most of them has failed.
+    refused: usize,
+    /// Retries at which a webhook with more than its part of them gets no further events.
+    retries: usize,
+    /// Retries at which those of no further webhook are read: more than the other bounds leave, so that it only meets
+    /// many webhooks that operators restart at once.
+    loaded: usize,
+}
+
+/// The result of a save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Save {
+    /// Nothing is left.
+    All,
+    /// It had no room for all changes.
+    Part,
+    /// The database did not take the changes. They are kept for the next save.
+    Failed,
+    /// The lease is lost.
+    Lost,
+}
+
 /// A run of deliveries.
 struct Run<'d> {
     deliverer: &'d Deliverer,
     holder: Holder,
+    bounds: Bounds,
     queues: BTreeMap<WebhookId, Queue>,
     sends: Sends,
     /// The last position of the feed, as far as it is known.
@@ -113,7 +143,7 @@ struct Run<'d> {
     saved_at: Instant,
     /// Whether the last save had no room for all changes.
     is_save_full: bool,
-    /// `None` before the first one.
+    /// `None` before the first one, and while queues are left to read.
     reloaded_at: Option<Instant>,
     sealed_at: Option<Instant>,
     polled_at: Option<Instant>,
@@ -131,7 +161,7 @@ impl Deliverer {
     /// The database does not answer at the begin, or fails. Deliveries that could not be saved will be repeated.
     pub async fn run(&self, owner: &str, until: Until, stop: &CancellationToken) -> Result<Delivered, StoreError> {
         let mut run = self.start(owner);
-        if !run.save().await? {
+        if run.save().await? == Save::Lost {
             return Ok(Delivered { is_lost: true, ..run.done });
         }
         let ended = run.rounds(until, stop).await;
@@ -146,6 +176,7 @@ impl Deliverer {
         Run {
             deliverer: self,
             holder: Holder { job: JOB, owner: owner.to_owned() },
+            bounds: IN_MEMORY,
             queues: BTreeMap::new(),
             sends: Sends::new(self.sender.clone(), self.vault.clone(), self.calendar.clone()),
             last: 0,
@@ -177,14 +208,24 @@ impl Run<'_> {
                 (None, Until::Stopped) => false,
                 (None, Until::Idle) => self.is_idle(),
             };
-            if (is_done || self.is_save_due()) && !self.save().await? {
-                return Ok(Delivered { is_lost: true, ..self.done });
-            }
-            let is_late = stopped_at.is_some_and(|at| at.elapsed() >= 2 * STOP_TIMEOUT);
-            if is_done && self.is_save_full && !is_late {
-                continue;
+            let saved = match is_done || self.is_save_due() {
+                true => self.save().await?,
+                false => Save::All,
+            };
+            let is_late = stopped_at.is_some_and(|at| at.elapsed() >= LAST_SAVES);
+            match saved {
+                Save::Lost => return Ok(Delivered { is_lost: true, ..self.done }),
+                Save::Part if is_done && !is_late => continue,
+                Save::Failed if is_done && !is_late => {
+                    tokio::time::sleep(SAVE).await;
+                    continue;
+                }
+                Save::All | Save::Part | Save::Failed => {}
             }
             if is_done {
+                if saved != Save::All {
+                    tracing::warn!("progress of webhooks not saved in time; the last deliveries are repeated");
+                }
                 let waiting = |queue: &Queue| queue.retries() - queue.failed_users();
                 self.done.waiting = self.queues.values().map(|queue| waiting(queue) as u64).sum();
                 return Ok(self.done);
@@ -204,6 +245,7 @@ impl Run<'_> {
     fn is_idle(&self) -> bool {
         let now = self.deliverer.calendar.now().utc;
         self.polled_at.is_some()
+            && self.reloaded_at.is_some()
             && self.paused_until.is_none()
             && self.sends.is_empty()
             && self.queues.values().all(|queue| queue.is_idle(self.last, now))
@@ -218,7 +260,8 @@ impl Run<'_> {
 
     /// Before an end by an error: waits for the deliveries on their way, and saves.
     async fn leave(&mut self) {
-        let left = Instant::now() + STOP_TIMEOUT;
+        let began = Instant::now();
+        let left = began + STOP_TIMEOUT;
         // Ends: each delivery is taken out, and no other one starts.
         while !self.sends.is_empty() {
             match tokio::time::timeout_at(left.into(), self.sends.next()).await {
@@ -227,11 +270,16 @@ impl Run<'_> {
                 Err(_) => break,
             }
         }
-        // Ends: each save leaves less.
+        // Ends: in time.
         loop {
+            let is_late = began.elapsed() >= LAST_SAVES;
             match self.save().await {
-                Ok(true) if self.is_save_full && Instant::now() < left => {}
-                Ok(_) => return,
+                Ok(Save::All | Save::Lost) => return,
+                Ok(Save::Part) if !is_late => {}
+                Ok(Save::Failed) if !is_late => tokio::time::sleep(SAVE).await,
+                Ok(Save::Part | Save::Failed) => {
+                    return tracing::warn!("progress of webhooks not saved in time; the last deliveries are repeated");
+                }
                 Err(error) => {
                     return tracing::warn!(%error, "progress of webhooks not saved; the last deliveries are repeated");
                 }
@@ -239,8 +287,8 @@ impl Run<'_> {
         }
     }
 
-    /// Renews the lease and stores changes, at most [`SAVED_ROWS`]. False if the lease is lost.
-    async fn save(&mut self) -> Result<bool, StoreError> {
+    /// Renews the lease and stores changes, at most [`SAVED_ROWS`].
+    async fn save(&mut self) -> Result<Save, StoreError> {
         let mut room = SAVED_ROWS;
         let queues: Vec<_> = self.turn().iter().filter_map(|id| self.queues.get(id)).collect();
         let unsaved = queues.iter().filter_map(|queue| Some((*queue, queue.unsaved(&mut room)?)));
@@ -252,7 +300,7 @@ impl Run<'_> {
         self.is_save_full = false;
         let began = Instant::now();
         let saving = self.deliverer.store.save_deliveries(&self.holder, &changes);
-        match saving.await {
+        let saved = match saving.await {
             Ok(true) => {
                 self.held_until = began + LEASE;
                 self.is_save_full = room == 0;
@@ -261,15 +309,17 @@ impl Run<'_> {
                         queue.saved(change);
                     }
                 }
+                if self.is_save_full { Save::Part } else { Save::All }
             }
-            Ok(false) => return Ok(false),
+            Ok(false) => return Ok(Save::Lost),
             // The changes stay for the next save. Nothing is sent when the lease may have ended.
             Err(error @ (StoreError::Conflict(_) | StoreError::Unavailable(_))) if began < self.held_until => {
                 tracing::warn!(%error, "progress of webhooks not saved; it is saved again");
+                if changes.is_empty() { Save::All } else { Save::Failed }
             }
             Err(error) => return Err(error),
-        }
+        };
         self.saved_at = Instant::now();
-        Ok(true)
+        Ok(saved)
     }
 }

@@ -120,7 +120,14 @@ impl Deliverer {
             match self.store.seal_again(webhook, &secrets).await {
                 Ok(is_changed) => sealed += usize::from(is_changed),
                 // Secrets of an earlier key still open.
-                Err(error) => return tracing::warn!(%error, "secrets of webhooks not sealed again; trying again"),
+                Err(error @ StoreError::Unavailable(_)) => {
+                    tracing::warn!(%error, "secrets of webhooks not sealed again; trying again");
+                    break;
+                }
+                // It says nothing about the other webhooks.
+                Err(error) => {
+                    tracing::warn!(webhook = %webhook.id, %error, "secrets of a webhook not sealed again; trying again");
+                }
             }
         }
         if sealed > 0 {
@@ -174,6 +181,19 @@ mod tests {
         queue.add_resends([Resend { id: Uuid::nil(), webhook: webhook.id.clone(), message }].iter());
         let Step::Send(delivery) = queue.next(at) else { panic!() };
         Ok(sends.post(&webhook, &delivery, at)?.signature.split(' ').count())
+    }
+
+    #[tokio::test]
+    async fn a_webhook_whose_secrets_cannot_be_written_hinders_no_other() {
+        let webhook = |id: &str, sealed: &str| Webhook {
+            id: WebhookId::from_stored(id),
+            secrets: vec![SealedSecret { sealed: sealed.into(), until: None }],
+            ..webhook()
+        };
+        let webhooks = [webhook("busy", "old-1"), webhook("new", "own-2"), webhook("old", "old-3")];
+        let fake = Arc::new(Fake::default());
+        fake.deliverer().seal_again(&webhooks).await;
+        assert_eq!(*fake.sealed.lock().unwrap(), [("old".to_owned(), "own-3".to_owned())]);
     }
 
     #[test]
