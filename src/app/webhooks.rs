@@ -44,7 +44,7 @@ const PERIOD: &str = "server";
 /// The cipher does not take the key.
 pub(super) fn vault(config: &Config) -> anyhow::Result<Option<Arc<dyn SecretVault>>> {
     let Some(key) = config.billing.webhooks.key() else { return Ok(None) };
-    Ok(Some(Arc::new(Vault::new(&key)?)))
+    Ok(Some(Arc::new(Vault::new(&key, &config.billing.webhooks.old_keys())?)))
 }
 
 /// Hears of no attempts, where no metrics are read.
@@ -93,9 +93,10 @@ pub(super) fn spawn(config: &Config, core: &Core) -> anyhow::Result<()> {
 
 /// Delivers whenever this process gets the lease, until `stop`.
 async fn deliver_regularly(deliverer: Deliverer, store: Arc<dyn Store>, stop: CancellationToken) {
+    // One owner for all turns: if the answer to the begin of a turn is lost, the next one still gets the lease.
+    let run = Run { job: JOB, period: PERIOD.into(), is_by_hand: true, owner: Uuid::now_v7().to_string() };
     // Ends: with the server.
     while !stop.is_cancelled() {
-        let run = Run { job: JOB, period: PERIOD.into(), is_by_hand: true, owner: Uuid::now_v7().to_string() };
         match store.begin_run(&run).await {
             Ok(Begun::Ours { .. }) => deliver(&deliverer, &*store, &run, &stop).await,
             Ok(Begun::Elsewhere | Begun::Done) => {}
@@ -128,12 +129,24 @@ async fn deliver(deliverer: &Deliverer, store: &dyn Store, run: &Run, stop: &Can
 async fn read_figures(store: Arc<dyn Store>, calendar: Arc<Calendar>, metrics: Arc<Metrics>) {
     // Ends: with the server.
     loop {
-        let reading = figures(&*store as &dyn WebhookStore);
-        let late = |_| Err(StoreError::Unavailable(format!("no answer in {FIGURES_TIMEOUT:?}").into()));
-        match timeout(FIGURES_TIMEOUT, reading).await.unwrap_or_else(late) {
-            Ok(figures) => metrics.webhooks.set(&figures, calendar.now().utc),
-            Err(error) => tracing::warn!(%error, "figures of webhooks not read; the gauges keep their values"),
+        if let Err(error) = set_figures(&*store as &dyn WebhookStore, &calendar, &metrics).await {
+            tracing::warn!(%error, "figures of webhooks not read; the gauges keep their values");
         }
         sleep(FIGURES_PAUSE).await;
     }
+}
+
+/// Sets the gauges. That of failed webhooks needs the webhooks alone: many retries must not hold its alert up.
+async fn set_figures(store: &dyn WebhookStore, calendar: &Calendar, metrics: &Metrics) -> Result<(), StoreError> {
+    let webhooks = in_time(store.webhooks()).await?;
+    metrics.webhooks.set_failed(webhooks.failed());
+    let figures = in_time(figures(store, &webhooks)).await?;
+    metrics.webhooks.set(&figures, calendar.now().utc);
+    Ok(())
+}
+
+/// The output of a reading, within its deadline.
+async fn in_time<T>(reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError::Unavailable(format!("no answer in {FIGURES_TIMEOUT:?}").into()));
+    timeout(FIGURES_TIMEOUT, reading).await.unwrap_or_else(late)
 }

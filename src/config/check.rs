@@ -9,7 +9,7 @@ impl Config {
     /// Checks the rules that involve several keys.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         services(&self.billing)?;
-        self.billing.webhooks.client_tls()?;
+        self.billing.webhooks.check()?;
         if let Some(redis) = &self.data.redis {
             redis.check()?;
             redis.client_tls()?;

@@ -68,6 +68,7 @@ billing:
   record_months: 13
   webhooks:
     key: SECRETofWebhooksSECRETofWebhooksSECRETofWeA=
+    old_keys: [SECRETofOldKeysSECRETofOldKeysSECRETofOldKA=]
     allow_private: true
 payment_service:
   grpc_addr: 127.0.0.1:9101
@@ -122,6 +123,10 @@ fn every_secret_can_come_from_a_file() {
         ("payment_service.callback_secrets", "FROMFILE-callbacks-1\nFROMFILE-callbacks-2\n"),
         ("server.grpc.internal_tokens", "FROMFILE, with a comma\r\nFROMFILE-the-second\r\n"),
         ("billing.webhooks.key", "FROMFILEofWebhooksFROMFILEofWebhooksFROMFIA=\n"),
+        (
+            "billing.webhooks.old_keys",
+            "FROMFILEofOldKeysFROMFILEofOldKeysFROMFILEA=\nFROMFILEofOlderKeysFROMFILEofOlderKeysFROMA=\n",
+        ),
         ("server.http.auth.jwt.secret", "FROMFILE-of-32-characters-or-more-"),
     ] {
         let (file, yaml) = (folder.file("secret", content), without(key));
@@ -135,6 +140,7 @@ fn every_secret_can_come_from_a_file() {
             "data.redis.password" => tokens(redis.password.as_slice()),
             "payment_service.callback_secrets" => tokens(&payment.callback_secrets),
             "billing.webhooks.key" => tokens(config.billing.webhooks.key.as_slice()),
+            "billing.webhooks.old_keys" => tokens(&config.billing.webhooks.old_keys),
             "server.grpc.internal_tokens" => tokens(&config.server.grpc.internal_tokens),
             _ => tokens(jwt.secret.as_slice()),
         };
@@ -234,6 +240,7 @@ fn the_printed_configuration_is_the_configuration() {
     let again = present
         .replace("internal_tokens:\n      - \"***\"", "internal_tokens: [SECRET-of-an-admin]")
         .replace("callback_secrets:\n    - \"***\"", "callback_secrets: [SECRET-of-callbacks-1]")
+        .replace("old_keys:\n      - \"***\"", "old_keys: [SECRETofOldKeysSECRETofOldKeysSECRETofOldKA=]")
         .replace("secret: \"***\"", "secret: SECRET-of-32-characters-or-more-0")
         .replace("\n    key: \"***\"", "\n    key: SECRETofWebhooksSECRETofWebhooksSECRETofWeA=")
         .replace("\n  key: \"***\"", "\n  key: SECRET-of-32-characters-or-more-1");

@@ -19,8 +19,9 @@ enum Form {
 }
 
 /// Every key that has a secret. A test finds a key that is not here.
-const KEYS: [(&str, Form); 7] = [
+const KEYS: [(&str, Form); 8] = [
     ("billing.webhooks.key", Form::One),
+    ("billing.webhooks.old_keys", Form::Several),
     ("console.key", Form::One),
     ("data.database.source", Form::One),
     ("data.redis.password", Form::One),

@@ -224,6 +224,12 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "models: {m: [{input: 1, output: 0.0000001}]}", "billing.models.m[0].output"),
         ("balance_low_threshold: 10.0", "price_refresh: 0s", "billing.price_refresh"),
         ("balance_low_threshold: 10.0", "webhooks: {key: c2hvcnQ=}", "billing.webhooks.key"),
+        ("balance_low_threshold: 10.0", "webhooks: {old_keys: [c2hvcnQ=]}", "billing.webhooks.old_keys"),
+        (
+            "balance_low_threshold: 10.0",
+            "webhooks: {old_keys: [AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=]}",
+            "billing.webhooks.old_keys",
+        ),
         ("balance_low_threshold: 10.0", "webhooks: {ca_file: /no/such/file}", "billing.webhooks.ca_file"),
         ("balance_low_threshold: 10.0", "webhooks: {key_file: /no/such/file}", "billing.webhooks.key_file"),
         ("payment_service:", "payment_services:", "payment_services"),

@@ -78,17 +78,25 @@ impl WebhookMetrics {
         })
     }
 
+    /// Sets the number of webhooks that have failed.
+    pub fn set_failed(&self, failed: u64) {
+        set(&self.failed_webhooks, failed);
+    }
+
     /// Sets the figures of the database.
     pub fn set(&self, figures: &Figures, now: DateTime<Utc>) {
-        let set = |gauges: &IntGaugeVec, value| gauges.with_label_values::<&str>(&[]).set(gauge(value));
         set(&self.backlog, figures.backlog);
         set(&self.held_back, figures.retries);
-        set(&self.failed_webhooks, figures.failed);
+        self.set_failed(figures.failed);
         set(&self.failed_users, figures.failed_users);
         let age = figures.oldest.map_or(0.0, |oldest| (now - oldest).as_seconds_f64().max(0.0));
         let oldest: Gauge = self.oldest_seconds.with_label_values::<&str>(&[]);
         oldest.set(age);
     }
+}
+
+fn set(gauges: &IntGaugeVec, value: u64) {
+    gauges.with_label_values::<&str>(&[]).set(gauge(value));
 }
 
 impl DeliveryObserver for WebhookMetrics {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use chrono::{DateTime, Datelike, NaiveDate, SubsecRound, Utc};
+use chrono::{DateTime, NaiveDate, SubsecRound, Utc};
 
 use super::{
     convert::{count, estimate, price_line, service_tier, tokens, usage},
@@ -13,7 +13,7 @@ use super::{
         PriceTier, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest,
     },
     reports::paging::Page,
-    timestamp::Timestamp,
+    timestamp::instant,
 };
 use crate::biz::{
     account::catalog::Catalog,
@@ -278,15 +278,6 @@ fn new_version(request: &PutPriceVersionRequest, now: DateTime<Utc>) -> Result<N
     let made = || PriceVersionId::from_stored(format!("put:{}", effective_from.timestamp_micros()));
     let is_at_once = request.effective_from.is_none();
     Ok(NewVersion { model, effective_from, is_at_once, id: id.unwrap_or_else(made), prices: draft.check()? })
-}
-
-/// Parses an instant of 1970 or later.
-fn instant(field: &str, value: Timestamp) -> Result<DateTime<Utc>> {
-    let nanos = u32::try_from(value.nanos).ok();
-    nanos
-        .and_then(|nanos| DateTime::from_timestamp(value.seconds, nanos))
-        .filter(|instant| (1970..=9999).contains(&instant.year()))
-        .ok_or_else(|| Invalid::new(field, "must be of the years 1970 to 9999").into())
 }
 
 fn tier(tier: &PriceTier) -> Result<(u32, Given)> {

@@ -1,7 +1,9 @@
 //! `google.protobuf.Timestamp` with its proto3 JSON form: RFC 3339 in UTC, with the suffix `Z`.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use crate::biz::values::{error, invalid::Invalid};
 
 /// An instant on the wire. The fields are those of `google/protobuf/timestamp.proto`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
@@ -18,6 +20,15 @@ impl From<DateTime<Utc>> for Timestamp {
     fn from(instant: DateTime<Utc>) -> Self {
         Self { seconds: instant.timestamp(), nanos: super::convert::int32(instant.timestamp_subsec_nanos()) }
     }
+}
+
+/// Parses an instant of 1970 or later.
+pub(super) fn instant(field: &str, value: Timestamp) -> error::Result<DateTime<Utc>> {
+    let nanos = u32::try_from(value.nanos).ok();
+    nanos
+        .and_then(|nanos| DateTime::from_timestamp(value.seconds, nanos))
+        .filter(|instant| (1970..=9999).contains(&instant.year()))
+        .ok_or_else(|| Invalid::new(field, "must be of the years 1970 to 9999").into())
 }
 
 impl Serialize for Timestamp {

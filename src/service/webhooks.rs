@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
         ListWebhooksReply, ListWebhooksRequest, PutWebhookReply, PutWebhookRequest, RedeliverWebhookReply,
         RedeliverWebhookRequest, TestWebhookReply, TestWebhookRequest, WebhookDelivery,
     },
+    timestamp::{Timestamp, instant},
 };
 use crate::{
     biz::{
@@ -26,7 +27,7 @@ use crate::{
         },
         webhooks::{
             TEST_TYPE, Types, Webhook,
-            changes::{PutWebhook, no_webhook},
+            changes::{EXPECTED_UPDATED_AT, Expected, MUST_BE_NEW, PutWebhook, no_webhook},
             delivery::{Attempt, KEPT_ATTEMPTS, Message, Resend, TraceContext},
             secret::{DEFAULT_OVERLAP, MAX_OVERLAP_HOURS, SecretVault, VaultError},
             store::{Put, WebhookStore},
@@ -74,12 +75,17 @@ impl WebhookService {
             false => None,
         };
         let rotation = rotation(request.rotate_secret, request.overlap_hours)?;
+        let expected = match (expected(request.expected_updated_at)?, request.must_be_new) {
+            (expected, false) => expected,
+            (Expected::Any, true) => Expected::New,
+            (_, true) => return Err(Invalid::new(MUST_BE_NEW, "does not go with expected_updated_at").into()),
+        };
         let vault = self.vault.as_ref().ok_or_else(|| {
             Invalid::new("webhook_id", "webhooks need billing.webhooks.key_file in the configuration of this server")
         })?;
         let fresh = vault.fresh().map_err(unsealed)?;
         let sealed = vault.seal(&id, &fresh).map_err(unsealed)?;
-        let put = PutWebhook { id, target, is_active: request.active, rotation, fresh: sealed };
+        let put = PutWebhook { id, expected, target, is_active: request.active, rotation, fresh: sealed };
         let stored = self.store.webhooks().await?.webhooks;
         // A new webhook begins behind the events that are committed now.
         if !stored.iter().any(|webhook| webhook.id == put.id) && !self.feed.place_all(PLACE_TIME).await? {
@@ -87,7 +93,8 @@ impl WebhookService {
             return Err(Error::Overloaded(why.into()));
         }
         let call = AuditedCall::new(PUT_WEBHOOK, actor, "");
-        let now = self.calendar.now().utc;
+        // As precise as the databases keep it.
+        let now = self.calendar.now().utc.trunc_subsecs(6);
         let Put { webhook, changed, uses_fresh } = self.store.put_webhook(&put, &call, now).await??;
         let secret = if uses_fresh { fresh.reveal() } else { String::new() };
         Ok(PutWebhookReply { success: true, changed, webhook: Some(shown(&webhook, None, now)), secret })
@@ -96,9 +103,9 @@ impl WebhookService {
     pub async fn list_webhooks(&self, _: ListWebhooksRequest, actor: Actor) -> Result<ListWebhooksReply> {
         let (stored, now) = (self.store.webhooks().await?, self.calendar.now().utc);
         let last = stored.last + self.store.unplaced().await?.events;
-        let sums = self.store.retry_sums().await?;
+        let failed = self.store.failed_users().await?;
         let failed_users =
-            |id: &WebhookId| sums.iter().find(|sum| sum.webhook == *id).map_or(0, |sum| int32(sum.failed));
+            |id: &WebhookId| failed.iter().find(|(webhook, _)| webhook == id).map_or(0, |(_, users)| int32(*users));
         let shown = |webhook: &Webhook| proto::Webhook {
             url: url_for(&actor.role, &webhook.url),
             failed_users: failed_users(&webhook.id),
@@ -109,8 +116,9 @@ impl WebhookService {
 
     pub async fn delete_webhook(&self, request: DeleteWebhookRequest, actor: Actor) -> Result<DeleteWebhookReply> {
         let id = WebhookId::parse("webhook_id", &request.webhook_id)?;
+        let expected = expected(request.expected_updated_at)?;
         let call = AuditedCall::new(DELETE_WEBHOOK, actor, "");
-        let changed = self.store.delete_webhook(&id, &call, self.calendar.now().utc).await?;
+        let changed = self.store.delete_webhook((&id, expected), &call, self.calendar.now().utc).await??;
         Ok(DeleteWebhookReply { success: true, changed })
     }
 
@@ -200,6 +208,12 @@ fn types(names: &[String]) -> Result<Types> {
     }
     let types = names.iter().map(|name| name.parse()).collect::<std::result::Result<Vec<EventType>, _>>()?;
     Ok(Types::of(types))
+}
+
+/// The state that the caller has seen.
+fn expected(updated_at: Option<Timestamp>) -> Result<Expected> {
+    let at = updated_at.map(|at| instant(EXPECTED_UPDATED_AT, at)).transpose()?;
+    Ok(at.map_or(Expected::Any, Expected::ChangedAt))
 }
 
 /// The time for which the replaced secret stays valid.

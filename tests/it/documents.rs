@@ -12,6 +12,8 @@ use billing_service::{
     service::errors,
 };
 
+use serde_json::Value;
+
 use crate::harness::contract::rpcs;
 
 fn root() -> &'static Path {
@@ -286,12 +288,30 @@ fn every_error_code_is_in_the_api_document() {
 }
 
 #[test]
-fn every_type_of_event_has_a_row_in_the_document_of_events() {
+fn every_type_of_event_has_a_row_and_an_example_in_the_document_of_events() {
     let document = text("docs/events.md");
     let types = between(&document, "## Types", "## Thresholds").concat();
+    let examples: Vec<Value> = between(&types, "```json", "```")
+        .iter()
+        .flat_map(|block| block.lines())
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
+        .collect();
+    // The fields of the three kinds of quotas have rows of their own.
+    let quotas: String = types.lines().filter(|line| line.starts_with("| `") && line.contains("`: ")).collect();
     for name in EventType::ALL.map(EventType::name) {
-        let is_shown = types.lines().any(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
-        assert!(is_shown, "{name} has no row in docs/events.md");
+        let row = types.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
+        let row = row.unwrap_or_else(|| panic!("{name} has no row in docs/events.md"));
+        let of_type: Vec<_> = examples.iter().filter(|example| example["type"] == name).collect();
+        assert!(!of_type.is_empty(), "{name} has no example in docs/events.md");
+        for field in of_type.iter().flat_map(|example| example["data"].as_object().unwrap().keys()) {
+            let field_in_words = format!("`{field}`");
+            let is_quota = name == EventType::QuotaThreshold.name() && quotas.contains(&field_in_words);
+            assert!(
+                field == "user_id" || row.contains(&field_in_words) || is_quota,
+                "{name} has no {field} in its row"
+            );
+        }
     }
 }
 

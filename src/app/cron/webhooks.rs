@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{JobReport, Runner};
 use crate::{
-    app::webhooks::deliverer,
+    app::webhooks::{deliverer, vault},
     biz::{
         events::reader::FeedReader,
         jobs::deliver_webhooks::{Delivered, Until},
@@ -50,7 +50,21 @@ impl Runner {
 
     pub(super) async fn preview_webhooks(&self) -> anyhow::Result<JobReport> {
         let backlog = self.webhook_backlog().await?;
-        Ok(JobReport { lines: vec![format!("deliver-webhooks: {backlog}")], is_good: true })
+        let mut lines = vec![format!("deliver-webhooks: {backlog}")];
+        if let Some(vault) = vault(&self.config)? {
+            let webhooks = self.store.webhooks().await?.webhooks;
+            // A secret whose time is over signs nothing, and may be of a key that is gone for good.
+            let now = self.config.calendar(self.clock.clone()).now().utc;
+            let secrets = webhooks.iter().flat_map(|webhook| {
+                let valid = webhook.secrets.iter().filter(|secret| secret.is_valid(now));
+                valid.map(|secret| (&webhook.id, secret))
+            });
+            let again: Vec<_> = secrets.map(|(id, secret)| vault.sealed_again(id, &secret.sealed)).collect();
+            let old = again.iter().filter(|again| matches!(again, Ok(Some(_)))).count();
+            let lost = again.iter().filter(|again| again.is_err()).count();
+            lines.push(format!("deliver-webhooks: {old} secrets are sealed by an old key, {lost} by an unknown one"));
+        }
+        Ok(JobReport { lines, is_good: true })
     }
 
     /// The backlog of the webhooks, in words.
@@ -58,7 +72,8 @@ impl Runner {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     pub async fn webhook_backlog(&self) -> Result<String, StoreError> {
-        let Figures { failed, backlog, retries, failed_users, .. } = figures(&*self.store).await?;
+        let webhooks = self.store.webhooks().await?;
+        let Figures { failed, backlog, retries, failed_users, .. } = figures(&*self.store, &webhooks).await?;
         let left = format!("{failed_users} users failed, {failed} webhooks failed");
         Ok(format!("backlog {backlog}, {retries} retries wait, {left}"))
     }

@@ -14,10 +14,42 @@ use crate::biz::{
     values::{ids::WebhookId, invalid::Invalid},
 };
 
+/// The state of a webhook that an operator has seen. A change of another state is refused under the lock of the webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    Any,
+    /// There is none.
+    New,
+    /// Its last change was then.
+    ChangedAt(DateTime<Utc>),
+}
+
+impl Expected {
+    /// # Errors
+    /// The stored webhook is in another state.
+    pub fn check(self, stored: Option<&Webhook>) -> Result<(), Invalid> {
+        match (self, stored) {
+            (Self::New, Some(_)) => {
+                Err(Invalid::new(MUST_BE_NEW, "a webhook with this id exists already; nothing was changed"))
+            }
+            (Self::ChangedAt(at), stored) if stored.is_none_or(|stored| stored.updated_at != at) => {
+                let why = "the webhook has changed since; nothing was changed, read it again by ListWebhooks";
+                Err(Invalid::new(EXPECTED_UPDATED_AT, why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The fields of a refusal because of another state.
+pub const EXPECTED_UPDATED_AT: &str = "expected_updated_at";
+pub const MUST_BE_NEW: &str = "must_be_new";
+
 /// A webhook as an operator wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PutWebhook {
     pub id: WebhookId,
+    pub expected: Expected,
     /// `None` leaves both as they are.
     pub target: Option<(WebhookUrl, Types)>,
     /// `None` leaves it as it is; a new webhook is active.
@@ -54,6 +86,9 @@ impl PutWebhook {
     /// `active: true` and another URL end the failure of a webhook. A rotation keeps each secret that is still valid, because a
     /// repeated call must not end the one that the receiver knows.
     pub fn decide(&self, stored: Option<&Webhook>, others: usize, call: &AuditedCall, now: DateTime<Utc>) -> Change {
+        if let Err(refused) = self.expected.check(stored) {
+            return Change::Refused(refused);
+        }
         let Some(old) = stored else { return self.create(others, call, now) };
         let mut new = old.clone();
         if let Some((url, types)) = &self.target {
@@ -73,7 +108,8 @@ impl PutWebhook {
         if new == *old {
             return Change::Unchanged;
         }
-        new.updated_at = now;
+        // Each change has a time of its own, also by a clock that is behind.
+        new.updated_at = now.max(old.updated_at + TimeDelta::microseconds(1));
         let mut after = state(&new);
         if new.url != old.url {
             // The states show the host alone.
@@ -195,6 +231,7 @@ mod tests {
     fn put(fresh: &str) -> PutWebhook {
         PutWebhook {
             id: WebhookId::from_stored("w"),
+            expected: Expected::Any,
             target: Some((WebhookUrl::from_stored("https://a/"), Types::All)),
             is_active: None,
             rotation: None,
@@ -244,6 +281,26 @@ mod tests {
         assert_eq!(refused.field, "rotate_secret");
         let ended = written(&PutWebhook { rotation: Some(TimeDelta::zero()), ..put("f") }, Some(&fourth), 13).webhook;
         assert_eq!(secrets(&ended, 13), ["f"]);
+    }
+
+    #[test]
+    fn a_change_of_a_state_that_the_caller_has_not_seen_is_refused() {
+        let refused = |put: &PutWebhook, stored: Option<&Webhook>| match decide(put, stored, 0) {
+            Change::Refused(refused) => refused.field,
+            other => panic!("{other:?}"),
+        };
+        let new = PutWebhook { expected: Expected::New, ..put("a") };
+        let first = written(&new, None, 0).webhook;
+        assert_eq!(refused(&new, Some(&first)), "must_be_new");
+        let rotation = PutWebhook {
+            expected: Expected::ChangedAt(first.updated_at),
+            rotation: Some(TimeDelta::hours(1)),
+            ..put("b")
+        };
+        // By a clock that stands still.
+        let second = written(&rotation, Some(&first), 0).webhook;
+        assert_eq!(refused(&rotation, Some(&second)), "expected_updated_at");
+        assert_eq!(refused(&rotation, None), "expected_updated_at");
     }
 
     #[test]

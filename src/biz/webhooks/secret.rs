@@ -92,6 +92,12 @@ pub trait SecretVault: Send + Sync + 'static {
     /// # Errors
     /// The text was sealed by another key or for another webhook, or was changed.
     fn open(&self, webhook: &WebhookId, sealed: &str) -> Result<SigningSecret, VaultError>;
+
+    /// The secret sealed again by the key of now, if it was sealed by an earlier one.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::seal`].
+    fn sealed_again(&self, webhook: &WebhookId, sealed: &str) -> Result<Option<String>, VaultError>;
 }
 
 /// The value of the header `webhook-signature`: a signature by each secret.

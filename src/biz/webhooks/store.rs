@@ -5,8 +5,9 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Failed, MAX_WEBHOOKS, Types, Webhook, WebhookState,
-    changes::PutWebhook,
+    changes::{Expected, PutWebhook},
     delivery::{Attempt, OrderKey, Resend, StoredRetry},
+    secret::SealedSecret,
 };
 use crate::biz::{
     audit_trail::AuditedCall,
@@ -89,11 +90,16 @@ pub trait WebhookStore: Send + Sync + 'static {
         now: DateTime<Utc>,
     ) -> Result<Result<Put, Invalid>, StoreError>;
 
-    /// Deletes a webhook with all that waits for it. Returns whether it was there.
+    /// Deletes a webhook with all that waits for it, unless it is in another state. Returns whether it was there.
     ///
     /// # Errors
     /// As [`Self::put_webhook`].
-    async fn delete_webhook(&self, id: &WebhookId, call: &AuditedCall, now: DateTime<Utc>) -> Result<bool, StoreError>;
+    async fn delete_webhook(
+        &self,
+        (id, expected): (&WebhookId, Expected),
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError>;
 
     /// Tries all that waits for a webhook at once, and ends its failure. Returns whether the webhook is there.
     ///
@@ -132,11 +138,17 @@ pub trait WebhookStore: Send + Sync + 'static {
     async fn attempts(&self, id: &WebhookId, is_accepted: Option<bool>, limit: u32)
     -> Result<Vec<Attempt>, StoreError>;
 
-    /// The retries of each webhook that has any.
+    /// The retries of each webhook that is served and has any.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError>;
+
+    /// The number of users whose events were given up, of each webhook that has any, also of those that are not served.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn failed_users(&self) -> Result<Vec<(WebhookId, u64)>, StoreError>;
 
     /// The time of the first event of the feed behind a position.
     ///
@@ -151,12 +163,19 @@ pub trait WebhookStore: Send + Sync + 'static {
     async fn unplaced(&self) -> Result<Unplaced, StoreError>;
 }
 
-/// The figures of all webhooks.
+impl Webhooks {
+    /// The number of webhooks that have failed.
+    pub fn failed(&self) -> u64 {
+        self.webhooks.iter().filter(|webhook| webhook.state() == WebhookState::Failed).count() as u64
+    }
+}
+
+/// The figures of all webhooks, as they were read.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
-    let Webhooks { webhooks, last } = store.webhooks().await?;
+pub async fn figures(store: &dyn WebhookStore, read: &Webhooks) -> Result<Figures, StoreError> {
+    let (webhooks, last) = (&read.webhooks, read.last);
     let served = || webhooks.iter().filter(|webhook| webhook.is_served());
     let behind = || served().map(|webhook| last.saturating_sub(webhook.progress.position));
     // If nobody delivers, nobody reads the feed either.
@@ -174,7 +193,7 @@ pub async fn figures(store: &dyn WebhookStore) -> Result<Figures, StoreError> {
         _ => None,
     };
     Ok(Figures {
-        failed: webhooks.iter().filter(|webhook| webhook.state() == WebhookState::Failed).count() as u64,
+        failed: read.failed(),
         backlog: behind().map(|behind| behind + unplaced.events).sum(),
         retries: retries().map(|sum| sum.retries).sum(),
         failed_users: retries().map(|sum| sum.failed).sum(),
@@ -251,6 +270,13 @@ pub trait DeliveryStore: WebhookStore {
         (after, until): (Position, Position),
         limit: u32,
     ) -> Result<Vec<Event>, StoreError>;
+
+    /// Replaces the secrets of a webhook by the same ones, sealed again, unless they have changed since it was read.
+    /// Returns whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`], [`StoreError::Unavailable`], [`StoreError::Failed`]; a repeat is safe.
+    async fn seal_again(&self, webhook: &Webhook, secrets: &[SealedSecret]) -> Result<bool, StoreError>;
 
     /// Renews the lease, and stores the changes in the same transaction. False if another process has the lease or
     /// the lease has expired; nothing is stored then. Changes of a deleted webhook are left out.

@@ -142,7 +142,7 @@ mod tests {
             values::{class::Class, ids::WebhookId},
             webhooks::{
                 Types, Webhook,
-                changes::{self, Change, PutWebhook},
+                changes::{self, Change, Expected, PutWebhook},
                 delivery::Resend,
                 url::WebhookUrl,
             },
@@ -157,7 +157,8 @@ mod tests {
         let call = AuditedCall::new(PUT_WEBHOOK, Actor::new("ops", "admin", "r"), "");
         let put = |url: &str, rotation, stored: Option<&Webhook>| {
             let target = Some((WebhookUrl::from_stored(url), Types::All));
-            let put = PutWebhook { id: id.clone(), target, is_active: None, rotation, fresh: "sealed".into() };
+            let (id, expected, fresh) = (id.clone(), Expected::Any, "sealed".to_owned());
+            let put = PutWebhook { id, expected, target, is_active: None, rotation, fresh };
             match put.decide(stored, 0, &call, at) {
                 Change::Write(written) => *written,
                 other => panic!("{other:?}"),

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::{
     desk::Desk,
-    webhook_form::{PATH, Values, form, path_of, problem, stale, version_of},
+    webhook_form::{PATH, Values, expected_of, form, path_of, problem, stale, version_of},
 };
 use crate::{
     biz::{
@@ -32,6 +32,7 @@ use crate::{
             DeleteWebhookRequest, ListWebhookDeliveriesRequest, ListWebhooksRequest, PutWebhookRequest,
             RedeliverWebhookRequest, TestWebhookRequest, Webhook, WebhookDelivery,
         },
+        timestamp::Timestamp,
     },
     texts::Texts,
 };
@@ -255,16 +256,17 @@ pub(super) async fn redeliver(desk: Desk, Path(id): Path<String>, fields: Fields
 /// Makes a new secret and shows it. A form that was sent before makes no further one.
 pub(super) async fn rotate(desk: Desk, Path(id): Path<String>, fields: Fields) -> Result<Response, Response> {
     let rotate = async {
-        let webhook = current(&desk, &id, &fields).await?;
         let hours = fields.text("overlap_hours").parse();
         let hours = hours.map_err(|_| Invalid::new("overlap_hours", format!("must be 0 to {MAX_OVERLAP_HOURS}")))?;
         let request = PutWebhookRequest {
-            webhook_id: webhook.webhook_id,
+            webhook_id: id.clone(),
             rotate_secret: true,
             overlap_hours: Some(hours),
+            expected_updated_at: Some(seen(&fields)),
             ..Default::default()
         };
-        Ok(desk.console.api.webhooks.put_webhook(request, desk.actor.clone()).await?.secret)
+        let put = desk.console.api.webhooks.put_webhook(request, desk.actor.clone()).await;
+        Ok(put.map_err(|error| stale(&desk, error, true))?.secret)
     };
     match rotate.await {
         Ok(new) => Ok(secret(&desk, &id, &new)),
@@ -277,9 +279,9 @@ pub(super) async fn delete(desk: Desk, Path(id): Path<String>, fields: Fields) -
         if fields.text("confirmed").is_empty() {
             return Err(Invalid::new("confirmed", desk.texts.get("webhooks.delete_confirm")).into());
         }
-        current(&desk, &id, &fields).await?;
-        let request = DeleteWebhookRequest { webhook_id: id.clone() };
-        desk.console.api.webhooks.delete_webhook(request, desk.actor.clone()).await
+        let request = DeleteWebhookRequest { webhook_id: id.clone(), expected_updated_at: Some(seen(&fields)) };
+        let deleted = desk.console.api.webhooks.delete_webhook(request, desk.actor.clone()).await;
+        deleted.map_err(|error| stale(&desk, error, false))
     };
     match delete.await {
         Ok(_) => Ok(Redirect::to(PATH).into_response()),
@@ -287,13 +289,9 @@ pub(super) async fn delete(desk: Desk, Path(id): Path<String>, fields: Fields) -
     }
 }
 
-/// The webhook, unless it has changed since the form was made.
-async fn current(desk: &Desk, id: &str, fields: &Fields) -> Result<Webhook, Error> {
-    let webhook = find(desk, id).await?.ok_or_else(no_webhook)?;
-    match version_of(&webhook) == fields.text("version") {
-        true => Ok(webhook),
-        false => Err(stale(desk)),
-    }
+/// The last change of the webhook that the form shows. A form without it is refused.
+fn seen(fields: &Fields) -> Timestamp {
+    expected_of(fields.text("version")).unwrap_or_default()
 }
 
 /// Leads back to the page, so that a reload repeats nothing; or shows the reason of a refusal there.

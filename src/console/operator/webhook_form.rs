@@ -7,6 +7,7 @@ use crate::{
     biz::{
         events::EventType,
         values::{error::Error, invalid::Invalid},
+        webhooks::changes::{EXPECTED_UPDATED_AT, MUST_BE_NEW},
     },
     console::{
         controls::{PROOF, hidden},
@@ -16,6 +17,7 @@ use crate::{
     service::{
         errors,
         proto::{PutWebhookRequest, Webhook},
+        timestamp::Timestamp,
     },
 };
 
@@ -61,6 +63,8 @@ impl Values {
             url: self.url.clone(),
             types: self.types.clone(),
             active: Some(self.is_active),
+            must_be_new: self.version.is_empty(),
+            expected_updated_at: expected_of(&self.version),
             ..PutWebhookRequest::default()
         }
     }
@@ -75,6 +79,15 @@ fn field_of(kind: &str) -> String {
 pub(super) fn version_of(webhook: &Webhook) -> String {
     let at = webhook.updated_at.as_ref();
     at.map(|at| format!("{}.{:09}", at.seconds, at.nanos)).unwrap_or_default()
+}
+
+/// The time of [`version_of`]. A text of another form is a time at which no webhook has changed; an empty one is none.
+pub(super) fn expected_of(version: &str) -> Option<Timestamp> {
+    let parsed = || {
+        let (seconds, nanos) = version.split_once('.')?;
+        Some(Timestamp { seconds: seconds.parse().ok()?, nanos: nanos.parse().ok().filter(|nanos| *nanos >= 0)? })
+    };
+    (!version.is_empty()).then(|| parsed().unwrap_or_default())
 }
 
 /// The form of a webhook: a new one without a version, or a change.
@@ -118,7 +131,17 @@ pub(super) fn problem(wrong: Option<&Error>) -> Markup {
     }
 }
 
-/// The refusal of a form that shows an earlier state.
-pub(super) fn stale(desk: &Desk) -> Error {
-    Invalid::new("webhook_id", desk.texts.get("webhooks.stale")).into()
+/// The refusal of a form in words of the page: it shows an earlier state. A form that makes a secret may have made it when
+/// it was sent before, and the browser has dropped that answer.
+pub(super) fn stale(desk: &Desk, error: Error, makes_secret: bool) -> Error {
+    match error {
+        Error::Invalid(Invalid { field, .. }) if [EXPECTED_UPDATED_AT, MUST_BE_NEW].contains(&field.as_str()) => {
+            let why = match makes_secret {
+                true => desk.texts.get("webhooks.stale_secret"),
+                false => desk.texts.get("webhooks.stale"),
+            };
+            Invalid::new("webhook_id", why).into()
+        }
+        other => other,
+    }
 }

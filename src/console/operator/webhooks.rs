@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::{
     desk::Desk,
     webhook,
-    webhook_form::{PATH, Values, form, path_of, problem, stale, version_of},
+    webhook_form::{PATH, Values, form, path_of, problem, stale},
 };
 use crate::{
     biz::values::error::Error,
@@ -94,10 +94,7 @@ pub(super) async fn put(desk: Desk, fields: Fields) -> Result<Response, Response
 }
 
 async fn change(desk: &Desk, values: &Values) -> Result<(String, String), Error> {
-    let stored = webhook::find(desk, &values.id).await?;
-    if stored.as_ref().map(version_of).unwrap_or_default() != values.version {
-        return Err(stale(desk));
-    }
-    let reply = desk.console.api.webhooks.put_webhook(values.request(), desk.actor.clone()).await?;
-    Ok((values.id.clone(), reply.secret))
+    let put = desk.console.api.webhooks.put_webhook(values.request(), desk.actor.clone()).await;
+    let is_new = values.version.is_empty();
+    Ok((values.id.clone(), put.map_err(|error| stale(desk, error, is_new))?.secret))
 }

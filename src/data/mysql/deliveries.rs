@@ -22,8 +22,9 @@ use crate::{
             ids::{UserId, WebhookId},
         },
         webhooks::{
-            Types,
+            Types, Webhook,
             delivery::{Attempt, OrderKey, Resend, StoredRetry},
+            secret::SealedSecret,
             store::{ALL_RESENDS, DeliveryStore, Holder, SavedWebhook},
         },
     },
@@ -31,7 +32,7 @@ use crate::{
         row::Columns,
         rows::{
             event::event_of,
-            webhook::{RESEND, RETRY, resend_of, retry_of, stored_key},
+            webhook::{RESEND, RETRY, resend_of, retry_of, stored_key, stored_secrets},
         },
     },
 };
@@ -75,6 +76,12 @@ impl DeliveryStore for MySqlStore {
         }
         query.push(" ORDER BY position LIMIT ").push_bind(limit);
         self.reader.fetch_all(query.build()).await?.iter().map(event_of).collect()
+    }
+
+    async fn seal_again(&self, webhook: &Webhook, secrets: &[SealedSecret]) -> Result<bool, StoreError> {
+        let seal = "UPDATE webhook SET secrets = ? WHERE webhook_id = ? AND secrets = ?";
+        let seal = sqlx::query(seal).bind(stored_secrets(secrets)).bind(webhook.id.as_str());
+        Ok(self.reader.execute(seal.bind(stored_secrets(&webhook.secrets))).await? > 0)
     }
 
     async fn save_deliveries(&self, holder: &Holder, changes: &[SavedWebhook]) -> Result<bool, StoreError> {

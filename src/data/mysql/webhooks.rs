@@ -19,7 +19,7 @@ use crate::{
         values::{error::StoreError, ids::WebhookId, invalid::Invalid},
         webhooks::{
             Webhook,
-            changes::{self, Change, PutWebhook, Written},
+            changes::{self, Change, Expected, PutWebhook, Written},
             delivery::{Attempt, Resend},
             store::{MAX_RESENDS, Put, RetrySum, Unplaced, WebhookStore, Webhooks},
         },
@@ -30,8 +30,8 @@ use crate::{
         rows::{
             event::event_of,
             webhook::{
-                ATTEMPT, RESEND, RETRY_SUMS, UNPLACED, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, unplaced_of,
-                webhook_of,
+                ATTEMPT, FAILED_USERS, RESEND, RETRY_SUMS, UNPLACED, WEBHOOK, attempt_of, failed_users_of,
+                retry_sum_of, stored_secrets, unplaced_of, webhook_of,
             },
         },
     },
@@ -70,10 +70,16 @@ impl WebhookStore for MySqlStore {
         outcome.ok_or_else(|| StoreError::Failed("the change was not decided".into()))
     }
 
-    async fn delete_webhook(&self, id: &WebhookId, call: &AuditedCall, now: DateTime<Utc>) -> Result<bool, StoreError> {
+    async fn delete_webhook(
+        &self,
+        (id, expected): (&WebhookId, Expected),
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
         self.change_webhook(id, |webhook| {
+            expected.check(Some(webhook))?;
             let event = call.event(now, None, Some(changes::state(webhook)), None);
-            Statement::committing(LockMode::Wait, |packet| {
+            Ok(Statement::committing(LockMode::Wait, |packet| {
                 for delete in [
                     "DELETE FROM webhook WHERE webhook_id = ",
                     "DELETE FROM webhook_retry WHERE webhook_id = ",
@@ -83,7 +89,7 @@ impl WebhookStore for MySqlStore {
                     packet.push(delete).texts([id.as_str()]).push("; ");
                 }
                 audit_trail::insert(packet, &[event]);
-            })
+            }))
         })
         .await
     }
@@ -94,13 +100,14 @@ impl WebhookStore for MySqlStore {
         call: &AuditedCall,
         now: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
-        self.change_webhook(id, |old| {
+        let restarted = self.change_webhook(id, |old| {
             let mut webhook = old.clone();
             changes::restart(&mut webhook);
             let event = call.event(now, None, Some(changes::state(old)), Some(changes::state(&webhook)));
-            writing(&Written { webhook, event, uses_fresh: false, restarts: true }, true, now)
-        })
-        .await
+            Ok(writing(&Written { webhook, event, uses_fresh: false, restarts: true }, true, now))
+        });
+        // A restart is never refused.
+        Ok(restarted.await?.unwrap_or_default())
     }
 
     async fn add_resend(
@@ -170,6 +177,10 @@ impl WebhookStore for MySqlStore {
         self.reader.fetch_all(sqlx::query(RETRY_SUMS)).await?.iter().map(retry_sum_of).collect()
     }
 
+    async fn failed_users(&self) -> Result<Vec<(WebhookId, u64)>, StoreError> {
+        self.reader.fetch_all(sqlx::query(FAILED_USERS)).await?.iter().map(failed_users_of).collect()
+    }
+
     async fn time_behind(&self, position: Position) -> Result<Option<DateTime<Utc>>, StoreError> {
         let first = "SELECT created_at FROM event FORCE INDEX (uk_position) WHERE position > ? \
              ORDER BY position LIMIT 1";
@@ -184,23 +195,27 @@ impl WebhookStore for MySqlStore {
 }
 
 impl MySqlStore {
-    /// Runs the packet that `write` makes of a stored webhook. False if there is none.
+    /// Runs the packet that `write` makes of a stored webhook, unless it refuses. False if there is none.
     async fn change_webhook(
         &self,
         id: &WebhookId,
-        write: impl Fn(&Webhook) -> Statement + Send + Sync,
-    ) -> Result<bool, StoreError> {
+        write: impl Fn(&Webhook) -> Result<Statement, Invalid> + Send + Sync,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
         let mut read = Statement::beginning(LockMode::Wait);
         read.push("SELECT ").push(WEBHOOK).push(" FROM webhook WHERE webhook_id = ").texts([id.as_str()]);
         read.push(LockMode::Wait.suffix());
-        let found = Mutex::new(false);
+        let done = Mutex::new(Ok(false));
         self.change_row(read, |row| {
             let webhook = row.map(webhook_of).transpose()?;
-            *found.lock().unwrap_or_else(PoisonError::into_inner) = webhook.is_some();
-            Ok(webhook.as_ref().map(&write))
+            let (decided, packet) = match webhook.as_ref().map(&write).transpose() {
+                Ok(packet) => (Ok(packet.is_some()), packet),
+                Err(refused) => (Err(refused), None),
+            };
+            *done.lock().unwrap_or_else(PoisonError::into_inner) = decided;
+            Ok(packet)
         })
         .await?;
-        Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

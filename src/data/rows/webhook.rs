@@ -27,9 +27,15 @@ pub const WEBHOOK: &str = "webhook_id, url, types, is_active, secrets, position,
     failed_at, reason, restarts, created_at, updated_at, accepted";
 /// The columns of [`retry_of`].
 pub const RETRY: &str = "user_id, next_position, attempts, first_at, next_at, failed_at";
-/// The sums of [`retry_sum_of`] for each webhook.
+/// The sums of [`retry_sum_of`] for each webhook that is served. The deliverer bounds their rows; those of a webhook that
+/// has failed stay, and are not counted.
 pub const RETRY_SUMS: &str = "SELECT webhook_id, COUNT(*) - COUNT(failed_at), COUNT(failed_at), \
-    MIN(CASE WHEN failed_at IS NULL THEN COALESCE(first_at, next_at) END) FROM webhook_retry GROUP BY webhook_id";
+    MIN(CASE WHEN failed_at IS NULL THEN COALESCE(first_at, next_at) END) FROM webhook_retry \
+    WHERE webhook_id IN (SELECT w.webhook_id FROM webhook w WHERE w.is_active = 1 AND w.failed_at IS NULL) \
+    GROUP BY webhook_id";
+/// The rows of [`failed_users_of`].
+pub const FAILED_USERS: &str =
+    "SELECT webhook_id, COUNT(*) FROM webhook_retry WHERE failed_at IS NOT NULL GROUP BY webhook_id";
 /// The columns of [`attempt_of`].
 pub const ATTEMPT: &str =
     "webhook_id, number, event_id, type, user_id, began_at, took_ms, status, failure, next_at, slot";
@@ -101,6 +107,11 @@ pub fn retry_sum_of(row: &impl Columns) -> Result<RetrySum, StoreError> {
         failed: row.number(2)?,
         oldest: row.optional_time(3)?,
     })
+}
+
+/// A row of [`FAILED_USERS`].
+pub fn failed_users_of(row: &impl Columns) -> Result<(WebhookId, u64), StoreError> {
+    Ok((WebhookId::from_stored(row.text(0)?), row.number(1)?))
 }
 
 pub fn unplaced_of(row: &impl Columns) -> Result<Unplaced, StoreError> {

@@ -20,8 +20,9 @@ use crate::{
             ids::{UserId, WebhookId},
         },
         webhooks::{
-            Types,
+            Types, Webhook,
             delivery::{OrderKey, Resend, StoredRetry},
+            secret::SealedSecret,
             store::{ALL_RESENDS, DeliveryStore, Holder, SavedWebhook},
         },
     },
@@ -29,7 +30,7 @@ use crate::{
         error::store_error,
         rows::{
             event::event_of,
-            webhook::{RESEND, RETRY, resend_of, retry_of, stored_key},
+            webhook::{RESEND, RETRY, resend_of, retry_of, stored_key, stored_secrets},
         },
     },
 };
@@ -73,6 +74,15 @@ impl DeliveryStore for SqliteStore {
         query.push(" ORDER BY position LIMIT ").push_bind(limit);
         let rows = query.build().fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(event_of).collect()
+    }
+
+    async fn seal_again(&self, webhook: &Webhook, secrets: &[SealedSecret]) -> Result<bool, StoreError> {
+        let (id, old, new) = (webhook.id.clone(), stored_secrets(&webhook.secrets), stored_secrets(secrets));
+        let seal = move |connection: &mut Connection| {
+            let seal = "UPDATE webhook SET secrets = ? WHERE webhook_id = ? AND secrets = ?";
+            Ok(connection.execute(seal, params![new, id.as_str(), old]).map_err(writer_error)? > 0)
+        };
+        self.writer.run(seal).await
     }
 
     async fn save_deliveries(&self, holder: &Holder, changes: &[SavedWebhook]) -> Result<bool, StoreError> {

@@ -18,7 +18,7 @@ use crate::{
         values::{error::StoreError, ids::WebhookId, invalid::Invalid},
         webhooks::{
             Webhook,
-            changes::{self, Change, PutWebhook, Written},
+            changes::{self, Change, Expected, PutWebhook, Written},
             delivery::{Attempt, Resend},
             store::{MAX_RESENDS, Put, RetrySum, Unplaced, WebhookStore, Webhooks},
         },
@@ -29,8 +29,8 @@ use crate::{
         rows::{
             event::event_of,
             webhook::{
-                ATTEMPT, RESEND, RETRY_SUMS, UNPLACED, WEBHOOK, attempt_of, retry_sum_of, stored_secrets, unplaced_of,
-                webhook_of,
+                ATTEMPT, FAILED_USERS, RESEND, RETRY_SUMS, UNPLACED, WEBHOOK, attempt_of, failed_users_of,
+                retry_sum_of, stored_secrets, unplaced_of, webhook_of,
             },
         },
     },
@@ -67,11 +67,19 @@ impl WebhookStore for SqliteStore {
         self.writer.run(change).await
     }
 
-    async fn delete_webhook(&self, id: &WebhookId, call: &AuditedCall, now: DateTime<Utc>) -> Result<bool, StoreError> {
+    async fn delete_webhook(
+        &self,
+        (id, expected): (&WebhookId, Expected),
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Result<Result<bool, Invalid>, StoreError> {
         let (id, call) = (id.clone(), call.clone());
         let delete = move |connection: &mut Connection| {
             let transaction = begin(connection)?;
-            let Some(webhook) = stored(&transaction, &id)? else { return Ok(false) };
+            let Some(webhook) = stored(&transaction, &id)? else { return Ok(Ok(false)) };
+            if let Err(refused) = expected.check(Some(&webhook)) {
+                return Ok(Err(refused));
+            }
             for table in ["webhook", "webhook_retry", "webhook_attempt", "webhook_resend"] {
                 let delete = format!("DELETE FROM {table} WHERE webhook_id = ?");
                 transaction.execute(&delete, [id.as_str()]).map_err(writer_error)?;
@@ -79,7 +87,7 @@ impl WebhookStore for SqliteStore {
             let event = call.event(now, None, Some(changes::state(&webhook)), None);
             audit_trail::insert(&transaction, &[event]).map_err(writer_error)?;
             commit(transaction)?;
-            Ok(true)
+            Ok(Ok(true))
         };
         self.writer.run(delete).await
     }
@@ -167,6 +175,11 @@ impl WebhookStore for SqliteStore {
     async fn retry_sums(&self) -> Result<Vec<RetrySum>, StoreError> {
         let rows = sqlx::query(RETRY_SUMS).fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(retry_sum_of).collect()
+    }
+
+    async fn failed_users(&self) -> Result<Vec<(WebhookId, u64)>, StoreError> {
+        let rows = sqlx::query(FAILED_USERS).fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(failed_users_of).collect()
     }
 
     async fn time_behind(&self, position: Position) -> Result<Option<DateTime<Utc>>, StoreError> {

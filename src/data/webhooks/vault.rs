@@ -17,15 +17,31 @@ use crate::biz::{
 /// Bytes of the key.
 pub const KEY_BYTES: usize = 32;
 
-/// A vault under one key.
-pub struct Vault(RandomizedNonceKey);
+/// A vault that seals by one key, and opens by earlier ones too.
+pub struct Vault {
+    key: RandomizedNonceKey,
+    old_keys: Vec<RandomizedNonceKey>,
+}
 
 impl Vault {
     /// # Errors
-    /// The cipher does not take the key.
-    pub fn new(key: &[u8; KEY_BYTES]) -> Result<Self, VaultError> {
-        RandomizedNonceKey::new(&AES_256_GCM, key).map(Self).map_err(|_| VaultError("the key is not usable"))
+    /// The cipher does not take a key.
+    pub fn new(key: &[u8; KEY_BYTES], old_keys: &[[u8; KEY_BYTES]]) -> Result<Self, VaultError> {
+        let usable = |key: &[u8; KEY_BYTES]| {
+            RandomizedNonceKey::new(&AES_256_GCM, key).map_err(|_| VaultError("the key is not usable"))
+        };
+        Ok(Self { key: usable(key)?, old_keys: old_keys.iter().map(usable).collect::<Result<_, _>>()? })
     }
+}
+
+/// The secret, if it was sealed by this key.
+fn open(key: &RandomizedNonceKey, webhook: &WebhookId, sealed: &str) -> Option<SigningSecret> {
+    let all = BASE64_STANDARD.decode(sealed).ok()?;
+    let (nonce, cipher) = all.split_at_checked(NONCE_LEN)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+    let mut cipher = cipher.to_vec();
+    let bytes = key.open_in_place(nonce, Aad::from(webhook.as_str()), &mut cipher).ok()?;
+    (&*bytes).try_into().ok().map(SigningSecret::new)
 }
 
 impl SecretVault for Vault {
@@ -37,23 +53,25 @@ impl SecretVault for Vault {
 
     fn seal(&self, webhook: &WebhookId, secret: &SigningSecret) -> Result<String, VaultError> {
         let mut sealed = secret.bytes().to_vec();
-        let nonce = self.0.seal_in_place_append_tag(Aad::from(webhook.as_str()), &mut sealed);
+        let nonce = self.key.seal_in_place_append_tag(Aad::from(webhook.as_str()), &mut sealed);
         let nonce = nonce.map_err(|_| VaultError("the secret can't be sealed"))?;
         let all = [nonce.as_ref().as_slice(), &sealed].concat();
         Ok(BASE64_STANDARD.encode(all))
     }
 
     fn open(&self, webhook: &WebhookId, sealed: &str) -> Result<SigningSecret, VaultError> {
-        let foreign = VaultError(
-            "the secret was not sealed by billing.webhooks.key; give the webhook a new one by rotate_secret, with overlap_hours: 0",
-        );
-        let all = BASE64_STANDARD.decode(sealed).map_err(|_| foreign.clone())?;
-        let (nonce, cipher) = all.split_at_checked(NONCE_LEN).ok_or(foreign.clone())?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| foreign.clone())?;
-        let mut cipher = cipher.to_vec();
-        let opened = self.0.open_in_place(nonce, Aad::from(webhook.as_str()), &mut cipher);
-        let bytes = opened.map_err(|_| foreign.clone())?;
-        bytes.try_into().map(SigningSecret::new).map_err(|_| foreign)
+        let mut keys = std::iter::once(&self.key).chain(&self.old_keys);
+        keys.find_map(|key| open(key, webhook, sealed)).ok_or(VaultError(
+            "the secret was not sealed by billing.webhooks.key, nor by one of old_keys; add its key to old_keys, or give the \
+             webhook a new secret by rotate_secret, with overlap_hours: 0",
+        ))
+    }
+
+    fn sealed_again(&self, webhook: &WebhookId, sealed: &str) -> Result<Option<String>, VaultError> {
+        match open(&self.key, webhook, sealed) {
+            Some(_) => Ok(None),
+            None => self.seal(webhook, &self.open(webhook, sealed)?).map(Some),
+        }
     }
 }
 
@@ -63,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_secret_opens_by_its_key_and_for_its_webhook_only() {
-        let (vault, other) = (Vault::new(&[1; KEY_BYTES]).unwrap(), Vault::new(&[2; KEY_BYTES]).unwrap());
+        let vault_of = |key: u8| Vault::new(&[key; KEY_BYTES], &[]).unwrap();
+        let (vault, other) = (vault_of(1), vault_of(2));
         let (id, other_id) = (WebhookId::from_stored("w"), WebhookId::from_stored("v"));
         let secret = vault.fresh().unwrap();
         let sealed = vault.seal(&id, &secret).unwrap();
@@ -75,5 +94,20 @@ mod tests {
             assert!(vault.open(&id, damaged).is_err(), "{damaged}");
         }
         assert_ne!(vault.fresh().unwrap(), secret);
+    }
+
+    #[test]
+    fn a_secret_of_an_old_key_opens_and_is_sealed_again_by_the_new_one() {
+        let id = WebhookId::from_stored("w");
+        let old = Vault::new(&[1; KEY_BYTES], &[]).unwrap();
+        let both = Vault::new(&[2; KEY_BYTES], &[[9; KEY_BYTES], [1; KEY_BYTES]]).unwrap();
+        let new = Vault::new(&[2; KEY_BYTES], &[]).unwrap();
+        let secret = old.fresh().unwrap();
+        let sealed = old.seal(&id, &secret).unwrap();
+        assert_eq!(both.open(&id, &sealed), Ok(secret.clone()));
+        let again = both.sealed_again(&id, &sealed).unwrap().expect("the old key has sealed it");
+        assert_eq!(new.open(&id, &again), Ok(secret));
+        assert_eq!(both.sealed_again(&id, &again), Ok(None));
+        assert!(new.sealed_again(&id, &sealed).is_err() && old.open(&id, &again).is_err());
     }
 }

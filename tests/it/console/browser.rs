@@ -4,12 +4,16 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{PAGES, history, open};
-use crate::harness::{
-    Service, Sqlite,
-    browser::Browser,
-    payments::{Paying, success},
-    wait::until,
+use super::{OPEN, PAGES, history, open};
+use crate::{
+    account_status::set_status,
+    harness::{
+        Service, Sqlite,
+        browser::Browser,
+        payments::{Paying, success},
+        wait::until,
+    },
+    webhooks::{SETTINGS, deliveries, put, receiver::Receiver, test},
 };
 
 /// The key Tab, and the key Enter.
@@ -20,7 +24,7 @@ fn url(service: &Service, page: &str) -> String {
     format!("http://{}{page}", service.app.http_addr)
 }
 
-/// The pages of operators, of data that [`history`] and an unapplied payment make.
+/// The pages of operators, of data that [`Strays::make`] makes.
 async fn pages_of_operators(service: &Service) -> Vec<String> {
     let (_, events) = service.internal_get("/internal/v1/billing/audit-events").await;
     let event = events["events"][0]["id"].as_str().unwrap();
@@ -35,6 +39,9 @@ async fn pages_of_operators(service: &Service) -> Vec<String> {
         "/console/jobs",
         "/console/health",
         "/console/audit-events",
+        "/console/webhooks",
+        "/console/webhooks/up",
+        "/console/webhooks/down?outcome=failed",
         "/console/nothing",
         "/console/actions/refund?user_id=u&trace_id=llm-2",
         "/console/actions/resolve-payment?payment_order_id=stray",
@@ -49,16 +56,33 @@ async fn pages_of_operators(service: &Service) -> Vec<String> {
         .collect()
 }
 
-async fn with_strays(paying: &Paying) {
+/// A service with a history, an unapplied payment, a webhook that accepts and one that does not.
+async fn with_strays() -> (Paying, Receiver) {
+    let paying = Paying::start_with(Sqlite, &[&OPEN[..], &SETTINGS].concat()).await;
     history(&paying.service, "u").await;
     paying.notify(success("no-such-order", "stray", 5.0)).await.unwrap_err();
+    let (client, receiver) = (&paying.service.internal, Receiver::start().await);
+    put(client, "up", &receiver.url("/up")).await;
+    put(client, "down", "http://127.0.0.1:1/").await;
+    set_status(client, "told", "FROZEN").await;
+    for id in ["up", "down"] {
+        test(client, id).await;
+        until("the event and the test were tried", async || deliveries(client, id, "").await.len() >= 2).await;
+    }
+    (paying, receiver)
+}
+
+/// The findings of axe on the page that is open.
+async fn findings(browser: &Browser, axe: &str) -> Value {
+    let run = "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(found => done(\
+               found.violations.map(one => [one.id, one.nodes.map(node => node.html + ' ' + node.failureSummary)])))";
+    browser.run_and_wait(&format!("{axe};{run}")).await
 }
 
 #[tokio::test]
 async fn no_page_breaks_its_policy_or_is_wider_than_a_phone() {
-    let paying = Paying::start_with(Sqlite, &super::OPEN).await;
+    let (paying, _receiver) = with_strays().await;
     let service = &paying.service;
-    with_strays(&paying).await;
     let browser = Browser::open().await;
     let mut pages: Vec<String> = PAGES.map(|page| url(service, page)).into();
     // A browser complains of each page with the status 404.
@@ -84,9 +108,8 @@ async fn no_page_breaks_its_policy_or_is_wider_than_a_phone() {
 async fn axe_finds_nothing_on_any_page() {
     let Some(axe) = std::env::var_os("BILLING_AXE") else { return };
     let axe = fs::read_to_string(axe).unwrap();
-    let paying = Paying::start_with(Sqlite, &super::OPEN).await;
+    let (paying, _receiver) = with_strays().await;
     let service = &paying.service;
-    with_strays(&paying).await;
     let order = paying.recharge("u", 12.0).await.order_id;
     let browser = Browser::open().await;
     let mut pages: Vec<String> = PAGES.map(str::to_owned).to_vec();
@@ -103,9 +126,7 @@ async fn axe_finds_nothing_on_any_page() {
             browser.look(width, 900, scheme).await;
             for page in &pages {
                 browser.go_to(page).await;
-                let run = "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(found => done(\
-                           found.violations.map(one => [one.id, one.nodes.map(node => node.html + ' ' + node.failureSummary)])))";
-                let found = browser.run_and_wait(&format!("{axe};{run}")).await;
+                let found = findings(&browser, &axe).await;
                 assert_eq!(found, json!([]), "{page} {scheme} {width}: {found:#}");
             }
         }
@@ -236,9 +257,45 @@ async fn axe_finds_nothing_on_a_preview() {
         assert_eq!(browser.complaints().await, Vec::<String>::new());
         let widths = browser.run("return [document.documentElement.scrollWidth, innerWidth]").await;
         assert!(widths[0].as_u64() <= widths[1].as_u64(), "{widths}");
-        let run = "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(found => done(\
-                   found.violations.map(one => [one.id, one.nodes.map(node => node.html + ' ' + node.failureSummary)])))";
-        let found = browser.run_and_wait(&format!("{axe};{run}")).await;
+        let found = findings(&browser, &axe).await;
         assert_eq!(found, json!([]), "{width} {scheme}: {found:#}");
+    }
+}
+
+/// The page of a new secret, and the answer to a form that was refused. Without `BILLING_AXE`, axe does not look at them.
+#[tokio::test]
+async fn the_answers_to_forms_of_webhooks_suit_a_phone_and_a_keyboard() {
+    let axe = std::env::var_os("BILLING_AXE").map(|axe| fs::read_to_string(axe).unwrap());
+    let (paying, _receiver) = with_strays().await;
+    let page = format!("http://{}/console/webhooks/up", paying.service.app.grpc_addr);
+    let browser = Browser::open().await;
+    let looks_good = async |name: &str| {
+        assert_eq!(browser.complaints().await, Vec::<String>::new(), "{name}");
+        let widths = browser.run("return [document.documentElement.scrollWidth, innerWidth]").await;
+        assert!(widths[0].as_u64() <= widths[1].as_u64(), "{name}: {widths}");
+        if let Some(axe) = &axe {
+            let found = findings(&browser, axe).await;
+            assert_eq!(found, json!([]), "{name}: {found:#}");
+        }
+    };
+    for (width, scheme) in [(360, "dark"), (1_280, "light")] {
+        browser.look(width, 900, scheme).await;
+        browser.go_to(&page).await;
+        // By keyboard: to the hours of the form, and Enter.
+        for _ in 0..80 {
+            if browser.run("return document.activeElement.name").await == "overlap_hours" {
+                break;
+            }
+            browser.press(TAB).await;
+        }
+        browser.press(ENTER).await;
+        until("the secret is shown", async || browser.has("#secret").await).await;
+        assert!(browser.text("#secret").await.starts_with("whsec_"));
+        looks_good("secret").await;
+        browser.click("main a.button").await;
+        until("the webhook is shown", async || browser.has("form[action$='/test']").await).await;
+        browser.click("form[action$='/test'] button").await;
+        until("the notice is shown", async || browser.has("p.notice[role=status]").await).await;
+        looks_good("notice").await;
     }
 }

@@ -20,12 +20,12 @@ pub fn end() -> DateTime<Utc> {
     "2026-11-24T12:00:00Z".parse().unwrap()
 }
 
-/// A server over the history, at its end.
-pub async fn service() -> Service {
+/// A server over the history, at its end, with further settings.
+pub async fn service_with(further: &[(&str, &str)]) -> Service {
     let database = Database::create(Sqlite).await;
     let calls = fill(database.config(&SETTINGS), "demo", end()).await.unwrap();
     assert!(calls > 4_000, "{calls}");
-    let service = at_the_end(database).await;
+    let service = at_the_end(database, further).await;
     // Each read sums up a part of what is left.
     let request = GetUsageRequest { user_id: "demo".into(), group_by: "model".into(), ..Default::default() };
     let usage = async || service.public.clone().get_usage(request.clone()).await.unwrap().into_inner();
@@ -33,21 +33,21 @@ pub async fn service() -> Service {
     service
 }
 
-async fn at_the_end(database: Database) -> Service {
-    let (config, clock) = (database.config(&SETTINGS), TestClock::real());
+async fn at_the_end(database: Database, further: &[(&str, &str)]) -> Service {
+    let (config, clock) = (database.config(&[&SETTINGS[..], further].concat()), TestClock::real());
     clock.stop_at(end());
     Service::start_with_clock(database, config, clock).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_year_of_a_demo_user_has_right_books_and_comes_once() {
-    let service = service().await;
+    let service = service_with(&[]).await;
     let before = service.account("demo").await;
     let database = service.database;
     service.app.stop().await;
     database.assert_audit_is_clean().await;
     fill(database.config(&SETTINGS), "demo", end()).await.unwrap();
-    let service = at_the_end(database).await;
+    let service = at_the_end(database, &[]).await;
     let after = service.account("demo").await;
     assert_eq!((after.balance, after.held, after.quotas), (before.balance, before.held, before.quotas));
     assert!(after.balance > 1.0 && after.held > 0.0, "{} {}", after.balance, after.held);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use billing_service::{
     sandbox::{Sandbox, Switches},
-    service::proto::{ListEventsRequest, SetAccountStatusRequest},
+    service::proto::{ListEventsRequest, RechargeCallbackRequest, SetAccountStatusRequest},
 };
 use chrono::Utc;
 use rstest::rstest;
@@ -39,18 +39,23 @@ enum Change {
     Frozen,
     Credited,
     Failed,
+    /// Money of a credited order goes back, and is charged back.
+    Returned,
+    ChargedBack,
     /// A payment of an order that nobody knows.
     Unapplied,
     /// A read that gives positions to the events of a change.
     Read,
 }
 
-const CHANGES: [Change; 7] = [
+const CHANGES: [Change; 9] = [
     Change::Refused,
     Change::Refunded,
     Change::Frozen,
     Change::Credited,
     Change::Failed,
+    Change::Returned,
+    Change::ChargedBack,
     Change::Unapplied,
     Change::Read,
 ];
@@ -63,6 +68,8 @@ impl Change {
             Self::Refunded => &["AFTER INSERT ON event", "BEFORE INSERT ON charge_refund"],
             Self::Credited => &["AFTER INSERT ON event", "BEFORE UPDATE ON recharge_order"],
             Self::Failed => &["BEFORE INSERT ON event", "BEFORE UPDATE ON recharge_order"],
+            Self::Returned => &["AFTER INSERT ON event", "BEFORE INSERT ON recharge_refund"],
+            Self::ChargedBack => &["BEFORE INSERT ON event", "BEFORE UPDATE ON user_balance"],
             Self::Unapplied => &["BEFORE INSERT ON event", "BEFORE INSERT ON unapplied_payment"],
             Self::Read => &["BEFORE UPDATE ON event", "BEFORE UPDATE ON event_feed"],
         }
@@ -75,6 +82,8 @@ impl Change {
             Self::Frozen | Self::Read => "account.status",
             Self::Credited => "recharge.succeeded",
             Self::Failed => "recharge.failed",
+            Self::Returned => "recharge.refunded",
+            Self::ChargedBack => "recharge.charged_back",
             Self::Unapplied => "payment.unapplied",
         }
     }
@@ -89,6 +98,11 @@ impl Change {
                 client.deduct_quota(traced("paid", charge(user, "asset", 100))).await.unwrap();
             }
             Self::Credited | Self::Failed => database.pending_order(&order_of(user), user, 5).await,
+            Self::Returned | Self::ChargedBack => {
+                database.pending_order(&order_of(user), user, 5).await;
+                let credit = signed(success(&order_of(user), user, 5.0), Utc::now());
+                client.recharge_callback(credit).await.unwrap();
+            }
             Self::Read => drop(client.set_account_status(frozen(user)).await.unwrap()),
         }
     }
@@ -104,6 +118,15 @@ impl Change {
             }
             Self::Failed => {
                 client.recharge_callback(signed(failed(&order_of(user), user, 5.0), Utc::now())).await.map(drop)
+            }
+            Self::Returned | Self::ChargedBack => {
+                let status = if self == Self::Returned { "REFUNDED" } else { "CHARGEBACK" };
+                let back = RechargeCallbackRequest {
+                    status: status.into(),
+                    refund_id: format!("back-{user}"),
+                    ..success(&order_of(user), user, 5.0)
+                };
+                client.recharge_callback(signed(back, Utc::now())).await.map(drop)
             }
             Self::Read => client.list_events(ListEventsRequest::default()).await.map(drop),
         };
@@ -126,7 +149,11 @@ impl Change {
             }
             _ => events_of(&client, user).await,
         };
-        assert_eq!(types(&events), [self.leaves()], "{self:?} after a death at {death}");
+        let mut expected = vec![self.leaves()];
+        if matches!(self, Self::Returned | Self::ChargedBack) {
+            expected.insert(0, "recharge.succeeded");
+        }
+        assert_eq!(types(&events), expected, "{self:?} after a death at {death}");
     }
 }
 

@@ -67,28 +67,37 @@ impl Gate {
     /// Waits until a transaction stands before the gate. Then the database or the server dies and starts again, and the
     /// gate is removed.
     pub async fn die(
-        mut self,
+        self,
         death: Death,
         mariadb: &mut OwnServer,
         database: &Database,
         server: &mut ServerProcess,
         conf: &Path,
     ) {
-        let waiting = self.waiting().await;
-        match death {
-            Death::Database => {
-                mariadb.kill_and_start_again().await;
-                Self(database.mysql().await).remove().await;
-            }
-            Death::Server | Death::ServerBeforeCommit => {
-                server.kill();
-                if death == Death::Server {
-                    self.kill(waiting).await;
-                }
-                self.open().await;
-                *server = ServerProcess::start_beside(conf).await;
-            }
+        self.die_by(death, mariadb, database, || server.kill()).await;
+        if death != Death::Database {
+            *server = ServerProcess::start_beside(conf).await;
         }
+    }
+
+    /// As [`Self::die`], of any process. It is not started again.
+    pub async fn die_by(
+        mut self,
+        death: Death,
+        mariadb: &mut OwnServer,
+        database: &Database,
+        kill: impl FnOnce() + Send,
+    ) {
+        let waiting = self.waiting().await;
+        if death == Death::Database {
+            mariadb.kill_and_start_again().await;
+            return Self(database.mysql().await).remove().await;
+        }
+        kill();
+        if death == Death::Server {
+            self.kill(waiting).await;
+        }
+        self.open().await;
     }
 }
 
@@ -114,10 +123,15 @@ impl<'d> SlowGate<'d> {
 
     /// Waits until a transaction stands before the gate. Then the server dies and starts again, and the gate is removed.
     pub async fn die(self, server: &mut ServerProcess, conf: &Path) {
-        stands(self.0).await;
-        server.kill();
-        self.0.sqlite().await.execute("DROP TRIGGER gate").await.unwrap();
+        self.die_by(|| server.kill()).await;
         *server = ServerProcess::start_beside(conf).await;
+    }
+
+    /// As [`Self::die`], of any process. It is not started again.
+    pub async fn die_by(self, kill: impl FnOnce() + Send) {
+        stands(self.0).await;
+        kill();
+        self.0.sqlite().await.execute("DROP TRIGGER gate").await.unwrap();
     }
 }
 

@@ -4,8 +4,10 @@ mod deaths;
 pub mod feed;
 mod gate;
 mod kills;
+mod months;
 mod pages;
 mod servers;
+mod stops;
 mod stored;
 mod types;
 

@@ -9,6 +9,7 @@ mod pairs;
 mod ready;
 mod shows;
 mod start;
+mod webhooks;
 
 use std::time::{Duration, Instant};
 

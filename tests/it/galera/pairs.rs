@@ -219,7 +219,7 @@ fn reserve(user: &str) -> ReserveQuotaRequest {
 }
 
 /// Repeats a call until it has a definite answer.
-async fn definite<T, F>(call: impl Fn() -> F) -> Result<T, Status>
+pub async fn definite<T, F>(call: impl Fn() -> F) -> Result<T, Status>
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {

@@ -1,10 +1,15 @@
 //! Changes of webhooks by operators: their bounds, their audit events, and cron.
 
-use billing_service::service::proto::{
-    DeleteWebhookRequest, ListAuditEventsRequest, ListWebhookDeliveriesRequest, PutWebhookRequest, TestWebhookRequest,
+use billing_service::service::{
+    proto::{
+        DeleteWebhookRequest, ListAuditEventsRequest, ListWebhookDeliveriesRequest, PutWebhookRequest,
+        TestWebhookRequest,
+    },
+    timestamp::Timestamp,
 };
+use futures_util::future::join_all;
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{SETTINGS, assert_in_order, events_of, put, put_request, receiver::Receiver, start, webhook, write_events};
 use crate::harness::{
@@ -32,7 +37,7 @@ async fn a_webhook_is_made_changed_and_deleted_and_each_call_leaves_an_audit_eve
     let stored = webhook(client, "w").await;
     assert_eq!((stored.state.as_str(), stored.types.join(" ")), ("paused", "balance.low month.closed".into()));
     client.clone().test_webhook(TestWebhookRequest { webhook_id: "w".into() }).await.unwrap();
-    let delete = DeleteWebhookRequest { webhook_id: "w".into() };
+    let delete = DeleteWebhookRequest { webhook_id: "w".into(), ..Default::default() };
     assert!(client.clone().delete_webhook(delete.clone()).await.unwrap().into_inner().changed);
     assert!(!client.clone().delete_webhook(delete).await.unwrap().into_inner().changed);
     for table in ["webhook", "webhook_retry", "webhook_attempt", "webhook_resend"] {
@@ -44,6 +49,52 @@ async fn a_webhook_is_made_changed_and_deleted_and_each_call_leaves_an_audit_eve
     assert_eq!(rpcs, ["DeleteWebhook", "TestWebhook", "PutWebhook", "PutWebhook"]);
     let states = format!("{:?}", listed.events);
     assert!(!states.contains("whsec_") && !states.contains(&made.secret["whsec_".len()..]), "{states}");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_change_of_a_webhook_that_has_changed_since_is_refused(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    let put = async |change: Value| {
+        let mut body = json!({"webhook_id": "w"});
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        service.post("/internal/v1/billing/webhooks", body.to_string()).await
+    };
+    let refused = |(status, reply): (u16, Value), field: &str| {
+        let message = reply["message"].as_str().unwrap_or_default();
+        assert_eq!((status, message.starts_with(&format!("{field}:"))), (400, true), "{reply}");
+    };
+    let new = json!({"url": "http://127.0.0.1:1/", "must_be_new": true});
+    let (status, made) = put(new.clone()).await;
+    assert_eq!((status, &made["changed"]), (200, &json!(true)), "{made}");
+    refused(put(new).await, "must_be_new");
+    let seen = made["webhook"]["updated_at"].clone();
+    // Five callers have seen the same state.
+    let rotation = json!({"rotate_secret": true, "expected_updated_at": seen});
+    let rotations = join_all((0..5).map(|_| put(rotation.clone()))).await;
+    let (rotated, late): (Vec<_>, Vec<_>) = rotations.into_iter().partition(|(status, _)| *status == 200);
+    assert_eq!((rotated.len(), late.len()), (1, 4), "{late:?}");
+    for answer in late {
+        refused(answer, "expected_updated_at");
+    }
+    let listed = service.internal_get("/internal/v1/billing/webhooks").await.1;
+    let now = listed["webhooks"][0]["updated_at"].as_str().unwrap().to_owned();
+    assert_eq!(rotated[0].1["webhook"]["updated_at"], now, "the reply has the time that the list has");
+    let pause = json!({"url": "http://127.0.0.1:1/", "active": false, "expected_updated_at": now});
+    assert_eq!(put(pause.clone()).await.0, 200);
+    refused(put(pause).await, "expected_updated_at");
+
+    let delete = async |seen: &str| {
+        let url = format!("http://{}/internal/v1/billing/webhooks/w?expected_updated_at={seen}", service.app.grpc_addr);
+        let answer = service.http.delete(url).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    refused(delete(&now).await, "expected_updated_at");
+    let listed = service.internal_get("/internal/v1/billing/webhooks").await.1;
+    let (status, deleted) = delete(listed["webhooks"][0]["updated_at"].as_str().unwrap()).await;
+    assert_eq!((status, &deleted["changed"]), (200, &json!(true)), "{deleted}");
+    let events = service.database.rows(&["COUNT(*)"], "FROM audit_event WHERE rpc LIKE '%Webhook'").await;
+    assert_eq!(events, [["4"]], "a refused change leaves no event");
 }
 
 #[rstest]
@@ -71,6 +122,7 @@ async fn the_events_of_a_pause_follow_after_it(#[values(MySql, Sqlite)] on: Back
 async fn a_bad_webhook_is_refused_by_the_name_of_its_field() {
     let service = start(Sqlite).await;
     let good = || put_request("w", "https://example.com/");
+    let (before_1970, in_1970) = (Some(Timestamp { seconds: -1, nanos: 0 }), Some(Timestamp { seconds: 1, nanos: 0 }));
     for (bad, field) in [
         (PutWebhookRequest { webhook_id: String::new(), ..good() }, "webhook_id"),
         (PutWebhookRequest { webhook_id: "a b".into(), ..good() }, "webhook_id"),
@@ -78,6 +130,8 @@ async fn a_bad_webhook_is_refused_by_the_name_of_its_field() {
         (PutWebhookRequest { types: vec!["no.such".into()], ..good() }, "types"),
         (PutWebhookRequest { overlap_hours: Some(1), ..good() }, "overlap_hours"),
         (PutWebhookRequest { overlap_hours: Some(721), rotate_secret: true, ..good() }, "overlap_hours"),
+        (PutWebhookRequest { expected_updated_at: before_1970, ..good() }, "expected_updated_at"),
+        (PutWebhookRequest { expected_updated_at: in_1970, must_be_new: true, ..good() }, "must_be_new"),
     ] {
         let refused = service.internal.clone().put_webhook(bad).await.unwrap_err();
         assert_eq!(code_of(&refused).1, "10009");

@@ -12,11 +12,14 @@ use billing_service::{
     app,
     biz::{
         jobs::{
-            deliver_webhooks::JOB,
+            deliver_webhooks::{JOB, SAVED_ROWS},
             runs::{Begun, Run},
         },
-        values::ids::WebhookId,
-        webhooks::store::{Holder, SavedWebhook},
+        values::ids::{UserId, WebhookId},
+        webhooks::{
+            delivery::StoredRetry,
+            store::{Holder, SavedWebhook},
+        },
     },
     data::Store,
 };
@@ -101,6 +104,17 @@ async fn only_the_holder_of_the_lease_saves_progress(#[values(MySql, Sqlite)] on
     let holder = Holder { job: JOB, owner: "other".into() };
     assert!(store.save_deliveries(&holder, &[earlier]).await.unwrap());
     assert_eq!(position(&database).await, "15");
+
+    // A save of the most rows.
+    let keys = || (0..SAVED_ROWS).map(|number| Some(UserId::from_stored(format!("u{number}"))));
+    let retry = |key| StoredRetry { key, next: 1, attempts: 1, first_at: None, next_at: made_at, failed_at: None };
+    let begun = SavedWebhook { retries: keys().map(retry).collect(), ..change(15) };
+    let ended = SavedWebhook { ended: keys().collect(), ..change(15) };
+    for (part, left) in [(begun, SAVED_ROWS), (ended, 0)] {
+        assert!(store.save_deliveries(&holder, &[part]).await.unwrap());
+        let rows = database.rows(&["COUNT(*)"], "FROM webhook_retry").await;
+        assert_eq!(rows, [[left.to_string()]]);
+    }
     store.close().await;
 }
 
@@ -130,6 +144,30 @@ async fn two_servers_and_a_cron_send_each_event_once(#[values(MySql, Sqlite)] on
     write_events(&database, [("d", 0)]).await;
     until("the other delivers", async || receiver.received("/a").len() > events.len()).await;
     other.app.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_whose_begin_fails_behind_the_lease_delivers_with_the_same_lease() {
+    let database = Database::create(MySql).await;
+    // The tables are there, and nobody delivers.
+    let Service { app, database, .. } = Service::start_on(database, &[]).await;
+    app.stop().await;
+    let fail = "CREATE TRIGGER fails BEFORE INSERT ON job_run FOR EACH ROW \
+                SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'a failure for a test'";
+    database.execute(fail).await;
+    let (service, receiver) = (Service::start_on(database, &SETTINGS).await, Receiver::start().await);
+    let owner = async || {
+        let rows = service.database.rows(&["owner"], &format!("FROM job_lease WHERE job = '{JOB}'")).await;
+        rows.first().map(|row| row[0].clone()).unwrap_or_default()
+    };
+    until("the lease is taken", async || !owner().await.is_empty()).await;
+    let first = owner().await;
+    service.database.execute("DROP TRIGGER fails").await;
+    put(&service.internal, "w", &receiver.url("/a")).await;
+    write_events(&service.database, [("u", 0)]).await;
+    // Otherwise the lease has nobody for a minute, which is longer than this waits.
+    until("the event arrives", async || receiver.received("/a").len() == 1).await;
+    assert_eq!(owner().await, first);
 }
 
 #[rstest]

@@ -11,7 +11,8 @@ pub mod secrets;
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing_service::service::proto::{
-    ListWebhookDeliveriesRequest, ListWebhooksRequest, PutWebhookReply, PutWebhookRequest, Webhook, WebhookDelivery,
+    ListWebhookDeliveriesRequest, ListWebhooksRequest, PutWebhookReply, PutWebhookRequest, TestWebhookRequest, Webhook,
+    WebhookDelivery,
 };
 use chrono::{DateTime, Utc};
 use rstest::rstest;
@@ -39,6 +40,11 @@ pub fn put_request(id: &str, url: &str) -> PutWebhookRequest {
 
 pub async fn put(client: &Client, id: &str, url: &str) -> PutWebhookReply {
     client.clone().put_webhook(put_request(id, url)).await.unwrap().into_inner()
+}
+
+/// Asks for a test event.
+pub async fn test(client: &Client, id: &str) {
+    client.clone().test_webhook(TestWebhookRequest { webhook_id: id.into() }).await.unwrap();
 }
 
 pub async fn webhook(client: &Client, id: &str) -> Webhook {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Mutex};
 
 use billing_service::{
+    app,
     biz::values::calendar::Clock,
     service::proto::{PutWebhookRequest, RedeliverWebhookRequest},
 };
@@ -298,4 +299,43 @@ async fn a_user_whose_event_was_not_accepted_for_three_days_fails_alone(#[values
     let of_user: Vec<_> = receiver.accepted("/a").into_iter().filter(|(user, _)| user == "bad").collect();
     assert_in_order(&of_user, &events_of(&["bad"], 3));
     until("nobody has failed", async || webhook(&service.internal, "w").await.failed_users == 0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_failed_webhook_is_counted_although_the_retries_cannot_be(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    put(&service.internal, "w", "http://127.0.0.1:1/").await;
+    service.database.execute("DROP TABLE webhook_retry").await;
+    let failed = match on {
+        MySql => "UPDATE webhook SET failed_at = UTC_TIMESTAMP(6), reason = 'gone'",
+        Sqlite => "UPDATE webhook SET failed_at = 1, reason = 'gone'",
+    };
+    service.database.execute(failed).await;
+    until("the alert has its gauge", async || service.metrics().await.contains("\nbilling_webhooks_failed 1\n")).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_retries_of_a_failed_webhook_do_not_count_and_its_failed_users_are_still_listed(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let service = start(on).await;
+    let database = &service.database;
+    for id in ["active", "failed"] {
+        put(&service.internal, id, "http://127.0.0.1:1/").await;
+    }
+    let at = if on == MySql { "UTC_TIMESTAMP(6)" } else { "1" };
+    for id in ["active", "failed"] {
+        let rows = format!("('{id}', 'a', 1, 1, {at}, {at}, NULL), ('{id}', 'b', 1, 9, {at}, {at}, {at})");
+        let columns = "webhook_id, user_id, next_position, attempts, first_at, next_at, failed_at";
+        database.execute(&format!("INSERT INTO webhook_retry ({columns}) VALUES {rows}")).await;
+    }
+    database.execute(&format!("UPDATE webhook SET failed_at = {at}, reason = 'x' WHERE webhook_id = 'failed'")).await;
+    let store = app::connect(&database.config(&SETTINGS)).await.unwrap();
+    let sums = store.retry_sums().await.unwrap();
+    let sums: Vec<_> = sums.iter().map(|sum| (sum.webhook.as_str(), sum.retries, sum.failed)).collect();
+    assert_eq!(sums, [("active", 1, 1)]);
+    store.close().await;
+    assert_eq!(webhook(&service.internal, "failed").await.failed_users, 1);
 }

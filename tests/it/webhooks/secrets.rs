@@ -3,18 +3,26 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use billing_service::service::proto::{PutWebhookRequest, RedeliverWebhookRequest};
+use billing_service::{
+    app::{self, cron::Job},
+    biz::webhooks::secret::SealedSecret,
+    service::proto::{DeleteWebhookRequest, PutWebhookRequest, RedeliverWebhookRequest},
+};
 use chrono::TimeDelta;
 use hmac::{Hmac, KeyInit, Mac};
 use rstest::rstest;
 use sha2::Sha256;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    SETTINGS, deliveries, put, put_request,
+    KEY, SETTINGS, deliveries, put, put_request,
     receiver::{Received, Receiver},
     start, webhook, write_events,
 };
-use crate::harness::{Backend, MySql, Service, Sqlite, wait::until};
+use crate::{
+    cron::{Counted, runner},
+    harness::{Backend, Database, MySql, Service, Sqlite, wait::until},
+};
 
 /// Whether one of the signatures of a delivery is by this secret.
 pub fn is_signed_by(received: &Received, secret: &str) -> bool {
@@ -114,4 +122,115 @@ async fn a_copy_of_the_database_signs_nothing(#[values(MySql, Sqlite)] on: Backe
     })
     .await;
     assert!(receiver.received("/v").is_empty());
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_new_key_takes_over_the_secrets_of_an_old_one(#[values(MySql, Sqlite)] on: Backend) {
+    const NEW: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
+    const OLD: &str = "[MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=]";
+    assert_eq!(OLD, format!("[{KEY}]"));
+    let (service, receiver) = (start(on).await, Receiver::start().await);
+    let first = put(&service.internal, "w", &receiver.url("/a")).await.secret;
+    let rotation = PutWebhookRequest { rotate_secret: true, webhook_id: "w".into(), ..Default::default() };
+    let second = service.internal.clone().put_webhook(rotation).await.unwrap().into_inner().secret;
+    let paused = PutWebhookRequest { active: Some(false), ..put_request("paused", &receiver.url("/paused")) };
+    let of_paused = service.internal.clone().put_webhook(paused).await.unwrap().into_inner().secret;
+    let stored = async |database: &Database| database.rows(&["secrets"], "FROM webhook ORDER BY webhook_id").await;
+    let by_old = stored(&service.database).await;
+    let restarted = async |service: Service, settings: &[(&str, &str)]| {
+        let Service { app, database, .. } = service;
+        app.stop().await;
+        Service::start_on(database, &[settings, &SETTINGS[1..]].concat()).await
+    };
+    let dry_run = async |service: &Service, settings: &[(&str, &str)]| {
+        let config = service.database.config(&[settings, &SETTINGS[1..]].concat());
+        let runner = runner(config, &service.clock, CancellationToken::new()).await;
+        runner.dry_run(Job::DeliverWebhooks, &Counted::all()).await.unwrap().lines[1].clone()
+    };
+    let both = [("billing.webhooks.key", NEW), ("billing.webhooks.old_keys", OLD)];
+    let alone = [("billing.webhooks.key", NEW)];
+    assert_eq!(
+        dry_run(&service, &both).await,
+        "deliver-webhooks: 3 secrets are sealed by an old key, 0 by an unknown one"
+    );
+    assert_eq!(
+        dry_run(&service, &alone).await,
+        "deliver-webhooks: 0 secrets are sealed by an old key, 3 by an unknown one"
+    );
+
+    // With both keys, each webhook goes on, and each secret is sealed again.
+    let service = restarted(service, &both).await;
+    write_events(&service.database, [("u", 0)]).await;
+    until("the event arrives", async || receiver.received("/a").len() == 1).await;
+    until("all are sealed again", async || {
+        let now = stored(&service.database).await;
+        now.iter().zip(&by_old).all(|(now, old)| now != old)
+    })
+    .await;
+    assert_eq!(
+        dry_run(&service, &alone).await,
+        "deliver-webhooks: 0 secrets are sealed by an old key, 0 by an unknown one"
+    );
+    assert!(webhook(&service.internal, "w").await.replaced_secret_until.is_some());
+
+    // Without the old key, the receivers know their secrets.
+    let service = restarted(service, &alone).await;
+    write_events(&service.database, [("u", 1)]).await;
+    until("the event arrives", async || receiver.received("/a").len() == 2).await;
+    for received in receiver.received("/a") {
+        assert!(is_signed_by(&received, &first) && is_signed_by(&received, &second));
+    }
+    let active = PutWebhookRequest { active: Some(true), ..put_request("paused", &receiver.url("/paused")) };
+    service.internal.clone().put_webhook(active).await.unwrap();
+    until("both arrive after the pause", async || receiver.received("/paused").len() == 2).await;
+    assert!(receiver.received("/paused").iter().all(|received| is_signed_by(received, &of_paused)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn secrets_that_were_replaced_since_they_were_read_are_not_sealed_again(#[values(MySql, Sqlite)] on: Backend) {
+    let service = start(on).await;
+    let store = app::connect(&service.database.config(&SETTINGS)).await.unwrap();
+    let again = [SealedSecret { sealed: "again".into(), until: None }];
+    let stored = async || service.database.rows(&["secrets"], "FROM webhook").await;
+    put(&service.internal, "w", "http://127.0.0.1:1/").await;
+    let read = store.webhooks().await.unwrap().webhooks.remove(0);
+    let rotation = PutWebhookRequest { rotate_secret: true, webhook_id: "w".into(), ..Default::default() };
+    service.internal.clone().put_webhook(rotation).await.unwrap();
+    let rotated = stored().await;
+    assert!(!store.seal_again(&read, &again).await.unwrap());
+    assert_eq!(stored().await, rotated, "the secret that was shown still signs");
+
+    let read = store.webhooks().await.unwrap().webhooks.remove(0);
+    let delete = DeleteWebhookRequest { webhook_id: "w".into(), ..Default::default() };
+    service.internal.clone().delete_webhook(delete).await.unwrap();
+    assert!(!store.seal_again(&read, &again).await.unwrap());
+    put(&service.internal, "w", "http://127.0.0.1:1/").await;
+    let made_anew = stored().await;
+    assert!(!store.seal_again(&read, &again).await.unwrap());
+    assert_eq!(stored().await, made_anew);
+
+    let read = store.webhooks().await.unwrap().webhooks.remove(0);
+    assert!(store.seal_again(&read, &again).await.unwrap());
+    assert_eq!(stored().await, [[r#"[["again",null]]"#]]);
+    store.close().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_secret_whose_time_is_over_needs_no_key(#[values(MySql, Sqlite)] on: Backend) {
+    const NEW: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
+    let service = start(on).await;
+    put(&service.internal, "w", "http://127.0.0.1:1/").await;
+    let rotation = PutWebhookRequest { rotate_secret: true, webhook_id: "w".into(), ..Default::default() };
+    service.internal.clone().put_webhook(rotation).await.unwrap();
+    let counts = async || {
+        let config = service.database.config(&[&[("billing.webhooks.key", NEW)], &SETTINGS[1..]].concat());
+        let runner = runner(config, &service.clock, CancellationToken::new()).await;
+        runner.dry_run(Job::DeliverWebhooks, &Counted::all()).await.unwrap().lines[1].clone()
+    };
+    assert!(counts().await.contains("0 secrets are sealed by an old key, 2 by an unknown one"));
+    service.clock.advance(TimeDelta::hours(24));
+    assert!(counts().await.contains("0 secrets are sealed by an old key, 1 by an unknown one"));
 }

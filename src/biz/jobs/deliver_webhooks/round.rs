@@ -7,12 +7,12 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, READ_PAUSE, READS, RELOAD, Run, TICK, sends::Ended};
+use super::{AT_LEAST, Bounds, IN_ALL, OF_WEBHOOK, POLL, READ_PAUSE, READS, RELOAD, Run, SEAL, TICK, sends::Ended};
 use crate::biz::{
     events::{EventFilter, EventPage, Position},
     values::{error::StoreError, ids::WebhookId},
     webhooks::{
-        Failed,
+        Failed, MAX_WEBHOOKS,
         queue::{Queue, RetryRead, Step, Times},
     },
 };
@@ -32,6 +32,7 @@ impl Run<'_> {
         self.rounds = self.rounds.wrapping_add(1);
         let round = async {
             self.reload_if_due().await?;
+            self.bound_refused();
             self.read_feed().await?;
             self.start_sends().await
         };
@@ -49,8 +50,8 @@ impl Run<'_> {
         }
     }
 
-    /// The ids of the queues. Each round begins with another one, because the reads of a round are bounded.
-    fn turn(&self) -> Vec<WebhookId> {
+    /// The ids of the queues. Each round begins with another one, because the reads and the save of a round are bounded.
+    pub(super) fn turn(&self) -> Vec<WebhookId> {
         let mut ids: Vec<_> = self.queues.keys().cloned().collect();
         let first = self.rounds % ids.len().max(1);
         ids.rotate_left(first);
@@ -65,18 +66,24 @@ impl Run<'_> {
         let (store, now) = (&self.deliverer.store, self.deliverer.calendar.now().utc);
         let stored = store.webhooks().await?;
         let resends = store.resends().await?;
+        if self.sealed_at.is_none_or(|at| at.elapsed() >= SEAL) {
+            self.sealed_at = Some(Instant::now());
+            self.deliverer.seal_again(&stored.webhooks).await;
+        }
         // A webhook that was deleted, and perhaps made anew, has nothing in common with the old one.
         let is_same = |queue: &Queue| stored.webhooks.iter().any(|webhook| queue.is_of(webhook));
         self.queues.retain(|_, queue| is_same(queue));
+        let (began, mut is_complete) = (Instant::now(), true);
         for webhook in stored.webhooks {
             let id = webhook.id.clone();
-            match self.queues.get_mut(&id) {
-                Some(queue) => queue.renew(webhook, now),
-                None if webhook.is_served() => {
-                    let retries = store.retries(&id).await?;
-                    self.queues.insert(id, Queue::new(webhook, retries));
-                }
-                None => {}
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.renew(webhook, now);
+            } else if webhook.is_served() && began.elapsed() >= READS {
+                // The next round reads it, behind a save that renews the lease.
+                is_complete = false;
+            } else if webhook.is_served() && self.retries() < self.bounds.loaded {
+                let retries = store.retries(&id).await?;
+                self.queues.insert(id, Queue::new(webhook, retries));
             }
         }
         // A webhook that is served again begins from its stored progress.
@@ -86,8 +93,30 @@ impl Run<'_> {
             queue.add_resends(resends.iter().filter(|resend| resend.webhook == id));
         }
         self.last = self.last.max(stored.last);
-        self.reloaded_at = Some(Instant::now());
+        self.reloaded_at = is_complete.then(Instant::now);
         Ok(())
+    }
+
+    /// The retries in memory.
+    fn retries(&self) -> usize {
+        self.queues.values().map(Queue::retries).sum()
+    }
+
+    /// Ends the webhook with most refused users, if all webhooks together have too many.
+    pub(super) fn bound_refused(&mut self) {
+        let Bounds { refused: most, .. } = self.bounds;
+        let served = || self.queues.values().filter(|queue| queue.webhook.is_served());
+        if served().map(Queue::refused_users).sum::<usize>() < most {
+            return;
+        }
+        let Some(id) = served().max_by_key(|queue| queue.refused_users()).map(|queue| queue.id().clone()) else {
+            return;
+        };
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let users = queue.refused_users();
+        let reason = format!("the receivers refused events of {most} users in all; this one of {users}, the most");
+        queue.fail(reason, self.deliverer.calendar.now().utc);
+        warn_of_failure(queue);
     }
 
     /// Reads a page of the feed for each queue that has room, at intervals or while there is more to read.
@@ -103,11 +132,16 @@ impl Run<'_> {
                 placed => drop(placed?),
             }
         }
+        // A webhook with few retries goes on, however many the others have.
+        let part = match self.retries() < self.bounds.retries {
+            true => usize::MAX,
+            false => self.bounds.retries / MAX_WEBHOOKS,
+        };
         // Queues at the same position share a page.
         let mut pages: BTreeMap<Position, EventPage> = BTreeMap::new();
         let began = Instant::now();
         for id in self.turn() {
-            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            let Some(queue) = self.queues.get_mut(&id).filter(|queue| queue.retries() < part) else { continue };
             let Some(after) = queue.reads_after().filter(|after| is_due || *after < self.last) else { continue };
             let page = match pages.entry(after) {
                 Entry::Occupied(page) => page.into_mut(),
@@ -187,8 +221,14 @@ impl Run<'_> {
         let Some(queue) = queue else { return };
         let had_failed = queue.webhook.progress.failed.is_some();
         queue.done(*delivery, outcome, Times { began_at, took, now: self.deliverer.calendar.now().utc });
-        if let Some(Failed { reason, .. }) = queue.webhook.progress.failed.as_ref().filter(|_| !had_failed) {
-            tracing::warn!(%webhook, reason, "webhook failed; it gets no events until an operator activates it");
+        if !had_failed {
+            warn_of_failure(queue);
         }
+    }
+}
+
+fn warn_of_failure(queue: &Queue) {
+    if let Some(Failed { reason, .. }) = &queue.webhook.progress.failed {
+        tracing::warn!(webhook = %queue.id(), reason, "webhook failed; it gets no events until an operator activates it");
     }
 }

@@ -9,13 +9,14 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio::task::{JoinError, JoinSet};
 
+use super::Deliverer;
 use crate::biz::{
     values::{calendar::Calendar, error::StoreError, ids::WebhookId},
     webhooks::{
         MAX_WEBHOOKS, Webhook,
         delivery::{Failure, Outcome, Post, Sender},
         queue::Delivery,
-        secret::{SecretVault, SigningSecret, VaultError, signatures},
+        secret::{SealedSecret, SecretVault, SigningSecret, VaultError, signatures},
     },
 };
 
@@ -110,6 +111,43 @@ impl Sends {
     }
 }
 
+impl Deliverer {
+    /// Seals the secrets again that were sealed by an earlier key.
+    pub(super) async fn seal_again(&self, webhooks: &[Webhook]) {
+        let mut sealed = 0;
+        for webhook in webhooks {
+            let Some(secrets) = sealed_again(&*self.vault, webhook) else { continue };
+            match self.store.seal_again(webhook, &secrets).await {
+                Ok(is_changed) => sealed += usize::from(is_changed),
+                // Secrets of an earlier key still open.
+                Err(error @ StoreError::Unavailable(_)) => {
+                    tracing::warn!(%error, "secrets of webhooks not sealed again; trying again");
+                    break;
+                }
+                // It says nothing about the other webhooks.
+                Err(error) => {
+                    tracing::warn!(webhook = %webhook.id, %error, "secrets of a webhook not sealed again; trying again");
+                }
+            }
+        }
+        if sealed > 0 {
+            tracing::info!(webhooks = sealed, "secrets of webhooks sealed again by billing.webhooks.key");
+        }
+    }
+}
+
+/// The secrets of a webhook by the key of now, if one of them was sealed by an earlier key. Those that no key opens stay.
+fn sealed_again(vault: &dyn SecretVault, webhook: &Webhook) -> Option<Vec<SealedSecret>> {
+    let mut secrets = webhook.secrets.clone();
+    let mut is_changed = false;
+    for secret in &mut secrets {
+        if let Ok(Some(sealed)) = vault.sealed_again(&webhook.id, &secret.sealed) {
+            (secret.sealed, is_changed) = (sealed, true);
+        }
+    }
+    is_changed.then_some(secrets)
+}
+
 fn panicked(error: JoinError) -> StoreError {
     StoreError::Failed(format!("a delivery ended abnormally: {error}"))
 }
@@ -125,7 +163,6 @@ mod tests {
         webhooks::{
             delivery::{Message, Resend},
             queue::{Queue, Step},
-            secret::SealedSecret,
         },
     };
 
@@ -144,6 +181,19 @@ mod tests {
         queue.add_resends([Resend { id: Uuid::nil(), webhook: webhook.id.clone(), message }].iter());
         let Step::Send(delivery) = queue.next(at) else { panic!() };
         Ok(sends.post(&webhook, &delivery, at)?.signature.split(' ').count())
+    }
+
+    #[tokio::test]
+    async fn a_webhook_whose_secrets_cannot_be_written_hinders_no_other() {
+        let webhook = |id: &str, sealed: &str| Webhook {
+            id: WebhookId::from_stored(id),
+            secrets: vec![SealedSecret { sealed: sealed.into(), until: None }],
+            ..webhook()
+        };
+        let webhooks = [webhook("busy", "old-1"), webhook("new", "own-2"), webhook("old", "old-3")];
+        let fake = Arc::new(Fake::default());
+        fake.deliverer().seal_again(&webhooks).await;
+        assert_eq!(*fake.sealed.lock().unwrap(), [("old".to_owned(), "own-3".to_owned())]);
     }
 
     #[test]

@@ -35,9 +35,13 @@ impl Queue {
             let Progress { failures, failing_since, failed, .. } = &mut self.webhook.progress;
             (*failures, *failing_since, *failed) = (0, None, stored_end);
             self.failing.clear();
-            for (key, retry) in &mut self.retries {
-                (retry.attempts, retry.first_at, retry.next_at, retry.failed_at) = (0, None, now, None);
-                self.unsaved.retries.insert(key.clone());
+            let keys: Vec<OrderKey> = self.retries.keys().cloned().collect();
+            for key in keys {
+                self.retries.change(&key, |retry| {
+                    (retry.attempts, retry.first_at, retry.next_at, retry.failed_at) = (0, None, now, None);
+                });
+                // Their attempts were set anew by the restart itself.
+                self.unsaved.hastened.insert(key);
             }
             self.unsaved.is_changed = true;
         }
@@ -54,10 +58,7 @@ impl Queue {
             is_wanted
         });
         // They are read again by their types.
-        for (key, retry) in &mut self.retries {
-            let on_way = self.busy.get(key);
-            retry.events.retain(|event| on_way == Some(&event.position));
-        }
+        self.retries.unload_all_but(&self.busy);
         self.unsaved.is_changed = true;
     }
 
@@ -86,17 +87,15 @@ impl Queue {
             if !self.webhook.types.contains(&event.kind) {
                 continue;
             }
-            match self.retries.get_mut(&event.user) {
-                // The retry reads it again when its turn comes.
-                Some(retry) => retry.until = retry.until.max(event.position),
-                None => {
-                    self.open.insert(event.position);
-                    self.waiting.push_back(event.clone());
-                    let of_user = self.waiting.iter().filter(|other| other.user == event.user).count();
-                    if of_user > OF_USER {
-                        self.move_to_retry(&event.user);
-                    }
-                }
+            // The retry reads it again when its turn comes.
+            if self.retries.prolong(&event.user, event.position) {
+                continue;
+            }
+            self.open.insert(event.position);
+            self.waiting.push_back(event.clone());
+            let of_user = self.waiting.iter().filter(|other| other.user == event.user).count();
+            if of_user > OF_USER {
+                self.move_to_retry(&event.user);
             }
         }
         self.unsaved.is_changed |= page.next > self.read_to;

@@ -3,6 +3,7 @@
 
 mod intake;
 mod outcome;
+mod retries;
 #[cfg(test)]
 mod tests;
 mod unsaved;
@@ -12,9 +13,10 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use self::retries::{Retries, Retry};
 use super::{
     Webhook,
     delivery::{Attempt, Message, OrderKey, Resend, StoredRetry},
@@ -25,15 +27,15 @@ use crate::biz::{
     values::ids::WebhookId,
 };
 
-/// Most retries. With as many, the feed is not read on until one ends.
-const MAX_RETRIES: usize = 1_000;
+/// Users whose next event is refused at which the webhook has failed. Each has some hundred bytes in memory, and a row.
+pub const MAX_REFUSED: usize = 20_000;
+/// Most retries: those, and those of users with many events. With as many, the feed is not read on until one ends.
+const MAX_RETRIES: usize = MAX_REFUSED + 1_000;
 /// Users whose events were given up at which the webhook as a whole has failed.
 pub const MAX_FAILED_USERS: usize = 100;
 /// Users with a failure since the last accepted event at which the receiver counts as down. Then retries are tried at
 /// their times, and events of further users only as probes.
 const DOWN_AFTER: usize = 8;
-/// The time in which a retry becomes due early at most once. Its event may be refused although the receiver is back.
-const HASTENED_ONCE_IN: TimeDelta = TimeDelta::hours(1);
 
 /// The deliveries of one webhook.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub struct Queue {
     waiting: VecDeque<Event>,
     /// The positions of the events that are read and have no end yet.
     open: BTreeSet<Position>,
-    retries: BTreeMap<OrderKey, Retry>,
+    retries: Retries,
     /// Deliveries beside the feed.
     resends: VecDeque<Resend>,
     /// The orders that have a delivery on its way, and its position.
@@ -69,30 +71,17 @@ struct Probes {
     next_at: Option<DateTime<Utc>>,
 }
 
-/// The changes since the last save.
+/// The changes that are not saved.
 #[derive(Debug, Default)]
 struct Unsaved {
     is_changed: bool,
+    /// They are saved before the position of the webhook passes their events.
     retries: BTreeSet<OrderKey>,
+    /// Retries that only became due earlier. They are saved last: a process that dies before tries them at their old
+    /// times.
+    hastened: BTreeSet<OrderKey>,
     accepted: VecDeque<Attempt>,
     failed: VecDeque<Attempt>,
-}
-
-#[derive(Debug)]
-struct Retry {
-    /// As [`StoredRetry::next`].
-    next: Position,
-    /// The last event of the retry is at this position or before it.
-    until: Position,
-    attempts: u32,
-    first_at: Option<DateTime<Utc>>,
-    next_at: DateTime<Utc>,
-    /// As [`StoredRetry::failed_at`].
-    failed_at: Option<DateTime<Utc>>,
-    /// When it became due early, because the receiver was back.
-    hastened_at: Option<DateTime<Utc>>,
-    /// The first events of the retry, as far as they were read.
-    events: VecDeque<Event>,
 }
 
 /// A delivery to make.
@@ -142,19 +131,12 @@ impl Queue {
         let failures = usize::try_from(webhook.progress.failures).unwrap_or(usize::MAX).min(DOWN_AFTER);
         let has_failed = |retry: &&StoredRetry| retry.attempts > 0 && retry.failed_at.is_none();
         let failing = retries.iter().filter(has_failed).take(failures).map(|retry| retry.key.clone()).collect();
-        let retry = |stored: StoredRetry| {
-            let StoredRetry { key, next, attempts, first_at, next_at, failed_at } = stored;
-            // Events behind the stored position are read again, and then prolong the retry.
-            let until = position.max(next);
-            let events = VecDeque::new();
-            (key, Retry { next, until, attempts, first_at, next_at, failed_at, hastened_at: None, events })
-        };
         Self {
             webhook,
             read_to: position,
             waiting: VecDeque::new(),
             open: BTreeSet::new(),
-            retries: retries.into_iter().map(retry).collect(),
+            retries: retries.into_iter().map(|retry| Retry::of_stored(retry, position)).collect(),
             resends: VecDeque::new(),
             busy: BTreeMap::new(),
             resending: BTreeMap::new(),
@@ -191,16 +173,13 @@ impl Queue {
         }
         let may_begin = !self.is_down() || self.is_probe_due(now);
         // A retry without an attempt has a user whose events were too many for the window. It is a probe, too.
-        let is_due = |(key, retry): &(&OrderKey, &Retry)| {
-            retry.is_due(now) && !self.busy.contains_key(*key) && (may_begin || retry.attempts > 0)
-        };
-        let due = self.retries.iter().filter(is_due).min_by_key(|(_, retry)| retry.next_at);
+        let due = self.retries.due(now, &self.busy, may_begin);
         let is_free = |event: &Event| !self.busy.contains_key(&event.user);
         let waiting = may_begin.then(|| self.waiting.iter().position(is_free)).flatten();
         // By turns, so that many retries of users whose events are refused hold no other user up.
         let due = due.filter(|_| waiting.is_none() || !self.prefers_waiting);
         if let Some((key, retry)) = due {
-            let Some(event) = retry.events.front() else {
+            let Some(event) = self.retries.first_event(key) else {
                 return Step::Read(RetryRead {
                     key: key.clone(),
                     after: retry.next.saturating_sub(1),
@@ -230,11 +209,11 @@ impl Queue {
 
     /// Takes the events of a [`Step::Read`]. A retry without events has ended.
     pub fn take_retry(&mut self, read: &RetryRead, events: Vec<Event>) {
-        let Some(retry) = self.retries.get_mut(&read.key) else { return };
+        let Some(retry) = self.retries.get(&read.key) else { return };
         match (events.last(), retry.until > read.until) {
-            (Some(_), _) => retry.events = events.into(),
+            (Some(_), _) => self.retries.load(&read.key, events),
             // Further events came meanwhile.
-            (None, true) => retry.next = read.until + 1,
+            (None, true) => drop(self.retries.change(&read.key, |retry| retry.next = read.until + 1)),
             (None, false) => self.end_retry(&read.key),
         }
     }
@@ -254,10 +233,9 @@ impl Queue {
         if !self.webhook.is_served() {
             return self.in_flight() == 0;
         }
-        let is_full = self.retries.len() >= MAX_RETRIES;
         let is_unprobed = self.is_down() && !self.is_probe_due(now);
-        let has_read = is_unprobed || self.waiting.is_empty() && (is_full || self.read_to >= last);
-        let waits = self.retries.values().all(|retry| !retry.is_due(now) || is_unprobed && retry.attempts == 0);
+        let has_read = is_unprobed || self.waiting.is_empty() && self.read_to >= last;
+        let waits = !self.retries.is_any_due(now, !is_unprobed);
         has_read && waits && self.in_flight() == 0 && self.resends.is_empty()
     }
 
@@ -265,17 +243,10 @@ impl Queue {
     pub fn retries(&self) -> usize {
         self.retries.len()
     }
-}
 
-impl Retry {
-    /// A retry without an attempt, of the events from `next` to `until`.
-    fn untried(next: Position, until: Position, next_at: DateTime<Utc>) -> Self {
-        let events = VecDeque::new();
-        Self { next, until, attempts: 0, first_at: None, next_at, failed_at: None, hastened_at: None, events }
-    }
-
-    fn is_due(&self, now: DateTime<Utc>) -> bool {
-        self.failed_at.is_none() && self.next_at <= now
+    /// Users whose next event was refused, with those who were given up.
+    pub fn refused_users(&self) -> usize {
+        self.retries.refused()
     }
 }
 

@@ -1,10 +1,8 @@
 //! The ends of deliveries: retries begin, go on and end.
 
-use std::collections::VecDeque;
-
 use chrono::{DateTime, Utc};
 
-use super::{DOWN_AFTER, Delivery, HASTENED_ONCE_IN, MAX_FAILED_USERS, Probes, Queue, Retry, Source, Times};
+use super::{DOWN_AFTER, Delivery, MAX_FAILED_USERS, MAX_REFUSED, Probes, Queue, Retry, Source, Times};
 use crate::biz::{
     events::Event,
     webhooks::{
@@ -40,20 +38,22 @@ impl Queue {
 
     fn accepted(&mut self, event: &Event, was_down: bool, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.open.remove(&event.position);
-        if let Some(retry) = self.retries.get_mut(&event.user) {
-            // It has another event in front if the event was on its way when the retry began.
-            if retry.events.front().is_some_and(|first| first.position == event.position) {
-                retry.events.pop_front();
-            }
-            // It stays due, and before the other retries. So few retries have their events in memory.
+        self.retries.pop_event(&event.user, event.position);
+        let following = self.retries.first_event(&event.user).map(|first| first.at);
+        let is_done = self.retries.change(&event.user, |retry| {
+            // It stays due, and before the other retries.
             (retry.next, retry.attempts, retry.first_at) = (event.position + 1, 0, None);
             (retry.hastened_at, retry.failed_at) = (None, None);
-            if let Some(first) = retry.events.front() {
+            if let Some(at) = following {
                 // A user with events all the time is never done, and is not late for that.
-                retry.next_at = retry.next_at.max(first.at).min(now);
+                retry.next_at = retry.next_at.max(at).min(now);
             }
+            retry.next > retry.until
+        });
+        if let Some(is_done) = is_done {
             self.unsaved.retries.insert(event.user.clone());
-            if retry.next > retry.until {
+            self.retries.unload_if_many(&event.user);
+            if is_done {
                 self.end_retry(&event.user);
             }
         }
@@ -67,13 +67,7 @@ impl Queue {
         (*failures, *failing_since) = (0, None);
         self.failing.clear();
         if was_down {
-            for (key, retry) in &mut self.retries {
-                let may_hasten = retry.hastened_at.is_none_or(|at| now - at >= HASTENED_ONCE_IN);
-                if retry.next_at > now && retry.failed_at.is_none() && may_hasten {
-                    (retry.next_at, retry.hastened_at) = (now, Some(now));
-                    self.unsaved.retries.insert(key.clone());
-                }
-            }
+            self.unsaved.hastened.extend(self.retries.hasten(now));
         }
     }
 
@@ -91,49 +85,64 @@ impl Queue {
             self.pass(event, now);
             return None;
         }
-        if !self.retries.contains_key(&event.user) {
+        if self.retries.get(&event.user).is_none() {
             self.begin_retry(event, began_at);
         }
         self.unsaved.retries.insert(event.user.clone());
         self.open.remove(&event.position);
-        let retry = self.retries.get_mut(&event.user)?;
-        (retry.next, retry.events) = (event.position, VecDeque::from([event.clone()]));
-        retry.attempts = retry.attempts.saturating_add(1);
-        let first_at = *retry.first_at.get_or_insert(began_at);
-        let next_at = next_attempt(retry.attempts, first_at, now);
-        retry.next_at = next_at.unwrap_or(now);
-        let reason = match (failure, next_at) {
-            (Failure::Gone, _) => "the receiver answered 410 Gone".to_owned(),
-            (_, Some(_)) => return next_at,
+        // The event is read again at its time: in memory, those of many users would need much of it.
+        self.retries.unload(&event.user);
+        let (next_at, is_given_up) = self.retries.change(&event.user, |retry| {
+            retry.next = event.position;
+            retry.attempts = retry.attempts.saturating_add(1);
+            let first_at = *retry.first_at.get_or_insert(began_at);
+            let next_at = next_attempt(retry.attempts, first_at, now);
+            retry.next_at = next_at.unwrap_or(now);
             // The receiver has accepted another event since the first attempt, so only this user has failed.
-            (_, None) if since > first_at => {
+            let is_given_up = failure != Failure::Gone && next_at.is_none() && since > first_at;
+            if is_given_up {
                 retry.failed_at = Some(now);
-                if self.failed_users() < MAX_FAILED_USERS {
-                    return None;
-                }
-                format!("events of {MAX_FAILED_USERS} users were not accepted for three days each")
             }
-            (_, None) => format!("no event was accepted for three days; last failure: {}", failure.name()),
+            (next_at, is_given_up)
+        })?;
+        let reason = match next_at {
+            _ if failure == Failure::Gone => "the receiver answered 410 Gone".to_owned(),
+            _ if self.retries.refused() >= MAX_REFUSED => {
+                format!("the receiver refused events of {MAX_REFUSED} users; last failure: {}", failure.name())
+            }
+            Some(_) => return next_at,
+            None if !is_given_up => format!("no event was accepted for three days; last failure: {}", failure.name()),
+            None if self.failed_users() < MAX_FAILED_USERS => return None,
+            None => format!("events of {MAX_FAILED_USERS} users were not accepted for three days each"),
         };
-        self.webhook.progress.failed = Some(Failed { at: now, reason });
+        self.fail(reason, now);
         None
+    }
+
+    /// Ends the webhook, until an operator activates it.
+    pub fn fail(&mut self, reason: String, now: DateTime<Utc>) {
+        self.webhook.progress.failed = Some(Failed { at: now, reason });
+        self.unsaved.is_changed = true;
     }
 
     /// Goes on behind an event whose type was removed while it was on its way.
     fn pass(&mut self, event: &Event, now: DateTime<Utc>) {
         self.open.remove(&event.position);
-        let Some(retry) = self.retries.get_mut(&event.user) else { return };
-        (retry.next, retry.attempts, retry.first_at, retry.next_at) = (event.position + 1, 0, None, now);
-        retry.events.clear();
+        let is_done = self.retries.change(&event.user, |retry| {
+            (retry.next, retry.attempts, retry.first_at, retry.next_at) = (event.position + 1, 0, None, now);
+            retry.next > retry.until
+        });
+        let Some(is_done) = is_done else { return };
+        self.retries.unload(&event.user);
         self.unsaved.retries.insert(event.user.clone());
-        if retry.next > retry.until {
+        if is_done {
             self.end_retry(&event.user);
         }
     }
 
     /// Users whose events were given up. Each has a retry.
     pub fn failed_users(&self) -> usize {
-        self.retries.values().filter(|retry| retry.failed_at.is_some()).count()
+        self.retries.failed()
     }
 
     /// Begins a retry with an event that failed. The events behind it go to the retry.
@@ -149,8 +158,7 @@ impl Queue {
             until = until.max(other.position);
             false
         });
-        let untried = Retry::untried(event.position, until, began_at);
-        let retry = Retry { first_at: Some(began_at), events: VecDeque::from([event.clone()]), ..untried };
+        let retry = Retry { first_at: Some(began_at), ..Retry::untried(event.position, until, began_at) };
         self.retries.insert(event.user.clone(), retry);
     }
 

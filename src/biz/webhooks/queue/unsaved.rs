@@ -1,13 +1,11 @@
-//! The changes since the last save.
+//! The changes that are not saved. They are saved in parts.
 
-use super::{Queue, Retry, Unsaved};
+use uuid::Uuid;
+
+use super::{Queue, Unsaved};
 use crate::biz::{
     events::Position,
-    webhooks::{
-        Progress,
-        delivery::{Attempt, OrderKey, StoredRetry},
-        store::SavedWebhook,
-    },
+    webhooks::{Progress, delivery::StoredRetry, store::SavedWebhook},
 };
 
 impl Queue {
@@ -16,51 +14,86 @@ impl Queue {
         self.unsaved.accepted.len() + self.unsaved.failed.len()
     }
 
-    /// Whether there are changes since the last save.
+    /// Whether there are changes that are not saved.
     pub fn has_unsaved(&self) -> bool {
         self.unsaved.is_changed
     }
 
-    /// The changes since the last save, if there are any.
-    pub fn unsaved(&self) -> Option<SavedWebhook> {
+    /// The next part of the changes that are not saved, if there are any: its rows take from `room`.
+    ///
+    /// The position stays while retries are left for a later part. So a process that dies between two parts repeats
+    /// deliveries, and passes over none: a saved retry says nothing about events that its user has not got.
+    pub fn unsaved(&self, room: &mut usize) -> Option<SavedWebhook> {
         if !self.unsaved.is_changed {
             return None;
         }
-        let stored = |key: &OrderKey| {
-            let Retry { next, attempts, first_at, next_at, failed_at, .. } = *self.retries.get(key)?;
-            Some(StoredRetry { key: key.clone(), next, attempts, first_at, next_at, failed_at })
-        };
-        let mut log: Vec<Attempt> = self.unsaved.accepted.iter().chain(&self.unsaved.failed).cloned().collect();
-        log.sort_unstable_by_key(|attempt| attempt.number);
-        let Progress { attempts, accepted, failures, failing_since, failed, .. } = self.webhook.progress.clone();
+        let changed = &self.unsaved.retries;
+        let part = taken(room, changed.len());
+        let keys = || changed.iter().take(part);
+        let mut resent: Vec<Uuid> = self.resending.iter().filter(|(_, is_made)| **is_made).map(|(id, _)| *id).collect();
+        resent.truncate(taken(room, resent.len()));
+        let Progress { position, attempts, accepted, failures, failing_since, failed } = self.webhook.progress.clone();
         Some(SavedWebhook {
             id: self.webhook.id.clone(),
             made_at: self.webhook.created_at,
             restarts: self.webhook.restarts,
-            position: self.position(),
+            position: if part == changed.len() { self.position() } else { position },
             attempts,
             accepted,
             failures,
             failing_since,
             failed,
-            retries: self.unsaved.retries.iter().filter_map(stored).collect(),
-            ended: self.unsaved.retries.iter().filter(|key| !self.retries.contains_key(*key)).cloned().collect(),
-            log,
-            resent: self.resending.iter().filter(|(_, is_made)| **is_made).map(|(id, _)| *id).collect(),
+            retries: keys().filter_map(|key| Some(self.retries.get(key)?.stored(key))).collect(),
+            ended: keys().filter(|key| self.retries.get(key).is_none()).cloned().collect(),
+            log: Vec::new(),
+            resent,
         })
     }
 
-    /// Notes that the changes of [`Self::unsaved`] are saved.
+    /// Adds the last attempts to a part, as far as there is room.
+    pub fn add_log(&self, saved: &mut SavedWebhook, room: &mut usize) {
+        for log in [&self.unsaved.accepted, &self.unsaved.failed] {
+            saved.log.extend(log.iter().take(taken(room, log.len())).cloned());
+        }
+        saved.log.sort_unstable_by_key(|attempt| attempt.number);
+    }
+
+    /// Adds retries that became due earlier, as far as there is room.
+    pub fn add_hastened(&self, saved: &mut SavedWebhook, room: &mut usize) {
+        let Unsaved { retries, hastened, .. } = &self.unsaved;
+        let left = hastened.iter().filter(|key| !retries.contains(*key)).take(*room);
+        let added: Vec<StoredRetry> = left.filter_map(|key| Some(self.retries.get(key)?.stored(key))).collect();
+        *room -= added.len();
+        saved.retries.extend(added);
+    }
+
+    /// Notes that the changes of [`Self::unsaved`] are saved. Nothing has changed since.
     pub fn saved(&mut self, saved: &SavedWebhook) {
-        self.unsaved = Unsaved::default();
+        for key in saved.retries.iter().map(|retry| &retry.key).chain(&saved.ended) {
+            self.unsaved.retries.remove(key);
+            self.unsaved.hastened.remove(key);
+        }
+        let accepted = saved.log.iter().filter(|attempt| attempt.is_accepted()).count();
+        self.unsaved.accepted.drain(..accepted);
+        self.unsaved.failed.drain(..saved.log.len() - accepted);
         for id in &saved.resent {
             self.resending.remove(id);
         }
         self.webhook.progress.position = saved.position;
+        let Unsaved { retries, hastened, accepted, failed, .. } = &self.unsaved;
+        let is_saved = retries.is_empty() && hastened.is_empty() && accepted.is_empty() && failed.is_empty();
+        self.unsaved.is_changed = !is_saved || self.resending.values().any(|is_made| *is_made);
     }
 
     /// All events up to it are delivered or in retries.
     fn position(&self) -> Position {
         self.open.first().map_or(self.read_to, |first| first - 1)
     }
+}
+
+/// Takes up to so many rows from `room`.
+fn taken(room: &mut usize, most: usize) -> usize {
+    let taken = most.min(*room);
+    *room -= taken;
+    taken
 }
