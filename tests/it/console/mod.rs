@@ -8,6 +8,7 @@ mod operators;
 mod pages;
 mod pictures;
 mod policy;
+mod prices;
 mod rights;
 mod sessions;
 mod tools;

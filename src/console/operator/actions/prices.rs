@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use sha2::{Digest, Sha256};
 
 use super::{
     action::{Action, Context},
@@ -33,7 +32,6 @@ const MOST_PAGES: usize = 10;
 pub(in crate::console) static PUT: Action = Action {
     current: Some(|api, values| Box::pin(current(api, values))),
     context: Some(|api, values| Box::pin(context(api, values))),
-    base: Some(|api, values| Box::pin(base(api, values))),
     ..Action::new(
         "price",
         PUT_PRICE_VERSION,
@@ -151,7 +149,7 @@ async fn context(api: &Api, values: &Values) -> Result<Context> {
         facts.push(("superseded", String::new()));
     }
     let fields = in_force.map(|version| beside(version, new)).unwrap_or_default();
-    Ok(Context { base: base_of(&versions), fields, facts })
+    Ok(Context { fields, facts })
 }
 
 /// The cost of the calls of yesterday at the new prices, beside the present ones.
@@ -208,20 +206,6 @@ fn in_force(versions: &[PriceVersion]) -> Option<&PriceVersion> {
 
 fn since(version: &PriceVersion) -> (i64, i32) {
     version.effective_from.as_ref().map_or((0, 0), |at| (at.seconds, at.nanos))
-}
-
-/// The versions of the model. A preview compares with the one in force, and another version may come before it.
-async fn base(api: &Api, values: &Values) -> Result<String> {
-    Ok(base_of(&versions(api, values).await?))
-}
-
-fn base_of(versions: &[PriceVersion]) -> String {
-    let mut hash = Sha256::new();
-    for version in versions {
-        let (seconds, nanos) = since(version);
-        hash.update(format!("{} {seconds} {nanos} {}\n", version.version_id, version.in_force));
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The fields of the version in force and of the new one.
