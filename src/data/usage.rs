@@ -11,7 +11,7 @@ use crate::biz::{
     values::{
         calendar::DaySpan,
         error::StoreError,
-        ids::{ServiceName, UserId},
+        ids::{ModelName, ServiceName, UserId},
     },
 };
 
@@ -329,6 +329,10 @@ pub(super) fn group_of(row: &impl Columns) -> Result<(UseGroup, UseSums), StoreE
 /// The value of a property, and its sums.
 pub(super) fn grouped_of(row: &impl Columns) -> Result<(String, UseSums), StoreError> {
     Ok((row.text(0)?, sums_of(row, 1)?))
+}
+
+pub(super) fn model_of(row: &impl Columns) -> Result<ModelName, StoreError> {
+    row.text(0).map(ModelName::from_stored)
 }
 
 /// The number of rows, and their sums.

@@ -20,7 +20,8 @@ use crate::biz::{
     audit_trail::{AuditedCall, DELETE_PRICE_VERSION, Intent, PUT_PRICE_VERSION},
     charge::{
         prices::{
-            Alias, Class, Draft, Factor, Given, NewVersion, PriceStore, PriceVersion, Rates, VersionKey, VersionStore,
+            Alias, Class, Draft, Factor, Given, NewVersion, PriceBook, PriceList, PriceStore, PriceVersion, Rates,
+            VersionKey, VersionStore, blocking,
         },
         quote::{Ask, ESTIMATE, Quoter},
     },
@@ -120,27 +121,48 @@ impl PriceService {
         Ok(PutPriceVersionReply { success: true, changed, version: Some(stored) })
     }
 
-    /// The cost of the calls of yesterday of the model, at the base prices of a new version and of the one in force.
-    /// Changes nothing.
+    /// The cost of the calls of yesterday that a new version would price, or that it would no longer price: at the base
+    /// prices in force, and at those with the new version in force. Changes nothing.
     ///
     /// # Errors
     /// The errors of [`Self::put_price_version`] for the version, and those of a read.
     pub async fn quote_of_yesterday(&self, request: &PutPriceVersionRequest) -> Result<DayQuote> {
         let now = self.calendar.now();
-        let version = new_version(request, now.utc)?;
+        let NewVersion { model, id, prices, .. } = new_version(request, now.utc)?;
         let day = now.day.pred_opt().unwrap_or(now.day);
-        let (sums, rows) = self.uses.sums_of_model(&version.model, day, MAX_QUOTED_ROWS).await?;
-        let book = self.quoter.prices().book();
-        let in_force = book.last_usable(&version.model, now.utc).map(|version| version.prices.clone());
-        let parts = parts_of(&sums);
-        Ok(DayQuote {
-            day,
-            calls: sums.get(UseCount::Calls),
-            charged: sums.amount,
-            in_force: in_force.and_then(|prices| prices.cost_of_sums(parts)),
-            new: version.prices.cost_of_sums(parts),
-            is_cut: rows >= u64::from(MAX_QUOTED_ROWS),
-        })
+        let names = self.uses.models_of(day, MAX_QUOTED_NAMES).await?;
+        let present = self.quoter.prices().book();
+        let next = {
+            let (present, model) = (present.clone(), model.clone());
+            // A book may have a hundred thousand versions.
+            blocking(move || {
+                let mut next = PriceBook::clone(&present);
+                next.set(model, now.utc, Ok(PriceVersion::new(id, prices)));
+                next
+            })
+            .await?
+        };
+        let mut quote = DayQuote::of(day, present.at(&model, now.utc).is_ok());
+        quote.is_cut = names.len() >= MAX_QUOTED_NAMES as usize;
+        let mut left = MAX_QUOTED_ROWS;
+        for name in names {
+            let [present, next] = [&*present, &next].map(|book| book.at(&name, now.utc).ok());
+            if [present, next].into_iter().flatten().all(|found| *found.model != model) {
+                continue;
+            }
+            if left == 0 {
+                quote.is_cut = true;
+                break;
+            }
+            let (sums, rows) = self.uses.sums_of_model(&name, day, left).await?;
+            left = left.saturating_sub(u32::try_from(rows).unwrap_or(u32::MAX));
+            quote.is_cut |= left == 0;
+            quote.add(&sums, [present, next].map(|found| found.map(|found| &*found.version.prices)));
+            if name != model {
+                quote.aliases.push(name);
+            }
+        }
+        Ok(quote)
     }
 
     pub async fn delete_price_version(
@@ -190,18 +212,57 @@ impl PriceService {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DayQuote {
     pub day: NaiveDate,
+    /// The names of its calls beside that of the model.
+    pub aliases: Vec<ModelName>,
     pub calls: i64,
     /// The amount that the calls were charged, after free quotas.
     pub charged: Money,
-    /// `None` without a version in force, or beyond the largest amount.
+    /// `None` if nothing prices the calls.
     pub in_force: Option<Money>,
     pub new: Option<Money>,
-    /// Whether the day has more rows than were read.
+    /// The calls whose name would have no price with the new version, so that they would be refused.
+    pub unpriced: i64,
+    /// Whether the day has more names or rows than were read.
     pub is_cut: bool,
 }
 
 /// Most rows of the use by model that one quote reads.
 const MAX_QUOTED_ROWS: u32 = 50_000;
+/// Most names of models of a day that one quote looks at.
+const MAX_QUOTED_NAMES: u32 = 1_000;
+
+impl DayQuote {
+    /// A day without calls.
+    fn of(day: NaiveDate, has_price: bool) -> Self {
+        Self {
+            day,
+            aliases: Vec::new(),
+            calls: 0,
+            charged: Money::ZERO,
+            in_force: has_price.then_some(Money::ZERO),
+            new: Some(Money::ZERO),
+            unpriced: 0,
+            is_cut: false,
+        }
+    }
+
+    /// Adds the calls of a name, with its prices in force and with the new version.
+    fn add(&mut self, sums: &UseSums, prices: [Option<&PriceList>; 2]) {
+        self.calls += sums.get(UseCount::Calls);
+        self.charged = self.charged.plus(sums.amount);
+        let parts = parts_of(sums);
+        let [in_force, new] = prices;
+        for (sum, prices) in [(&mut self.in_force, in_force), (&mut self.new, new)] {
+            if let Some(prices) = prices {
+                let cost = prices.cost_of_sums(parts).unwrap_or(Money::MAX);
+                *sum = Some(sum.unwrap_or_default().plus(cost).min(Money::MAX));
+            }
+        }
+        if new.is_none() {
+            self.unpriced += sums.get(UseCount::Calls);
+        }
+    }
+}
 
 /// The tokens of each class in the sums of many calls.
 fn parts_of(sums: &UseSums) -> ByClass<u64> {

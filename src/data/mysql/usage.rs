@@ -30,10 +30,13 @@ use crate::{
         error::store_error,
         row::Columns,
         rows::report::daily_use_of,
-        usage::{self, counted_sums_of, day_of, group_of, grouped_of},
+        usage::{self, counted_sums_of, day_of, group_of, grouped_of, model_of},
     },
 };
 
+/// The models of a day. Takes the day and the limit. The index has them in order, and the server skips from one to the next.
+const MODELS_OF: &str =
+    "SELECT DISTINCT model FROM usage_by WHERE usage_date = ? AND model > '' ORDER BY model LIMIT ?";
 /// Rows of one INSERT.
 const ROWS_AT_ONCE: usize = 1_000;
 
@@ -127,6 +130,11 @@ impl UseStore for MySqlStore {
         let query = sqlx::query(&**usage::OF_MODEL).bind(day).bind(model.as_str().as_bytes()).bind(limit);
         let rows = self.reader.fetch_all(query).await?;
         rows.first().map_or(Ok(Default::default()), counted_sums_of)
+    }
+
+    async fn models_of(&self, day: NaiveDate, limit: u32) -> Result<Vec<ModelName>, StoreError> {
+        let query = sqlx::query(MODELS_OF).bind(day).bind(limit);
+        self.reader.fetch_all(query).await?.iter().map(model_of).collect()
     }
 
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {

@@ -26,7 +26,7 @@ use crate::{
         error::store_error,
         row::Columns,
         rows::report::daily_use_of,
-        usage::{self, counted_sums_of, day_of, group_of, grouped_of},
+        usage::{self, counted_sums_of, day_of, group_of, grouped_of, model_of},
     },
 };
 
@@ -126,11 +126,24 @@ impl UseStore for SqliteStore {
         counted_sums_of(&row)
     }
 
+    async fn models_of(&self, day: NaiveDate, limit: u32) -> Result<Vec<ModelName>, StoreError> {
+        let rows = sqlx::query(MODELS_OF).bind(day.to_string()).bind(limit).fetch_all(&self.reader).await;
+        rows.map_err(store_error)?.iter().map(model_of).collect()
+    }
+
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {
         let (rows, missing) = self.with_missing(filter, filtered(sqlx::query(&**usage::DAILY), filter)).await?;
         Ok((rows.iter().map(daily_use_of).collect::<Result<_, _>>()?, missing))
     }
 }
+
+/// The models of a day, by the index: from one to the next. Takes the day and the limit.
+const MODELS_OF: &str = "\
+    WITH RECURSIVE models (model) AS (\
+    SELECT MIN(model) FROM usage_by WHERE usage_date = ?1 AND model > '' UNION ALL \
+    SELECT (SELECT MIN(model) FROM usage_by WHERE usage_date = ?1 AND model > models.model) \
+    FROM models WHERE model IS NOT NULL) \
+    SELECT model FROM models WHERE model IS NOT NULL LIMIT ?2";
 
 impl SqliteStore {
     /// The rows of a query, and the number of records that the days of the filter lack, in one snapshot: with

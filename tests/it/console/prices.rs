@@ -1,13 +1,16 @@
-//! New price versions.
+//! New price versions: of two that are confirmed at once, and their cost for the calls of yesterday.
 
+use billing_service::service::proto::{DeductQuotaRequest, Usage};
+use chrono::TimeDelta;
 use futures_util::future::join_all;
 use rstest::rstest;
 
 use super::{
+    OPEN,
     actions::{confirm, confirmation, events, previewed},
     visitor::Visitor,
 };
-use crate::harness::{Backend, MySql, Sqlite};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, TestClock, charge};
 
 /// Pairs of confirmations. Without a comparison under lock, both of many pairs are made.
 const PAIRS: usize = 12;
@@ -37,5 +40,63 @@ async fn of_two_versions_that_are_confirmed_at_once_one_is_shown_beside_the_othe
         assert!(stale.text().contains("the state has changed since the preview"), "{}", stale.text());
         let made = confirm(&operator, "price", &confirmation(stale, "price")).await;
         assert_eq!((made.status, events(&service).await.len()), (303, before + 2), "{}", made.text());
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_calls_of_yesterday_that_came_by_an_alias_are_in_the_quote(#[values(MySql, Sqlite)] on: Backend) {
+    let models = "{gpt-4.1: {input: 2, output: 8, aliases: ['gpt-4.1-2025*', large]}, \
+                  tiny: {input: 1, output: 1, aliases: [small]}}";
+    let settings: Vec<_> = OPEN.into_iter().filter(|(key, _)| *key != "billing.models").collect();
+    let settings = [&settings[..], &[("billing.models", models)]].concat();
+    let database = Database::create(on).await;
+    let (clock, config) = (TestClock::real(), database.config(&settings));
+    let service = Service::start_with_clock(database, config, clock.clone()).await;
+    // Two users, each call of 3,001 input and 777 output tokens: 0.012218 at 2 and 8, 0.003778 at 1 and 1.
+    for (user, model) in [("alice", "gpt-4.1"), ("alice", "gpt-4.1-2025-04-14"), ("bob", "large"), ("bob", "small")] {
+        service.adjust(user, 5.0).await;
+        let usage = Usage { input_tokens: 3_001, output_tokens: 777, ..Default::default() };
+        let call = DeductQuotaRequest { model: model.into(), usage: Some(usage), ..charge(user, "llm", 1) };
+        service.deduct(DeductQuotaRequest { trace_id: format!("of {model}"), ..call }).await;
+    }
+    for user in ["alice", "bob"] {
+        // A read brings the use by model up to date.
+        let (status, _) = service.get(&format!("/api/v1/billing/usage?user_id={user}&group_by=model")).await;
+        assert_eq!(status, 200);
+    }
+    clock.advance(TimeDelta::days(1));
+    let operator = Visitor::of_operators(&service);
+    for (aliases, parts) in [
+        // At 4 and 16, twice the present prices.
+        (
+            "gpt-4.1-2025* large",
+            &["Calls 3", "At the prices in force 0.036654", "At the new prices 0.073308", "gpt-4.1-2025-04-14, large"]
+                [..],
+        ),
+        // It takes a name over from another model.
+        ("gpt-4.1-2025* large small", &["Calls 4", "At the prices in force 0.040432", "At the new prices 0.097744"]),
+        // It gives a name up that no other model has.
+        (
+            "gpt-4.1-2025*",
+            &[
+                "Calls 3",
+                "At the prices in force 0.036654",
+                "At the new prices 0.048872",
+                "Calls without a price then 1",
+            ],
+        ),
+    ] {
+        let fields = [
+            ("model", "gpt-4.1"),
+            ("effective_from", "2999-01-01T00:00:00"),
+            ("input", "4"),
+            ("output", "16"),
+            ("aliases", aliases),
+        ];
+        let preview = previewed(&operator, "price", &fields).await.text();
+        for part in parts {
+            assert!(preview.contains(part), "{aliases}: {part}: {preview}");
+        }
     }
 }

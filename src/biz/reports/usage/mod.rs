@@ -336,4 +336,11 @@ pub trait UseStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn sums_of_model(&self, model: &ModelName, day: NaiveDate, limit: u32) -> Result<(UseSums, u64), StoreError>;
+
+    /// The models that calls of a day named, over all users, as far as they are summed: in the order of their names, at
+    /// most `limit`. The cost grows with the number of models.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn models_of(&self, day: NaiveDate, limit: u32) -> Result<Vec<ModelName>, StoreError>;
 }

@@ -222,6 +222,10 @@ impl UseStore for Memory {
     async fn sums_of_model(&self, _: &ModelName, _: NaiveDate, _: u32) -> Result<(UseSums, u64), StoreError> {
         unimplemented!("a refresh reads no models")
     }
+
+    async fn models_of(&self, _: NaiveDate, _: u32) -> Result<Vec<ModelName>, StoreError> {
+        unimplemented!("a refresh reads no names of models")
+    }
 }
 
 /// A day with so many records that it has several parts.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     biz::{
         audit_trail::{DELETE_PRICE_VERSION, PUT_PRICE_VERSION},
-        values::{class::Class, error::Result, invalid::Invalid, money::Money},
+        values::{class::Class, error::Result, ids::ModelName, invalid::Invalid, money::Money},
     },
     console::format,
     service::{
@@ -28,6 +28,8 @@ const INSTANT: &str = "%Y-%m-%dT%H:%M:%S";
 /// Versions of a model that are looked through, by pages.
 const PAGE_SIZE: i32 = 100;
 const MOST_PAGES: usize = 10;
+/// Names of calls that a preview shows.
+const MOST_NAMES: usize = 20;
 
 pub(in crate::console) static PUT: Action = Action {
     current: Some(|api, values| Box::pin(current(api, values))),
@@ -159,14 +161,26 @@ async fn quote(api: &Api, new: &PutPriceVersionRequest) -> Result<Vec<(&'static 
     let mut facts = vec![
         ("day", quote.day.to_string()),
         ("calls", format::count(quote.calls)),
+        ("aliases", names(&quote.aliases)),
         ("charged", format::money(quote.charged)),
         ("in_force", amount(quote.in_force)),
         ("new", amount(quote.new)),
     ];
+    if quote.unpriced > 0 {
+        facts.push(("unpriced", format::count(quote.unpriced)));
+    }
+    facts.retain(|(_, value)| !value.is_empty());
     if quote.is_cut {
         facts.push(("is_cut", String::new()));
     }
     Ok(facts)
+}
+
+/// The first names of a list.
+fn names(all: &[ModelName]) -> String {
+    let shown: Vec<_> = all.iter().take(MOST_NAMES).map(ModelName::as_str).collect();
+    let more = if all.len() > MOST_NAMES { ", \u{2026}" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// Fills the form with the version of the model that is in force, and with this moment.
