@@ -52,8 +52,8 @@ pub use self::{
     limits::LimitService,
     metering::StreamService,
     operations::{
-        ChargeFacts, Finding, Health, Hour, JobState, OperationTime, OperationsService, Planned, RpcCount, Timetable,
-        Vitals,
+        ChargeFacts, Finding, Health, Hour, JobState, OperationTime, OperationsService, Planned, RpcCount, StreamFacts,
+        Timetable, Vitals,
     },
     prices::{DayQuote, PriceService, prices_of_tier},
     reads::{ReadBounds, Reads},

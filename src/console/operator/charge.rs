@@ -1,12 +1,16 @@
-//! A charge, explained: its request, its split, the lines of its price, its records and refunds, and the state of its
+//! A charge, explained: its request, its split, the lines of its price, the reports of its stream, its records and refunds, and the state of its
 //! account in the database and in the caches.
 
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::actions;
 use crate::{
-    biz::check::cache::{Inspected, entry::AccountEntry},
+    biz::{
+        check::cache::{Inspected, entry::AccountEntry},
+        settlement::transaction::ChargedBy,
+    },
     console::{
         controls::{self, badge},
         format,
@@ -15,7 +19,7 @@ use crate::{
         page::Page,
     },
     service::{
-        ChargeFacts,
+        ChargeFacts, StreamFacts,
         proto::{GetTransactionReply, GetTransactionRequest, Usage},
     },
 };
@@ -66,6 +70,9 @@ pub(super) async fn show(page: Page) -> Result<Response, Response> {
                 }
                 (facts(&tokens(&page, usage)))
             }
+        }
+        @if let Some(of_stream) = &behind.stream {
+            section.card { h2 { (texts.get("charge.stream")) } (facts(&stream(&page, &charge, of_stream))) }
         }
         @if !behind.records.is_empty() {
             section.card { h2 { (texts.get("nav.records")) } (records(&page, &behind)) }
@@ -157,6 +164,31 @@ fn tokens<'p>(page: &'p Page, usage: &Usage) -> Vec<(&'p str, String)> {
         (texts.word("price_class", "audio_output"), of(usage.audio_output_tokens.into())),
         (texts.word("price_class", "image"), of(usage.images.into())),
     ]
+}
+
+/// The reports of the stream, and the one that made the charge.
+fn stream<'p>(page: &'p Page, charge: &GetTransactionReply, stream: &StreamFacts) -> Vec<(&'p str, String)> {
+    let texts = page.texts;
+    let mut shown = Vec::new();
+    if let Some(reports) = &stream.reports {
+        let time = |at: DateTime<Utc>| format::time(&page.console.calendar, Some(&at.into()));
+        shown.extend([
+            (texts.get("charge.reports"), format::count(reports.count.into())),
+            (texts.get("charge.first_report"), time(reports.first_at)),
+            (texts.get("charge.last_report"), time(reports.last_at)),
+            (texts.get("charge.reported_input"), format::count(reports.input_tokens.into())),
+            (texts.get("charge.reported_output"), format::count(reports.output_tokens.into())),
+        ]);
+    }
+    if charge.status == COMMITTED {
+        let by = match stream.charged_by {
+            ChargedBy::Commit => "commit",
+            ChargedBy::Report => "report",
+            ChargedBy::Both => "both",
+        };
+        shown.push((texts.get("charge.charged_by"), texts.word("charged_by", by).to_owned()));
+    }
+    shown
 }
 
 fn records(page: &Page, behind: &ChargeFacts) -> Markup {

@@ -2,6 +2,7 @@
 
 mod actions;
 mod browser;
+mod charges;
 mod demo;
 mod forms;
 mod operators;

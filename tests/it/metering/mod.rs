@@ -26,7 +26,7 @@ use crate::harness::{Service, wait::soon};
 
 /// `llm`, `chat` and `rag` are priced by model. `llm` has free calls, `chat` has free tokens, and `rag` has
 /// no free quota. A token of `dear` costs one yuan, and a token of `gpt-4.1` some millionths.
-const MODELS: &[(&str, &str)] = &[
+pub const MODELS: &[(&str, &str)] = &[
     ("billing.model_services", "{llm: calls, chat: tokens, rag: calls}"),
     ("billing.free_quotas", "{passport: 10000, payment: 1000, asset: 1000, llm: 2, chat: 100}"),
     (
@@ -43,7 +43,7 @@ fn models_with<'c>(key: &'c str, value: &'c str) -> Vec<(&'c str, &'c str)> {
 }
 
 /// A stream of user `u`.
-fn stream(trace: &str, service: &str, model: &str, (input, output): (i32, i32)) -> ReserveQuotaRequest {
+pub fn stream(trace: &str, service: &str, model: &str, (input, output): (i32, i32)) -> ReserveQuotaRequest {
     ReserveQuotaRequest {
         user_id: "u".into(),
         trace_id: trace.into(),
@@ -57,22 +57,22 @@ fn stream(trace: &str, service: &str, model: &str, (input, output): (i32, i32)) 
 }
 
 /// A text of `tokens` tokens. Several such texts can be joined.
-fn words(tokens: usize) -> String {
+pub fn words(tokens: usize) -> String {
     " hello".repeat(tokens)
 }
 
-fn usage(input_tokens: i32, cached_input_tokens: i32, output_tokens: i32) -> Option<Usage> {
+pub fn usage(input_tokens: i32, cached_input_tokens: i32, output_tokens: i32) -> Option<Usage> {
     Some(Usage { input_tokens, output_tokens, cached_input_tokens, ..Default::default() })
 }
 
 /// The gateway's side of a stream.
-struct Gateway {
+pub struct Gateway {
     messages: mpsc::Sender<MeterStreamRequest>,
     replies: Streaming<MeterStreamReply>,
 }
 
 impl Gateway {
-    async fn open(service: &Service, open: ReserveQuotaRequest) -> (Self, ReserveQuotaReply) {
+    pub async fn open(service: &Service, open: ReserveQuotaRequest) -> (Self, ReserveQuotaReply) {
         Self::try_open(service.internal.clone(), open).await.unwrap()
     }
 
@@ -100,7 +100,7 @@ impl Gateway {
         let _ = self.messages.send(MeterStreamRequest { event: Some(event) }).await;
     }
 
-    async fn output(&self, text: impl Into<Vec<u8>>) {
+    pub async fn output(&self, text: impl Into<Vec<u8>>) {
         self.send(Message::Output(text.into())).await;
     }
 
@@ -114,7 +114,7 @@ impl Gateway {
     }
 
     /// Reads replies until a state fulfils the condition.
-    async fn state(&mut self, is_so: impl Fn(&StreamState) -> bool) -> StreamState {
+    pub async fn state(&mut self, is_so: impl Fn(&StreamState) -> bool) -> StreamState {
         loop {
             match self.next().await.unwrap() {
                 Reply::State(state) if is_so(&state) => return state,
@@ -131,12 +131,12 @@ impl Gateway {
     }
 
     /// Like [`Self::deliver`], and waits until the tokens are durable.
-    async fn deliver_durably(&mut self, before: i32, tokens: i32) -> StreamState {
+    pub async fn deliver_durably(&mut self, before: i32, tokens: i32) -> StreamState {
         self.output(words(tokens as usize)).await;
         self.state(|state| state.durable_output_tokens == before + tokens).await
     }
 
-    async fn finish(&mut self, finish: StreamFinish) -> Result<CommitReservationReply, Status> {
+    pub async fn finish(&mut self, finish: StreamFinish) -> Result<CommitReservationReply, Status> {
         self.send(Message::Finish(finish)).await;
         loop {
             match self.next().await? {
@@ -169,7 +169,7 @@ impl Service {
     }
 
     /// Waits until a transaction has a status.
-    async fn ended(&self, trace: &str, status: &str) -> GetTransactionReply {
+    pub async fn ended(&self, trace: &str, status: &str) -> GetTransactionReply {
         crate::harness::wait::until(&format!("{trace} is {status}"), async || {
             self.metered(trace).await.status == status
         })
