@@ -12,6 +12,7 @@ mod policy;
 mod prices;
 mod rights;
 mod sessions;
+mod strangers;
 mod tools;
 mod top_ups;
 mod visitor;
