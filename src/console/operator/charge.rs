@@ -1,5 +1,5 @@
-//! A charge, explained: its request, its split, the lines of its price, the reports of its stream, its records and refunds, and the state of its
-//! account in the database and in the caches.
+//! A charge, explained: its request, its split, the lines of its price, the reports of its stream, its records and
+//! refunds, and the state of its account in the database and in the caches.
 
 use axum::response::Response;
 use chrono::{DateTime, Utc};
@@ -41,23 +41,25 @@ pub(super) async fn show(page: Page) -> Result<Response, Response> {
                 }
             }
         }
-        section.card {
-            h2 { (texts.get("charge.request")) }
-            (facts(&[
-                (texts.get("column.trace_id"), charge.trace_id.clone()),
-                (texts.get("column.time"), format::time(&page.console.calendar, charge.created_at.as_ref())),
-                (texts.get("column.status"), texts.word("transaction_status", &charge.status).to_owned()),
-                (texts.get("column.service"), charge.service_name.clone()),
-                (texts.get("column.model"), charge.model.clone()),
-                (texts.get("charge.served_model"), charge.served_model.clone()),
-                (texts.get("charge.tier"), charge.service_tier.clone()),
-                (texts.get("column.api_key"), charge.api_key_id.clone()),
-                (texts.get("column.units"), format::count(charge.count.into())),
-            ]))
-        }
-        section.card {
-            h2 { (texts.get("charge.split")) }
-            (facts(&split(&page, &charge)))
+        div.halves {
+            section.card {
+                h2 { (texts.get("charge.request")) }
+                (facts(&[
+                    (texts.get("column.trace_id"), charge.trace_id.clone()),
+                    (texts.get("column.time"), format::time(&page.console.calendar, charge.created_at.as_ref())),
+                    (texts.get("column.status"), texts.word("transaction_status", &charge.status).to_owned()),
+                    (texts.get("column.service"), charge.service_name.clone()),
+                    (texts.get("column.model"), charge.model.clone()),
+                    (texts.get("charge.served_model"), charge.served_model.clone()),
+                    (texts.get("charge.tier"), charge.service_tier.clone()),
+                    (texts.get("column.api_key"), charge.api_key_id.clone()),
+                    (texts.get("column.units"), format::count(charge.count.into())),
+                ]))
+            }
+            section.card {
+                h2 { (texts.get("charge.split")) }
+                (facts(&split(&page, &charge)))
+            }
         }
         @if !charge.price_lines.is_empty() {
             section.card { h2 { (texts.get("charge.lines")) } (lines(&page, &charge)) }
@@ -114,7 +116,6 @@ fn split<'p>(page: &'p Page, charge: &GetTransactionReply) -> Vec<(&'p str, Stri
         (texts.get("charge.shortfall"), some(charge.shortfall)),
         (texts.get("charge.refunded_units"), count(charge.refunded_count)),
         (texts.get("column.refunded"), some(charge.refunded_amount)),
-        (texts.get("charge.record"), charge.record_id.clone()),
         (texts.get("charge.version"), charge.price_version.clone()),
         (texts.get("charge.plan"), charge.plan.clone()),
     ]

@@ -41,6 +41,9 @@ const SEEN: &str = "seen";
 /// The parameter of the address that leads from a preview back to its form.
 const EDITED: &str = "edit";
 
+/// A form with more fields has two of them beside each other.
+const LONG: usize = 6;
+
 /// A confirmation as it is sent.
 struct Confirmation {
     key: Uuid,
@@ -214,10 +217,10 @@ fn show_form(desk: &Desk, action: &'static Action, values: &Values, notice: Opti
     let texts = desk.texts;
     let content = html! {
         p.quiet { (texts.word("action_about", action.name)) }
-        form.stack method="post" action=(action.path()) {
+        form.stack.pairs[action.fields.len() > LONG] method="post" action=(action.path()) {
             (hidden(PROOF, &desk.proof))
             @for field in action.fields { (field.input(texts, values.get(field.name))) }
-            p { button.primary { (texts.get("action.preview")) } }
+            p.whole { button.primary { (texts.get("action.preview")) } }
         }
     };
     respond(desk, action, values, notice, content)
@@ -301,7 +304,14 @@ mod tests {
     fn a_change_is_never_called_unmade_while_its_event_cannot_be_read() {
         let change = || {
             let (before, after) = (None, Some("{}".into()));
-            Box::new(Preview { rpc: "AdjustBalance".into(), user: None, before, after, reason: "r".into(), beside: None })
+            Box::new(Preview {
+                rpc: "AdjustBalance".into(),
+                user: None,
+                before,
+                after,
+                reason: "r".into(),
+                beside: None,
+            })
         };
         let lost = || Error::Internal("lost".into());
         for made in [
