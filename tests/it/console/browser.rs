@@ -2,11 +2,12 @@
 
 use std::fs;
 
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::{PAGES, history, open};
 use crate::harness::{
-    Service, Sqlite,
+    Backend, MySql, Service, Sqlite,
     browser::Browser,
     payments::{Paying, success},
     wait::until,
@@ -54,9 +55,10 @@ async fn with_strays(paying: &Paying) {
     paying.notify(success("no-such-order", "stray", 5.0)).await.unwrap_err();
 }
 
+#[rstest]
 #[tokio::test]
-async fn no_page_breaks_its_policy_or_is_wider_than_a_phone() {
-    let paying = Paying::start_with(Sqlite, &super::OPEN).await;
+async fn no_page_breaks_its_policy_or_is_wider_than_a_phone(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &super::OPEN).await;
     let service = &paying.service;
     with_strays(&paying).await;
     let browser = Browser::open().await;
