@@ -1,6 +1,9 @@
 //! A page of an account: its account by the rule of the port, its texts, and its frame.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{FromRequestParts, Query},
@@ -35,6 +38,9 @@ const USER_ID: &str = "user_id";
 /// The role whose callers read accounts, and not the quotas of API keys.
 const SUPPORT: &str = "support";
 
+/// See [`Page::patience`]. A page must come within 100 ms.
+const PATIENCE: Duration = Duration::from_millis(30);
+
 /// The request of a page.
 pub(super) struct Page {
     pub console: Console,
@@ -54,6 +60,7 @@ pub(super) struct Page {
     /// The proof of forms that concern the account.
     pub proof: String,
     asked: Asked,
+    begun: Instant,
     /// The origin of the request, for payment-service.
     pub origin: Origin,
     /// The origin of this console for the browser, `https://billing.example.com`; `None` if only the request names it.
@@ -84,6 +91,12 @@ impl Page {
 
     pub fn fail(&self, error: &Error) -> Response {
         failure::page(&self.console, &self.asked, error)
+    }
+
+    /// The time that reads of the page may still take for what is not summed yet, or not found at once. All of them share
+    /// it, so that a page of an account of any size comes soon.
+    pub fn patience(&self) -> Duration {
+        PATIENCE.saturating_sub(self.begun.elapsed())
     }
 
     /// Whether an operator reads the page.
@@ -179,6 +192,7 @@ impl FromRequestParts<Console> for Page {
             visit,
             query,
             asked,
+            begun: Instant::now(),
             console: console.clone(),
         })
     }

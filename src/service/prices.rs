@@ -226,10 +226,10 @@ pub struct DayQuote {
     pub is_cut: bool,
 }
 
-/// Most rows of the use by model that one quote reads.
-const MAX_QUOTED_ROWS: u32 = 50_000;
+/// Most rows of the use by model that one quote reads. A preview must come within 100 ms.
+const MAX_QUOTED_ROWS: u32 = 4_000;
 /// Most names of models of a day that one quote looks at.
-const MAX_QUOTED_NAMES: u32 = 1_000;
+const MAX_QUOTED_NAMES: u32 = 500;
 
 impl DayQuote {
     /// A day without calls.

@@ -32,7 +32,8 @@ const FILTERS: [&str; 6] = ["service", "type", "from", "to", "model", "api_key"]
 pub(super) async fn show(page: Page) -> Result<Response, Response> {
     let request =
         ListRecordsRequest { page_size: PAGE_SIZE, page_token: page.parameter("after").to_owned(), ..request(&page) };
-    let (reply, choices) = page.ok(try_join!(page.console.api.reports.list_records(request), Choices::of(&page)))?;
+    let records = page.console.api.reports.list_records_within(request, page.patience());
+    let (reply, choices) = page.ok(try_join!(records, Choices::of(&page)))?;
     let texts = page.texts;
     let is_last = reply.next_page_token.is_empty();
     let nothing = if is_last { texts.get("records.none") } else { texts.get("records.none_here") };

@@ -77,7 +77,7 @@ pub(super) struct Use {
 pub(super) async fn groups(page: &Page, by: By) -> Result<(Vec<UsageGroup>, GetUsageReply)> {
     let reports = &page.console.api.reports;
     let request = GetUsageRequest { group_by: by.name().into(), ..of_user(page) };
-    let mut reply = reports.get_usage(request).await?;
+    let mut reply = reports.get_usage_within(request, page.patience()).await?;
     let mut groups = std::mem::take(&mut reply.groups);
     groups.sort_by_key(|group| std::cmp::Reverse((format::amount(group.total_cost), group.total_units)));
     Ok((groups, reply))
@@ -164,7 +164,7 @@ async fn days_of(page: &Page, by: By, value: &str, measure: Measure, days: usize
         By::Model => request.model = value.into(),
         _ => request.api_key_id = value.into(),
     }
-    let reply = page.console.api.reports.get_usage(request).await?;
+    let reply = page.console.api.reports.get_usage_within(request, page.patience()).await?;
     Ok(sum_of(&reply, measure, days))
 }
 

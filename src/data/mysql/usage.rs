@@ -34,9 +34,6 @@ use crate::{
     },
 };
 
-/// The models of a day. Takes the day and the limit. The index has them in order, and the server skips from one to the next.
-const MODELS_OF: &str =
-    "SELECT DISTINCT model FROM usage_by WHERE usage_date = ? AND model > '' ORDER BY model LIMIT ?";
 /// Rows of one INSERT.
 const ROWS_AT_ONCE: usize = 1_000;
 
@@ -133,8 +130,15 @@ impl UseStore for MySqlStore {
     }
 
     async fn models_of(&self, day: NaiveDate, limit: u32) -> Result<Vec<ModelName>, StoreError> {
-        let query = sqlx::query(MODELS_OF).bind(day).bind(limit);
-        self.reader.fetch_all(query).await?.iter().map(model_of).collect()
+        // MariaDB skips from one model to the next only if both columns of the index are grouped, and not in a prepared
+        // statement.
+        let mut statement = Statement::new("SELECT model FROM usage_by WHERE usage_date = ");
+        statement.row(|row| {
+            row.day(day);
+        });
+        statement.push(" GROUP BY usage_date, model LIMIT ").number(limit);
+        let sets = self.reader.fetch(statement).await?;
+        sets.first().map_or(Ok(Vec::new()), |rows| rows.iter().map(model_of).collect())
     }
 
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {

@@ -140,7 +140,7 @@ impl UseStore for SqliteStore {
 /// The models of a day, by the index: from one to the next. Takes the day and the limit.
 const MODELS_OF: &str = "\
     WITH RECURSIVE models (model) AS (\
-    SELECT MIN(model) FROM usage_by WHERE usage_date = ?1 AND model > '' UNION ALL \
+    SELECT MIN(model) FROM usage_by WHERE usage_date = ?1 UNION ALL \
     SELECT (SELECT MIN(model) FROM usage_by WHERE usage_date = ?1 AND model > models.model) \
     FROM models WHERE model IS NOT NULL) \
     SELECT model FROM models WHERE model IS NOT NULL LIMIT ?2";

@@ -337,8 +337,8 @@ pub trait UseStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn sums_of_model(&self, model: &ModelName, day: NaiveDate, limit: u32) -> Result<(UseSums, u64), StoreError>;
 
-    /// The models that calls of a day named, over all users, as far as they are summed: in the order of their names, at
-    /// most `limit`. The cost grows with the number of models.
+    /// The models that calls of a day named, over all users, as far as they are summed: at most `limit`, without an order,
+    /// and an empty name for calls without one. The cost grows with the number of models.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

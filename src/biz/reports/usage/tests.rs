@@ -546,6 +546,24 @@ async fn a_read_answers_within_its_time_and_leaves_the_rest() {
     assert!(keeper.longest_wait() > Duration::ZERO);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_reader_with_little_time_gets_what_is_there_and_the_rest_is_summed_behind_it() {
+    let store = Arc::new(Memory::default());
+    store.record(5, "a", 7);
+    *store.takes.lock().unwrap() = Duration::from_millis(50);
+    let keeper = UseKeeper::new(store.clone(), Arc::new(calendar()));
+    let begun = tokio::time::Instant::now();
+    assert_eq!(keeper.up_to_date_within(&user(), today(), Duration::ZERO).await.unwrap(), 7);
+    assert_eq!(store.summed.load(SeqCst), 0, "it sums nothing itself");
+    let of_reads = begun.elapsed();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(keeper.up_to_date_within(&user(), today(), Duration::from_millis(20)).await.unwrap(), 7);
+    assert!(begun.elapsed() <= of_reads + Duration::from_millis(20), "{:?}", begun.elapsed());
+    let running = keeper.run(|error| panic!("{error}"));
+    tokio::time::timeout(Duration::from_secs(60), running).await.unwrap_err();
+    store.assert_is_exact();
+}
+
 #[tokio::test]
 async fn a_read_of_too_many_sums_is_refused() {
     let store = Arc::new(Memory::default());
