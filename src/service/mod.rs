@@ -11,6 +11,7 @@ mod charge;
 pub mod check;
 mod codec;
 mod convert;
+mod day_quote;
 pub mod error_texts;
 pub mod errors;
 mod events;
@@ -48,6 +49,7 @@ pub use self::{
     call::CallParser,
     charge::ChargeService,
     check::CheckService,
+    day_quote::DayQuote,
     events::EventService,
     limits::LimitService,
     metering::StreamService,
@@ -55,7 +57,7 @@ pub use self::{
         ChargeFacts, Finding, Health, Hour, JobState, OperationTime, OperationsService, Planned, RpcCount, StreamFacts,
         Timetable, Vitals,
     },
-    prices::{DayQuote, PriceService, prices_of_tier},
+    prices::{PriceService, prices_of_tier},
     reads::{ReadBounds, Reads},
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,

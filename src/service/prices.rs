@@ -3,10 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use chrono::{DateTime, Datelike, NaiveDate, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, Utc};
 
 use super::{
     convert::{count, estimate, price_line, service_tier, tokens, usage},
+    day_quote::DayQuote,
     price_reads::PriceReads,
     proto::{
         self, DeletePriceVersionReply, DeletePriceVersionRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
@@ -20,12 +21,12 @@ use crate::biz::{
     audit_trail::{AuditedCall, DELETE_PRICE_VERSION, Intent, PUT_PRICE_VERSION},
     charge::{
         prices::{
-            Alias, Class, Draft, Factor, Given, NewVersion, PriceBook, PriceList, PriceStore, PriceVersion, Rates,
-            VersionKey, VersionStore, blocking,
+            Alias, Class, Draft, Factor, Given, NewVersion, PriceBook, PriceStore, PriceVersion, Rates, VersionKey,
+            VersionStore, blocking,
         },
         quote::{Ask, ESTIMATE, Quoter},
     },
-    reports::usage::{UseCount, UseStore, UseSums},
+    reports::usage::UseStore,
     settlement::accounts::Accounts,
     values::{
         calendar::Calendar,
@@ -208,83 +209,10 @@ impl PriceService {
     }
 }
 
-/// The cost of a day of a model at two lists of base prices, without tiers, factors and plans.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DayQuote {
-    pub day: NaiveDate,
-    /// The names of its calls beside that of the model.
-    pub aliases: Vec<ModelName>,
-    pub calls: i64,
-    /// The amount that the calls were charged, after free quotas.
-    pub charged: Money,
-    /// `None` if nothing prices the calls.
-    pub in_force: Option<Money>,
-    pub new: Option<Money>,
-    /// The calls whose name would have no price with the new version, so that they would be refused.
-    pub unpriced: i64,
-    /// Whether the day has more names or rows than were read.
-    pub is_cut: bool,
-}
-
 /// Most rows of the use by model that one quote reads. A preview must come within 100 ms.
 const MAX_QUOTED_ROWS: u32 = 4_000;
 /// Most names of models of a day that one quote looks at.
 const MAX_QUOTED_NAMES: u32 = 500;
-
-impl DayQuote {
-    /// A day without calls.
-    fn of(day: NaiveDate, has_price: bool) -> Self {
-        Self {
-            day,
-            aliases: Vec::new(),
-            calls: 0,
-            charged: Money::ZERO,
-            in_force: has_price.then_some(Money::ZERO),
-            new: Some(Money::ZERO),
-            unpriced: 0,
-            is_cut: false,
-        }
-    }
-
-    /// Adds the calls of a name, with its prices in force and with the new version.
-    fn add(&mut self, sums: &UseSums, prices: [Option<&PriceList>; 2]) {
-        self.calls += sums.get(UseCount::Calls);
-        self.charged = self.charged.plus(sums.amount);
-        let parts = parts_of(sums);
-        let [in_force, new] = prices;
-        for (sum, prices) in [(&mut self.in_force, in_force), (&mut self.new, new)] {
-            if let Some(prices) = prices {
-                let cost = prices.cost_of_sums(parts).unwrap_or(Money::MAX);
-                *sum = Some(sum.unwrap_or_default().plus(cost).min(Money::MAX));
-            }
-        }
-        if new.is_none() {
-            self.unpriced += sums.get(UseCount::Calls);
-        }
-    }
-}
-
-/// The tokens of each class in the sums of many calls.
-fn parts_of(sums: &UseSums) -> ByClass<u64> {
-    let count = |count| u64::try_from(sums.get(count)).unwrap_or(0);
-    let (cached, write) = (count(UseCount::CachedInputTokens), count(UseCount::CacheWriteTokens));
-    let (write_1h, audio_in) = (count(UseCount::CacheWrite1hTokens), count(UseCount::AudioInputTokens));
-    let (reasoning, audio_out) = (count(UseCount::ReasoningTokens), count(UseCount::AudioOutputTokens));
-    let input = count(UseCount::InputTokens).saturating_sub(cached + write + write_1h + audio_in);
-    let output = count(UseCount::OutputTokens).saturating_sub(reasoning + audio_out);
-    Class::ALL.map(|class| match class {
-        Class::Input => input,
-        Class::CachedInput => cached,
-        Class::CacheWrite => write,
-        Class::CacheWrite1h => write_1h,
-        Class::AudioInput => audio_in,
-        Class::Output => output,
-        Class::Reasoning => reasoning,
-        Class::AudioOutput => audio_out,
-        Class::Request => count(UseCount::Calls),
-        Class::Image => count(UseCount::Images),
-    })
-}
 
 /// The end of a page of versions as a token, which is opaque to callers.
 fn encode(model: &ModelName, from: DateTime<Utc>) -> String {
