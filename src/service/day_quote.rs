@@ -4,7 +4,7 @@ use chrono::NaiveDate;
 
 use crate::biz::{
     charge::prices::{Class, PriceList},
-    reports::usage::{UseCount, UseSums},
+    reports::usage::{ModelUse, UseCount, UseSums},
     values::{class::ByClass, ids::ModelName, money::Money},
 };
 
@@ -22,11 +22,19 @@ pub struct DayQuote {
     pub new: Option<Money>,
     /// The calls whose name would have no price with the new version, so that they would be refused.
     pub unpriced: i64,
-    /// Whether the day has more names or rows than were read.
+    /// The entries of the use that are in the sums. An entry has one user, service, model, API key and part of the day.
+    pub summed: u64,
+    /// All entries of these names, at most [`Self::MOST_COUNTED`]; `None` if they were not counted in time, or if all are
+    /// summed.
+    pub entries: Option<u64>,
+    /// Whether the day has more names or entries than were read.
     pub is_cut: bool,
 }
 
 impl DayQuote {
+    /// Most entries that are counted.
+    pub const MOST_COUNTED: u32 = 100_000;
+
     /// A day without calls.
     pub(super) fn of(day: NaiveDate, has_price: bool) -> Self {
         Self {
@@ -37,12 +45,16 @@ impl DayQuote {
             in_force: has_price.then_some(Money::ZERO),
             new: Some(Money::ZERO),
             unpriced: 0,
+            summed: 0,
+            entries: None,
             is_cut: false,
         }
     }
 
     /// Adds the calls of a name, with its prices in force and with the new version.
-    pub(super) fn add(&mut self, sums: &UseSums, prices: [Option<&PriceList>; 2]) {
+    pub(super) fn add(&mut self, of_name: &ModelUse, prices: [Option<&PriceList>; 2]) {
+        let ModelUse { entries, sums, .. } = of_name;
+        self.summed += entries;
         self.calls += sums.get(UseCount::Calls);
         self.charged = self.charged.plus(sums.amount);
         let parts = parts_of(sums);

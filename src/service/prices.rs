@@ -1,9 +1,14 @@
 //! The rpcs of prices: the quote of a call, and the versions that operators write.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Datelike, SubsecRound, Utc};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     convert::{count, estimate, price_line, service_tier, tokens, usage},
@@ -123,16 +128,41 @@ impl PriceService {
     }
 
     /// The cost of the calls of yesterday that a new version would price, or that it would no longer price: at the base
-    /// prices in force, and at those with the new version in force. Changes nothing.
+    /// prices in force, and at those with the new version in force. `None` if it can't be read within `patience`. Changes
+    /// nothing.
     ///
     /// # Errors
     /// The errors of [`Self::put_price_version`] for the version, and those of a read.
-    pub async fn quote_of_yesterday(&self, request: &PutPriceVersionRequest) -> Result<DayQuote> {
+    pub async fn quote_of_yesterday(
+        &self,
+        request: &PutPriceVersionRequest,
+        patience: Duration,
+    ) -> Result<Option<DayQuote>> {
+        let until = Instant::now() + patience;
+        let Ok(quoted) = timeout_at(until, self.quote_of_day(request)).await else { return Ok(None) };
+        let (mut quote, names) = quoted?;
+        if quote.is_cut {
+            // The cost is worth showing without this number, too.
+            let counting = self.uses.entries_of_models(&names, quote.day, DayQuote::MOST_COUNTED);
+            quote.entries = timeout_at(until, counting).await.ok().and_then(std::result::Result::ok);
+        }
+        Ok(Some(quote))
+    }
+
+    /// The quote without the number of all entries, and the names of its calls.
+    async fn quote_of_day(&self, request: &PutPriceVersionRequest) -> Result<(DayQuote, Vec<ModelName>)> {
         let now = self.calendar.now();
         let NewVersion { model, id, prices, .. } = new_version(request, now.utc)?;
         let day = now.day.pred_opt().unwrap_or(now.day);
-        let names = self.uses.models_of(day, MAX_QUOTED_NAMES).await?;
+        let listed = self.uses.models_of(day, MAX_QUOTED_NAMES).await?;
         let present = self.quoter.prices().book();
+        let in_force = present.at(&model, now.utc).ok();
+        let has_more_names = listed.len() >= MAX_QUOTED_NAMES as usize;
+        // The names that the versions tell come first, whichever names the calls have.
+        let aliases = in_force.iter().flat_map(|found| found.version.prices.aliases()).chain(prices.aliases());
+        let exact = aliases.filter(|alias| !alias.is_glob()).map(|alias| ModelName::from_stored(alias.as_str()));
+        let mut names: Vec<_> = [model.clone()].into_iter().chain(exact).chain(listed).collect();
+        let mut quote = DayQuote::of(day, in_force.is_some());
         let next = {
             let (present, model) = (present.clone(), model.clone());
             // A book may have a hundred thousand versions.
@@ -143,27 +173,26 @@ impl PriceService {
             })
             .await?
         };
-        let mut quote = DayQuote::of(day, present.at(&model, now.utc).is_ok());
-        quote.is_cut = names.len() >= MAX_QUOTED_NAMES as usize;
-        let mut left = MAX_QUOTED_ROWS;
-        for name in names {
-            let [present, next] = [&*present, &next].map(|book| book.at(&name, now.utc).ok());
-            if [present, next].into_iter().flatten().all(|found| *found.model != model) {
-                continue;
-            }
-            if left == 0 {
-                quote.is_cut = true;
-                break;
-            }
-            let (sums, rows) = self.uses.sums_of_model(&name, day, left).await?;
-            left = left.saturating_sub(u32::try_from(rows).unwrap_or(u32::MAX));
-            quote.is_cut |= left == 0;
-            quote.add(&sums, [present, next].map(|found| found.map(|found| &*found.version.prices)));
-            if name != model {
-                quote.aliases.push(name);
+        let found = |name: &ModelName| [&*present, &next].map(|book| book.at(name, now.utc).ok());
+        let mut known = HashSet::new();
+        names.retain(|name| {
+            let means_it = found(name).into_iter().flatten().any(|found| *found.model == model);
+            means_it && known.insert(name.clone())
+        });
+        quote.is_cut = has_more_names || names.len() > MAX_QUOTED_NAMES as usize;
+        names.truncate(MAX_QUOTED_NAMES as usize);
+        let (mut own, mut others) = (0, 0);
+        for of_name in self.uses.use_of_models(&names, day, MAX_QUOTED_ENTRIES).await? {
+            quote.add(&of_name, found(&of_name.model).map(|found| found.map(|found| &*found.version.prices)));
+            if of_name.model == model {
+                own += of_name.entries;
+            } else {
+                others += of_name.entries;
+                quote.aliases.push(of_name.model);
             }
         }
-        Ok(quote)
+        quote.is_cut |= own.max(others) >= MAX_QUOTED_ENTRIES.into();
+        Ok((quote, names))
     }
 
     pub async fn delete_price_version(
@@ -209,8 +238,9 @@ impl PriceService {
     }
 }
 
-/// Most rows of the use by model that one quote reads. A preview must come within 100 ms.
-const MAX_QUOTED_ROWS: u32 = 4_000;
+/// Most entries of the use of a day that one quote sums: of the model's own name, and again of all its aliases. A preview
+/// must come within 100 ms.
+const MAX_QUOTED_ENTRIES: u32 = 2_000;
 /// Most names of models of a day that one quote looks at.
 const MAX_QUOTED_NAMES: u32 = 500;
 

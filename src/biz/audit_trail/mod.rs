@@ -167,6 +167,11 @@ impl AuditedCall {
         }
     }
 
+    /// Whether the call is a preview. It writes nothing, so it may read without a lock: its confirmation compares again.
+    pub fn is_preview(&self) -> bool {
+        self.consent == Consent::Withheld
+    }
+
     /// Whether the call is a preview or its confirmation.
     pub fn is_previewed(&self) -> bool {
         self.consent != Consent::Given

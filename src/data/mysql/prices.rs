@@ -82,9 +82,9 @@ impl VersionStore for MySqlStore {
         call: &AuditedCall,
         now: DateTime<Utc>,
     ) -> Result<error::Result<bool>, StoreError> {
-        let mut read = reading(&version.model);
+        let mut read = reading(&version.model, call);
         read.push(" AND (effective_from = ").instant(version.effective_from);
-        read.push(" OR version_id = ").texts([version.id.as_str()]).push(")").push(LockMode::Wait.suffix());
+        read.push(" OR version_id = ").texts([version.id.as_str()]).push(")").push(end_of_read(call));
         if call.is_previewed() {
             of_model(&mut read, &version.model).push("; ");
         }
@@ -107,8 +107,8 @@ impl VersionStore for MySqlStore {
         call: &AuditedCall,
         now: DateTime<Utc>,
     ) -> Result<error::Result<bool>, StoreError> {
-        let mut read = reading(&key.model);
-        read.push(" AND version_id = ").texts([key.id.as_str()]).push(LockMode::Wait.suffix());
+        let mut read = reading(&key.model, call);
+        read.push(" AND version_id = ").texts([key.id.as_str()]).push(end_of_read(call));
         self.change_version(
             read,
             |stored, _| key.decide(stored.first(), call, now),
@@ -124,14 +124,21 @@ impl VersionStore for MySqlStore {
 /// The begin of a change, after [`ROWS`] statements without rows: versions of a model.
 ///
 /// A row that is not there can't be locked, so all changes lock one row. They also write it, so that two nodes of Galera
-/// can't both commit one.
-fn reading(model: &ModelName) -> Statement {
+/// can't both commit one. A preview locks nothing, so that it neither waits for an import of prices nor holds it up.
+fn reading(model: &ModelName, call: &AuditedCall) -> Statement {
     let mut read = Statement::beginning(LockMode::Wait);
-    read.push(
-        "INSERT INTO price_change (only_row, changes) VALUES (1, 1) ON DUPLICATE KEY UPDATE changes = changes + 1; ",
-    );
+    read.push(match call.is_preview() {
+        true => "DO 0; ",
+        false => {
+            "INSERT INTO price_change (only_row, changes) VALUES (1, 1) ON DUPLICATE KEY UPDATE changes = changes + 1; "
+        }
+    });
     of_model(&mut read, model);
     read
+}
+
+fn end_of_read(call: &AuditedCall) -> &'static str {
+    if call.is_preview() { "; " } else { LockMode::Wait.suffix() }
 }
 
 /// Statements of [`reading`] before the one with the rows.

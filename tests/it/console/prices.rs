@@ -8,9 +8,22 @@ use rstest::rstest;
 use super::{
     OPEN,
     actions::{confirm, confirmation, events, previewed},
-    visitor::Visitor,
+    visitor::{Shown, Visitor},
 };
-use crate::harness::{Backend, Database, MySql, Service, Sqlite, TestClock, charge};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, TestClock, charge, wait::until};
+
+/// The preview of a version with its cost. A busy machine may need several.
+pub async fn quoted(operator: &Visitor, fields: &[(&str, &str)]) -> Shown {
+    let mut preview = None;
+    until("the cost is read in time", async || {
+        let shown = previewed(operator, "price", fields).await;
+        let is_read = !shown.text().contains("The cost could not be read in time");
+        preview = Some(shown);
+        is_read
+    })
+    .await;
+    preview.unwrap()
+}
 
 /// Pairs of confirmations. Without a comparison under lock, both of many pairs are made.
 const PAIRS: usize = 12;
@@ -94,9 +107,54 @@ async fn the_calls_of_yesterday_that_came_by_an_alias_are_in_the_quote(#[values(
             ("output", "16"),
             ("aliases", aliases),
         ];
-        let preview = previewed(&operator, "price", &fields).await.text();
+        let preview = quoted(&operator, &fields).await.text();
         for part in parts {
             assert!(preview.contains(part), "{aliases}: {part}: {preview}");
         }
+    }
+}
+
+/// The use of a day: a call of each of many names, and many of the model's own name, each of 1,000 input tokens. That is
+/// 0.002 at a price of 2.
+async fn use_of_day(service: &Service, day: &str, aliases: usize, own: usize) {
+    let names = (0..aliases).map(|at| format!("a-{at:03}")).chain((0..own).map(|_| "gpt-4.1".to_owned()));
+    let rows = names.enumerate().map(|(at, name)| {
+        format!("('user{at}', '{day}', 1, 'llm', '{name}', '', 1, 0, 1, 0, 0, 0, 1, 0, 0, 1000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)")
+    });
+    let columns = "user_id, usage_date, part, service_name, model, api_key_id, calls, free_count, paid_count, refunded_free, \
+                   refunded_paid, free_records, paid_records, free_refunds, paid_refunds, input_tokens, cached_input_tokens, \
+                   cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, output_tokens, reasoning_tokens, \
+                   audio_output_tokens, images, amount, refunded_amount";
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    service.database.execute(&format!("INSERT INTO usage_by ({columns}) VALUES {rows}")).await;
+}
+
+#[rstest]
+// 500 names: the own one, that of an alias without calls, and the first 498 others, which have no price yet.
+#[case::names(501, 10, ["Calls 508", "At the prices in force 0.02", "At the new prices 2.032", "508 / 508"])]
+#[case::entries(3, 2_300, ["Calls 2,003", "At the prices in force 4", "At the new prices 8.012", "2,003 / 2,303"])]
+#[tokio::test]
+async fn a_quote_of_much_use_has_the_own_name_of_the_model_and_tells_its_part(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] aliases: usize,
+    #[case] own: usize,
+    #[case] parts: [&str; 4],
+) {
+    let database = Database::create(on).await;
+    let (clock, config) = (TestClock::real(), database.config(&OPEN));
+    clock.set("2026-11-20T04:00:00Z");
+    let service = Service::start_with_clock(database, config, clock).await;
+    use_of_day(&service, "2026-11-19", aliases, own).await;
+    let operator = Visitor::of_operators(&service);
+    let fields = [
+        ("model", "gpt-4.1"),
+        ("effective_from", "2999-01-01T00:00:00"),
+        ("input", "4"),
+        ("output", "16"),
+        ("aliases", "a-* large"),
+    ];
+    let preview = quoted(&operator, &fields).await.text();
+    for part in parts.iter().chain(&["The day has more use than is summed here"]) {
+        assert!(preview.contains(part), "{part}: {preview}");
     }
 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{
-    DayChange, GroupBy, Part, UseCount, UseDay, UseFilter, UseGroup, UseStore, UseSums,
+    DayChange, GroupBy, ModelUse, Part, UseCount, UseDay, UseFilter, UseGroup, UseStore, UseSums,
     budget::Budget,
     keeper::UseKeeper,
     refresh::{End, FULL, Refreshed, Walks, discard, refresh},
@@ -219,8 +219,12 @@ impl UseStore for Memory {
         unimplemented!("a refresh reads no days")
     }
 
-    async fn sums_of_model(&self, _: &ModelName, _: NaiveDate, _: u32) -> Result<(UseSums, u64), StoreError> {
+    async fn use_of_models(&self, _: &[ModelName], _: NaiveDate, _: u32) -> Result<Vec<ModelUse>, StoreError> {
         unimplemented!("a refresh reads no models")
+    }
+
+    async fn entries_of_models(&self, _: &[ModelName], _: NaiveDate, _: u32) -> Result<u64, StoreError> {
+        unimplemented!("a refresh counts no entries")
     }
 
     async fn models_of(&self, _: NaiveDate, _: u32) -> Result<Vec<ModelName>, StoreError> {
