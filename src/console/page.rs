@@ -1,9 +1,6 @@
 //! A page of an account: its account by the rule of the port, its texts, and its frame.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Query},
@@ -60,7 +57,6 @@ pub(super) struct Page {
     /// The proof of forms that concern the account.
     pub proof: String,
     asked: Asked,
-    begun: Instant,
     /// The origin of the request, for payment-service.
     pub origin: Origin,
     /// The origin of this console for the browser, `https://billing.example.com`; `None` if only the request names it.
@@ -96,7 +92,7 @@ impl Page {
     /// The time that reads of the page may still take for what is not summed yet, or not found at once. All of them share
     /// it, so that a page of an account of any size comes soon.
     pub fn patience(&self) -> Duration {
-        PATIENCE.saturating_sub(self.begun.elapsed())
+        PATIENCE.saturating_sub(self.visit.begun.elapsed())
     }
 
     /// Whether an operator reads the page.
@@ -192,7 +188,6 @@ impl FromRequestParts<Console> for Page {
             visit,
             query,
             asked,
-            begun: Instant::now(),
             console: console.clone(),
         })
     }

@@ -76,10 +76,11 @@ fn state(desk: &Desk, job: &JobState) -> Markup {
     }
 }
 
-/// The differences that a finished audit has found; `None` for other runs. The checkpoint of the last users has them.
+/// The differences that a finished audit has found, by its last checkpoint; `None` for other runs. An audit without a
+/// checkpoint has found no users, but perhaps quotas that differ, so nothing is said of it.
 fn differences(run: &StoredRun) -> Option<u64> {
     let is_audit = run.job == AUDIT && run.finished_at.is_some();
-    is_audit.then(|| differences_at(run.position.as_deref())).flatten()
+    run.position.as_deref().filter(|_| is_audit).and_then(|position| differences_at(Some(position)))
 }
 
 fn run_of(desk: &Desk, job: &JobState, run: &StoredRun) -> Markup {
