@@ -49,7 +49,7 @@ const OF_OPERATORS: [&str; 30] = [
     "/console/unapplied-payments?status=all",
     "/console/prices",
     "/console/prices?model=bench-7",
-    "/console/api-key?api_key_id=key-7",
+    "/console/api-key?api_key_id=bench-7",
     "/console/jobs",
     "/console/health",
     "/console/audit-events",
@@ -61,7 +61,7 @@ const OF_OPERATORS: [&str; 30] = [
     "/console/actions/limits?user_id={user}",
     "/console/actions/plan?user_id={user}",
     "/console/actions/alerts?user_id={user}",
-    "/console/actions/key-quota?api_key_id=key-7",
+    "/console/actions/key-quota?api_key_id=bench-7",
     "/console/actions/open",
     "/console/actions/refund?user_id={user}&trace_id={trace}",
     "/console/actions/refund-top-up?order_id={order}",
@@ -92,7 +92,7 @@ const MORE: &str = "
     INSERT IGNORE INTO price_version (model, effective_from, version_id, input_price, output_price)
         SELECT CONCAT('bench-', seq % 100), '2026-01-01' + INTERVAL seq MINUTE, CONCAT('v', seq), 2, 8 FROM seq_1_to_5000;
     INSERT IGNORE INTO api_key_quota (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at)
-        SELECT CONCAT('key-', seq), 'requests', 'month', 100, CURRENT_DATE, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6) FROM seq_1_to_100000;
+        SELECT CONCAT('bench-', seq), 'requests', 'month', 100, CURRENT_DATE, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6) FROM seq_1_to_100000;
     INSERT IGNORE INTO usage_by (user_id, usage_date, part, service_name, model, api_key_id, calls, free_count, paid_count,
         refunded_free, refunded_paid, free_records, paid_records, free_refunds, paid_refunds, input_tokens, cached_input_tokens,
         cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, output_tokens, reasoning_tokens, audio_output_tokens,
@@ -101,9 +101,10 @@ const MORE: &str = "
             CONCAT('bench-', IF(seq % 4 = 0, seq % 500, 7)), '', 1, 0, 1, 0, 0, 0, 1, 0, 0, 1000, 0, 0, 0, 0, 500, 0, 0, 0, 1, 0
         FROM seq_1_to_200000";
 
+/// Removes [`MORE`], also that of a measurement that was killed.
 const NO_MORE: &str = "
     DELETE FROM audit_event WHERE request_id = 'bench'; DELETE FROM unapplied_payment WHERE payment_order_id LIKE 'bench-%';
-    DELETE FROM price_version WHERE model LIKE 'bench-%'; DELETE FROM api_key_quota WHERE api_key_id LIKE 'key-%';
+    DELETE FROM price_version WHERE model LIKE 'bench-%'; DELETE FROM api_key_quota WHERE api_key_id LIKE 'bench-%';
     DELETE FROM usage_by WHERE user_id LIKE 'bench%'";
 
 /// Ids of a user for the addresses.
@@ -121,15 +122,21 @@ struct Ids {
 pub async fn console(context: &mut Context<'_>) -> anyhow::Result<()> {
     let conf = configure(context.mariadb, LARGE, context.folder)?;
     let mut connection = MySqlConnection::connect(&context.mariadb.url(LARGE)).await?;
-    sqlx::raw_sql(MORE).execute(&mut connection).await?;
-    let tables = "ANALYZE TABLE audit_event, unapplied_payment, price_version, api_key_quota, usage_by";
-    sqlx::raw_sql(tables).execute(&mut connection).await?;
-    // The first read of an account would open its month.
-    run_job("reset-quotas", &conf, &[]).await?;
-    let measured = measure(context, &mut connection).await;
     sqlx::raw_sql(NO_MORE).execute(&mut connection).await?;
-    connection.close().await?;
-    measured
+    let measured = async {
+        sqlx::raw_sql(MORE).execute(&mut connection).await?;
+        let tables = "ANALYZE TABLE audit_event, unapplied_payment, price_version, api_key_quota, usage_by";
+        sqlx::raw_sql(tables).execute(&mut connection).await?;
+        // The first read of an account would open its month.
+        run_job("reset-quotas", &conf, &[]).await?;
+        measure(context, &mut connection).await
+    };
+    let measured = measured.await;
+    // In every case: other measurements have the same database.
+    let cleaned = sqlx::raw_sql(NO_MORE).execute(&mut connection).await;
+    measured?;
+    cleaned?;
+    Ok(connection.close().await?)
 }
 
 async fn measure(context: &mut Context<'_>, connection: &mut MySqlConnection) -> anyhow::Result<()> {
