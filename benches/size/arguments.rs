@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Create the data if they are missing, and measure nothing.
     #[arg(long)]
     pub data_only: bool,
-    /// Measurements to run: reset, reads, pages, export, audit, rollup, archive. All by default.
+    /// Measurements to run: reset, reads, pages, console, export, audit, rollup, archive. All by default.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
     /// File for the results as JSON.

@@ -90,6 +90,9 @@ async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow:
     if is_selected("pages") {
         measure::pages(&mut context).await?;
     }
+    if is_selected("console") {
+        measure::console(&mut context).await?;
+    }
     if is_selected("export") {
         measure::export(&mut context).await?;
     }

@@ -32,6 +32,7 @@ data:
 billing:
   prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}
   free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}
+console: {{enabled: true}}
 log: {{level: info, format: json}}
 "#,
         mariadb.source(database)

@@ -1,6 +1,8 @@
 //! The layer around all pages: it opens the session of a request, gives its token to the check of users, makes a page
 //! of a refusal, and keeps the cookie current.
 
+use std::time::Instant;
+
 use axum::{
     Router,
     extract::{Request, State},
@@ -33,6 +35,7 @@ pub fn within_session(routes: Router, console: Console) -> Router {
 }
 
 async fn visit(State(console): State<Console>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
     let now = console.calendar.now().utc;
     let is_secure = is_secure(&console, &request);
     let cookies = console.settings.port.cookies(is_secure);
@@ -64,6 +67,7 @@ async fn visit(State(console): State<Console>, mut request: Request, next: Next)
         address: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
         is_secure,
         may_lack_cookies: !sent_cookies && is_get && !request.headers().contains_key(&FETCH_SITE),
+        begun,
     };
     request.extensions_mut().insert(visit.clone());
     let asked = failure::Asked::of(&request, visit.clone());

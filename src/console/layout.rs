@@ -166,6 +166,7 @@ impl Frame<'_> {
             p.brand { (texts.get("console.name")) }
             @if let Some(shown) = self.tools {
                 nav aria-label=(texts.get("nav.tools")) {
+                    p.group aria-hidden="true" { (texts.get("nav.tools")) }
                     ul {
                         @for tool in Tool::ALL.into_iter().filter(|tool| self.may_act || !tool.is_for_admins()) {
                             li {
@@ -179,6 +180,7 @@ impl Frame<'_> {
             }
             @if let Some(Who { user, named, section }) = &self.who {
                 nav aria-label=(texts.get("nav.label")) {
+                    p.account { span.quiet { (texts.get("nav.account")) } " " strong { (user) } }
                     ul {
                         @for part in Section::ALL {
                             li {
@@ -192,6 +194,7 @@ impl Frame<'_> {
                 }
                 @if self.may_act {
                     nav aria-label=(texts.get("nav.actions")) {
+                        p.group aria-hidden="true" { (texts.get("nav.actions")) }
                         ul {
                             @for action in OF_ACCOUNT {
                                 li {
@@ -203,7 +206,6 @@ impl Frame<'_> {
                         }
                     }
                 }
-                p.account { span.quiet { (texts.get("nav.account")) } " " strong { (user) } }
             }
             div.switches { (self.switches()) }
         }

@@ -1,6 +1,6 @@
 //! A page of an account: its account by the rule of the port, its texts, and its frame.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Query},
@@ -34,6 +34,9 @@ const USER_ID: &str = "user_id";
 
 /// The role whose callers read accounts, and not the quotas of API keys.
 const SUPPORT: &str = "support";
+
+/// See [`Page::patience`]. A page must come within 100 ms.
+const PATIENCE: Duration = Duration::from_millis(30);
 
 /// The request of a page.
 pub(super) struct Page {
@@ -84,6 +87,12 @@ impl Page {
 
     pub fn fail(&self, error: &Error) -> Response {
         failure::page(&self.console, &self.asked, error)
+    }
+
+    /// The time that reads of the page may still take for what is not summed yet, or not found at once. All of them share
+    /// it, so that a page of an account of any size comes soon.
+    pub fn patience(&self) -> Duration {
+        PATIENCE.saturating_sub(self.visit.begun.elapsed())
     }
 
     /// Whether an operator reads the page.

@@ -1,5 +1,7 @@
 //! The visit of a browser, as the layer around all pages and the pages tell each other.
 
+use std::time::Instant;
+
 use super::session::Session;
 use crate::texts::Language;
 
@@ -15,6 +17,8 @@ pub(super) struct Visit {
     /// Whether another site may have led here, so that the browser kept its cookies to itself. Over plain HTTP a
     /// browser does not say so.
     pub may_lack_cookies: bool,
+    /// The begin of the request.
+    pub begun: Instant,
 }
 
 /// The session that a response begins in place of the old one.

@@ -1,7 +1,9 @@
-//! The codes of columns, in both databases: `quota_unit`, `charged_by`, the parts of the usage and the
+//! The codes of columns, in both databases: `quota_unit`, `charged_by`, `reports`, the parts of the usage and the
 //! details of the price of a transaction, and `status` of an account.
 
 use std::borrow::Cow;
+
+use chrono::DateTime;
 
 use super::error::corrupt;
 use crate::biz::{
@@ -13,7 +15,7 @@ use crate::biz::{
         },
         quote::calls,
     },
-    settlement::transaction::{ChargedBy, Transaction},
+    settlement::transaction::{ChargedBy, Reports, Transaction},
     values::{account_status::AccountStatus, error::StoreError, usage::Usage},
 };
 
@@ -51,6 +53,24 @@ pub(super) fn charged_by_of(stored: Option<i64>) -> Result<ChargedBy, StoreError
         Some(2) => Ok(ChargedBy::Both),
         Some(_) => Err(corrupt("charged_by")),
     }
+}
+
+/// The reports of a stream as a list in JSON: number, first and last in microseconds, input and output tokens of the
+/// last. NULL without one.
+pub(super) fn reports_text(transaction: &Transaction) -> Option<String> {
+    let Reports { count, first_at, last_at, input_tokens, output_tokens } = transaction.reservation.as_ref()?.reports?;
+    let [first, last] = [first_at, last_at].map(|at| at.timestamp_micros());
+    Some(format!("[{count},{first},{last},{input_tokens},{output_tokens}]"))
+}
+
+pub(super) fn reports_of(stored: Option<&str>) -> Result<Option<Reports>, StoreError> {
+    let Some(stored) = stored else { return Ok(None) };
+    let read = || {
+        let (count, first, last, input_tokens, output_tokens) = serde_json::from_str(stored).ok()?;
+        let [first_at, last_at] = [first, last].map(DateTime::from_timestamp_micros);
+        Some(Reports { count, first_at: first_at?, last_at: last_at?, input_tokens, output_tokens })
+    };
+    read().map(Some).ok_or_else(|| corrupt("reports"))
 }
 
 /// The parts of a usage beside input, output and cached input; `None` where there is none.

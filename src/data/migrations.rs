@@ -60,6 +60,8 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0027_webhooks"),
     pair!("0028_use_of_models"),
     pair!("0030_refunds_of_a_charge"),
+    pair!("0032_price_changes"),
+    pair!("0033_reports_of_streams"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.

@@ -7,11 +7,11 @@ use chrono::{DateTime, Days, NaiveTime, Utc};
 use super::row::Columns;
 use crate::biz::{
     jobs::{rollup::LackingUse, use_audit::DifferingUse},
-    reports::usage::{GroupBy, Part, UseCount, UseDay, UseGroup, UseSums},
+    reports::usage::{GroupBy, ModelUse, Part, UseCount, UseDay, UseGroup, UseSums},
     values::{
         calendar::DaySpan,
         error::StoreError,
-        ids::{ServiceName, UserId},
+        ids::{ModelName, ServiceName, UserId},
     },
 };
 
@@ -138,15 +138,11 @@ pub(super) static PART: LazyLock<String> = LazyLock::new(|| {
          AND part = ? GROUP BY service_name, model, api_key_id"
     )
 });
-/// The number of rows of a model on a day, and their sums, as [`counted_sums_of`] reads them. Takes the day, the model
-/// and the most rows.
-pub(super) static OF_MODEL: LazyLock<String> = LazyLock::new(|| {
-    let (read, sums) =
-        (list(|(column, _)| column.to_owned()), list(|(column, _)| format!("COALESCE(SUM({column}), 0)")));
-    format!(
-        "SELECT COUNT(*), {sums} FROM (SELECT {read} FROM usage_by WHERE usage_date = ? AND model = ? LIMIT ?) rows_of_model"
-    )
-});
+
+/// The columns of a model behind its name, as [`use_of_model`] reads them.
+pub(super) static OF_MODEL: LazyLock<String> =
+    LazyLock::new(|| format!("COUNT(*), {}", list(|(column, _)| format!("SUM({column})"))));
+
 /// Takes the user, the day and the limit.
 pub(super) const PART_IDS: &str = "SELECT DISTINCT part FROM usage_by WHERE user_id = ? AND usage_date = ? LIMIT ?";
 
@@ -331,9 +327,13 @@ pub(super) fn grouped_of(row: &impl Columns) -> Result<(String, UseSums), StoreE
     Ok((row.text(0)?, sums_of(row, 1)?))
 }
 
-/// The number of rows, and their sums.
-pub(super) fn counted_sums_of(row: &impl Columns) -> Result<(UseSums, u64), StoreError> {
-    Ok((sums_of(row, 1)?, row.number(0)?))
+pub(super) fn model_of(row: &impl Columns) -> Result<ModelName, StoreError> {
+    row.text(0).map(ModelName::from_stored)
+}
+
+/// A model, the number of its rows, and their sums.
+pub(super) fn use_of_model(row: &impl Columns) -> Result<ModelUse, StoreError> {
+    Ok(ModelUse { model: model_of(row)?, entries: row.number(1)?, sums: sums_of(row, 2)? })
 }
 
 /// A user, day and group, with the sums of the rollup and of the records.

@@ -11,6 +11,7 @@ mod charge;
 pub mod check;
 mod codec;
 mod convert;
+mod day_quote;
 pub mod error_texts;
 pub mod errors;
 mod events;
@@ -48,14 +49,15 @@ pub use self::{
     call::CallParser,
     charge::ChargeService,
     check::CheckService,
+    day_quote::DayQuote,
     events::EventService,
     limits::LimitService,
     metering::StreamService,
     operations::{
-        ChargeFacts, Finding, Health, Hour, JobState, OperationTime, OperationsService, Planned, RpcCount, Timetable,
-        Vitals,
+        ChargeFacts, Finding, Health, Hour, JobState, OperationTime, OperationsService, Planned, RpcCount, StreamFacts,
+        Timetable, Vitals,
     },
-    prices::{DayQuote, PriceService, prices_of_tier},
+    prices::{PriceService, prices_of_tier},
     reads::{ReadBounds, Reads},
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,

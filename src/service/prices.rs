@@ -1,12 +1,18 @@
 //! The rpcs of prices: the quote of a call, and the versions that operators write.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use chrono::{DateTime, NaiveDate, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, Utc};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     convert::{count, estimate, price_line, service_tier, tokens, usage},
+    day_quote::DayQuote,
     price_reads::PriceReads,
     proto::{
         self, DeletePriceVersionReply, DeletePriceVersionRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
@@ -20,11 +26,12 @@ use crate::biz::{
     audit_trail::{AuditedCall, DELETE_PRICE_VERSION, Intent, PUT_PRICE_VERSION},
     charge::{
         prices::{
-            Alias, Class, Draft, Factor, Given, NewVersion, PriceStore, PriceVersion, Rates, VersionKey, VersionStore,
+            Alias, Class, Draft, Factor, Given, NewVersion, PriceBook, PriceStore, PriceVersion, Rates, VersionKey,
+            VersionStore, blocking,
         },
         quote::{Ask, ESTIMATE, Quoter},
     },
-    reports::usage::{UseCount, UseStore, UseSums},
+    reports::usage::UseStore,
     settlement::accounts::Accounts,
     values::{
         calendar::Calendar,
@@ -120,27 +127,72 @@ impl PriceService {
         Ok(PutPriceVersionReply { success: true, changed, version: Some(stored) })
     }
 
-    /// The cost of the calls of yesterday of the model, at the base prices of a new version and of the one in force.
-    /// Changes nothing.
+    /// The cost of the calls of yesterday that a new version would price, or that it would no longer price: at the base
+    /// prices in force, and at those with the new version in force. `None` if it can't be read within `patience`. Changes
+    /// nothing.
     ///
     /// # Errors
     /// The errors of [`Self::put_price_version`] for the version, and those of a read.
-    pub async fn quote_of_yesterday(&self, request: &PutPriceVersionRequest) -> Result<DayQuote> {
+    pub async fn quote_of_yesterday(
+        &self,
+        request: &PutPriceVersionRequest,
+        patience: Duration,
+    ) -> Result<Option<DayQuote>> {
+        let until = Instant::now() + patience;
+        let Ok(quoted) = timeout_at(until, self.quote_of_day(request)).await else { return Ok(None) };
+        let (mut quote, names) = quoted?;
+        if quote.is_cut {
+            // The cost is worth showing without this number, too.
+            let counting = self.uses.entries_of_models(&names, quote.day, DayQuote::MOST_COUNTED);
+            quote.entries = timeout_at(until, counting).await.ok().and_then(std::result::Result::ok);
+        }
+        Ok(Some(quote))
+    }
+
+    /// The quote without the number of all entries, and the names of its calls.
+    async fn quote_of_day(&self, request: &PutPriceVersionRequest) -> Result<(DayQuote, Vec<ModelName>)> {
         let now = self.calendar.now();
-        let version = new_version(request, now.utc)?;
+        let NewVersion { model, id, prices, .. } = new_version(request, now.utc)?;
         let day = now.day.pred_opt().unwrap_or(now.day);
-        let (sums, rows) = self.uses.sums_of_model(&version.model, day, MAX_QUOTED_ROWS).await?;
-        let book = self.quoter.prices().book();
-        let in_force = book.last_usable(&version.model, now.utc).map(|version| version.prices.clone());
-        let parts = parts_of(&sums);
-        Ok(DayQuote {
-            day,
-            calls: sums.get(UseCount::Calls),
-            charged: sums.amount,
-            in_force: in_force.and_then(|prices| prices.cost_of_sums(parts)),
-            new: version.prices.cost_of_sums(parts),
-            is_cut: rows >= u64::from(MAX_QUOTED_ROWS),
-        })
+        let listed = self.uses.models_of(day, MAX_QUOTED_NAMES).await?;
+        let present = self.quoter.prices().book();
+        let in_force = present.at(&model, now.utc).ok();
+        let has_more_names = listed.len() >= MAX_QUOTED_NAMES as usize;
+        // The names that the versions tell come first, whichever names the calls have.
+        let aliases = in_force.iter().flat_map(|found| found.version.prices.aliases()).chain(prices.aliases());
+        let exact = aliases.filter(|alias| !alias.is_glob()).map(|alias| ModelName::from_stored(alias.as_str()));
+        let mut names: Vec<_> = [model.clone()].into_iter().chain(exact).chain(listed).collect();
+        let mut quote = DayQuote::of(day, in_force.is_some());
+        let next = {
+            let (present, model) = (present.clone(), model.clone());
+            // A book may have a hundred thousand versions.
+            blocking(move || {
+                let mut next = PriceBook::clone(&present);
+                next.set(model, now.utc, Ok(PriceVersion::new(id, prices)));
+                next
+            })
+            .await?
+        };
+        let found = |name: &ModelName| [&*present, &next].map(|book| book.at(name, now.utc).ok());
+        let mut known = HashSet::new();
+        names.retain(|name| {
+            let means_it = found(name).into_iter().flatten().any(|found| *found.model == model);
+            means_it && known.insert(name.clone())
+        });
+        quote.is_cut = has_more_names || names.len() > MAX_QUOTED_NAMES as usize;
+        names.truncate(MAX_QUOTED_NAMES as usize);
+        let (mut own, mut others) = (0, 0);
+        for of_name in self.uses.use_of_models(&names, day, MAX_QUOTED_ENTRIES).await? {
+            quote.add(&of_name, found(&of_name.model).map(|found| found.map(|found| &*found.version.prices)));
+            if of_name.model == model {
+                own += of_name.entries;
+            } else {
+                others += of_name.entries;
+                quote.aliases.push(of_name.model);
+            }
+        }
+        quote.is_cut |= own.max(others) >= MAX_QUOTED_ENTRIES.into();
+        Ok((quote, names))
     }
 
     pub async fn delete_price_version(
@@ -186,44 +238,11 @@ impl PriceService {
     }
 }
 
-/// The cost of a day of a model at two lists of base prices, without tiers, factors and plans.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DayQuote {
-    pub day: NaiveDate,
-    pub calls: i64,
-    /// The amount that the calls were charged, after free quotas.
-    pub charged: Money,
-    /// `None` without a version in force, or beyond the largest amount.
-    pub in_force: Option<Money>,
-    pub new: Option<Money>,
-    /// Whether the day has more rows than were read.
-    pub is_cut: bool,
-}
-
-/// Most rows of the use by model that one quote reads.
-const MAX_QUOTED_ROWS: u32 = 50_000;
-
-/// The tokens of each class in the sums of many calls.
-fn parts_of(sums: &UseSums) -> ByClass<u64> {
-    let count = |count| u64::try_from(sums.get(count)).unwrap_or(0);
-    let (cached, write) = (count(UseCount::CachedInputTokens), count(UseCount::CacheWriteTokens));
-    let (write_1h, audio_in) = (count(UseCount::CacheWrite1hTokens), count(UseCount::AudioInputTokens));
-    let (reasoning, audio_out) = (count(UseCount::ReasoningTokens), count(UseCount::AudioOutputTokens));
-    let input = count(UseCount::InputTokens).saturating_sub(cached + write + write_1h + audio_in);
-    let output = count(UseCount::OutputTokens).saturating_sub(reasoning + audio_out);
-    Class::ALL.map(|class| match class {
-        Class::Input => input,
-        Class::CachedInput => cached,
-        Class::CacheWrite => write,
-        Class::CacheWrite1h => write_1h,
-        Class::AudioInput => audio_in,
-        Class::Output => output,
-        Class::Reasoning => reasoning,
-        Class::AudioOutput => audio_out,
-        Class::Request => count(UseCount::Calls),
-        Class::Image => count(UseCount::Images),
-    })
-}
+/// Most entries of the use of a day that one quote sums: of the model's own name, and again of all its aliases. A preview
+/// must come within 100 ms.
+const MAX_QUOTED_ENTRIES: u32 = 2_000;
+/// Most names of models of a day that one quote looks at.
+const MAX_QUOTED_NAMES: u32 = 500;
 
 /// The end of a page of versions as a token, which is opaque to callers.
 fn encode(model: &ModelName, from: DateTime<Utc>) -> String {

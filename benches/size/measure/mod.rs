@@ -1,6 +1,7 @@
 //! The measurements, one per file.
 
 mod archive;
+mod console;
 mod export;
 mod jobs;
 mod pages;
@@ -12,6 +13,7 @@ use crate::{data::Size, mariadb::MariaDb, report::Report};
 
 pub use self::{
     archive::{archive, put_back},
+    console::console,
     export::export,
     jobs::{audit, rebuild_rollup, reset_quotas},
     pages::pages,

@@ -140,10 +140,23 @@ impl AuditedCall {
     /// # Errors
     /// [`Error::NotMade`] if the call has no consent to the change.
     pub fn consented(&self, event: Option<AuditEvent>) -> Result<Option<AuditEvent>, Error> {
+        self.consented_beside(event, None)
+    }
+
+    /// As [`Self::consented`], for a change that a preview shows beside other rows. `beside` is a text that is another one
+    /// if these rows have changed, read with the lock that holds their changes.
+    ///
+    /// # Errors
+    /// As [`Self::consented`].
+    pub fn consented_beside(
+        &self,
+        event: Option<AuditEvent>,
+        beside: Option<String>,
+    ) -> Result<Option<AuditEvent>, Error> {
         match (&self.consent, event) {
-            (Consent::Withheld, event) => Err(Error::NotMade(event.map(|event| Box::new(event.into_preview())))),
+            (Consent::Withheld, event) => Err(Error::NotMade(event.map(|event| Box::new(event.into_preview(beside))))),
             (Consent::To(seen), Some(event)) => {
-                let change = event.clone().into_preview();
+                let change = event.clone().into_preview(beside);
                 if *seen == change.fingerprint() {
                     Ok(Some(event))
                 } else {
@@ -152,6 +165,16 @@ impl AuditedCall {
             }
             (Consent::Given | Consent::To(_), event) => Ok(event),
         }
+    }
+
+    /// Whether the call is a preview. It writes nothing, so it may read without a lock: its confirmation compares again.
+    pub fn is_preview(&self) -> bool {
+        self.consent == Consent::Withheld
+    }
+
+    /// Whether the call is a preview or its confirmation.
+    pub fn is_previewed(&self) -> bool {
+        self.consent != Consent::Given
     }
 
     /// The event of this call. A state is `None` if there was or is none.
@@ -191,9 +214,9 @@ pub struct AuditEvent {
 }
 
 impl AuditEvent {
-    fn into_preview(self) -> Preview {
+    fn into_preview(self, beside: Option<String>) -> Preview {
         let Self { rpc, user, before, after, reason, .. } = self;
-        Preview { rpc, user, before, after, reason }
+        Preview { rpc, user, before, after, reason, beside }
     }
 }
 
@@ -263,5 +286,9 @@ mod tests {
         assert_eq!(change(made(&consents, "b")).after.as_deref(), Some("\"b\""));
         assert_eq!(call(Consent::Withheld).consented(None), Err(Error::NotMade(None)));
         assert_eq!(consents.consented(None), Ok(None), "a repeat needs none");
+        let event = || Some(consents.event(DateTime::UNIX_EPOCH, None, None, Some("a".into())));
+        assert!(consents.consented_beside(event(), None).is_ok());
+        let beside = change(consents.consented_beside(event(), Some("other rows".into())).map(|_| true));
+        assert_eq!((beside.after.as_deref(), beside.beside.as_deref()), (Some("\"a\""), Some("other rows")));
     }
 }

@@ -196,9 +196,37 @@ pub struct Reservation {
     pub late_day: Option<NaiveDate>,
     /// The last stored usage of its stream.
     pub reported: Option<Usage>,
+    /// The reports of its stream, kept after its end for those who explain the charge. Nothing is decided by them.
+    pub reports: Option<Reports>,
     /// The content of the commit, once it is committed.
     pub delivered: Option<Delivered>,
     pub charged_by: ChargedBy,
+}
+
+/// The reports of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reports {
+    /// Those that told more than the one before.
+    pub count: u32,
+    pub first_at: DateTime<Utc>,
+    pub last_at: DateTime<Utc>,
+    /// The tokens of the last one.
+    pub input_tokens: u32,
+    pub output_tokens: u32,
+}
+
+impl Reports {
+    /// The reports after one more. A repeat changes nothing.
+    pub fn after(before: Option<Self>, usage: Usage, at: DateTime<Utc>) -> Self {
+        let Usage { input_tokens, output_tokens, .. } = usage;
+        match before {
+            None => Self { count: 1, first_at: at, last_at: at, input_tokens, output_tokens },
+            Some(same) if (same.input_tokens, same.output_tokens) == (input_tokens, output_tokens) => same,
+            Some(before) => {
+                Self { count: before.count.saturating_add(1), last_at: at, input_tokens, output_tokens, ..before }
+            }
+        }
+    }
 }
 
 /// The source of a reservation's charge.
@@ -338,4 +366,19 @@ impl Delivered {
 
 fn named<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
     fields.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_counts_only_if_it_tells_more() {
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let first = Reports::after(None, Usage::of_text(3, 5), at(1));
+        assert_eq!((first.count, first.first_at, first.last_at), (1, at(1), at(1)));
+        assert_eq!(Reports::after(Some(first), Usage::of_text(3, 5), at(2)), first, "a repeat");
+        let second = Reports::after(Some(first), Usage::of_text(3, 6), at(3));
+        assert_eq!((second.count, second.first_at, second.last_at, second.output_tokens), (2, at(1), at(3), 6));
+    }
 }

@@ -18,14 +18,17 @@ pub struct Preview {
     /// The state after it; `None` if there will be none.
     pub after: Option<String>,
     pub reason: String,
+    /// A text of the rows that the preview shows beside the change. It is no part of the event.
+    pub beside: Option<String>,
 }
 
 impl Preview {
-    /// The fingerprint of the change. Two changes with other states, of another user or for another reason have
-    /// another one.
+    /// The fingerprint of the change. Two changes with other states, of another user, for another reason or beside
+    /// other rows have another one.
     pub fn fingerprint(&self) -> Fingerprint {
         let user = self.user.as_ref().map(UserId::as_str);
         let parts = [Some(&*self.rpc), user, self.before.as_deref(), self.after.as_deref(), Some(&*self.reason)];
+        let parts = parts.into_iter().chain([self.beside.as_deref()]);
         let mut hash = Sha256::new();
         for part in parts {
             // Lengths keep two neighbours apart, and an absent part from an empty one.
@@ -64,6 +67,7 @@ mod tests {
             before: Some("ab".into()),
             after: Some("c".into()),
             reason: "why".into(),
+            beside: None,
         };
         let others = [
             Preview { rpc: "RefundCharge".into(), ..change.clone() },
@@ -72,6 +76,7 @@ mod tests {
             Preview { after: None, ..change.clone() },
             Preview { after: Some(String::new()), ..change.clone() },
             Preview { reason: "because".into(), ..change.clone() },
+            Preview { beside: Some("d".into()), ..change.clone() },
         ];
         assert_eq!(change.fingerprint(), change.clone().fingerprint());
         assert_eq!(change.fingerprint(), Fingerprint::sent(change.fingerprint().as_str()));

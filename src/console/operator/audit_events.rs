@@ -3,13 +3,15 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::{desk::Desk, event};
+use super::{desk::Desk, event, figures};
 use crate::{
     console::{controls, format, layout::Tool, link::link},
     service::proto::{AuditEvent, ListAuditEventsRequest},
 };
 
 const PAGE_SIZE: i32 = 25;
+/// Changed figures of an event in the list.
+const FIGURES: usize = 3;
 /// The parameters of the filters.
 const FILTERS: [&str; 5] = ["user_id", "rpc", "caller", "from", "to"];
 
@@ -71,10 +73,10 @@ fn table(desk: &Desk, events: &[AuditEvent]) -> Markup {
         texts.get("audit.rpc"),
         texts.get("nav.account"),
         texts.get("audit.reason"),
-        texts.get("audit.before"),
-        texts.get("audit.after"),
+        texts.get("audit.changed"),
         texts.get("failure_facts.request"),
     ];
+    let currency = &desk.console.settings.currency;
     let content = html! {
         (controls::head(&columns, &[], &[]))
         tbody {
@@ -93,8 +95,7 @@ fn table(desk: &Desk, events: &[AuditEvent]) -> Markup {
                         }
                     }
                     td { (event.reason) }
-                    td { code { (event.before) } }
-                    td { code { (event.after) } }
+                    td.change { (figures::summary(texts, currency, (&event.before, &event.after), FIGURES)) }
                     td { code { (event.request_id) } }
                 }
             }

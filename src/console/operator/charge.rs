@@ -1,12 +1,16 @@
-//! A charge, explained: its request, its split, the lines of its price, its records and refunds, and the state of its
-//! account in the database and in the caches.
+//! A charge, explained: its request, its split, the lines of its price, the reports of its stream, its records and
+//! refunds, and the state of its account in the database and in the caches.
 
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::actions;
 use crate::{
-    biz::check::cache::{Inspected, entry::AccountEntry},
+    biz::{
+        check::cache::{Inspected, entry::AccountEntry},
+        settlement::transaction::ChargedBy,
+    },
     console::{
         controls::{self, badge},
         format,
@@ -15,7 +19,7 @@ use crate::{
         page::Page,
     },
     service::{
-        ChargeFacts,
+        ChargeFacts, StreamFacts,
         proto::{GetTransactionReply, GetTransactionRequest, Usage},
     },
 };
@@ -37,23 +41,25 @@ pub(super) async fn show(page: Page) -> Result<Response, Response> {
                 }
             }
         }
-        section.card {
-            h2 { (texts.get("charge.request")) }
-            (facts(&[
-                (texts.get("column.trace_id"), charge.trace_id.clone()),
-                (texts.get("column.time"), format::time(&page.console.calendar, charge.created_at.as_ref())),
-                (texts.get("column.status"), texts.word("transaction_status", &charge.status).to_owned()),
-                (texts.get("column.service"), charge.service_name.clone()),
-                (texts.get("column.model"), charge.model.clone()),
-                (texts.get("charge.served_model"), charge.served_model.clone()),
-                (texts.get("charge.tier"), charge.service_tier.clone()),
-                (texts.get("column.api_key"), charge.api_key_id.clone()),
-                (texts.get("column.units"), format::count(charge.count.into())),
-            ]))
-        }
-        section.card {
-            h2 { (texts.get("charge.split")) }
-            (facts(&split(&page, &charge)))
+        div.halves {
+            section.card {
+                h2 { (texts.get("charge.request")) }
+                (facts(&[
+                    (texts.get("column.trace_id"), charge.trace_id.clone()),
+                    (texts.get("column.time"), format::time(&page.console.calendar, charge.created_at.as_ref())),
+                    (texts.get("column.status"), texts.word("transaction_status", &charge.status).to_owned()),
+                    (texts.get("column.service"), charge.service_name.clone()),
+                    (texts.get("column.model"), charge.model.clone()),
+                    (texts.get("charge.served_model"), charge.served_model.clone()),
+                    (texts.get("charge.tier"), charge.service_tier.clone()),
+                    (texts.get("column.api_key"), charge.api_key_id.clone()),
+                    (texts.get("column.units"), format::count(charge.count.into())),
+                ]))
+            }
+            section.card {
+                h2 { (texts.get("charge.split")) }
+                (facts(&split(&page, &charge)))
+            }
         }
         @if !charge.price_lines.is_empty() {
             section.card { h2 { (texts.get("charge.lines")) } (lines(&page, &charge)) }
@@ -66,6 +72,9 @@ pub(super) async fn show(page: Page) -> Result<Response, Response> {
                 }
                 (facts(&tokens(&page, usage)))
             }
+        }
+        @if let Some(of_stream) = &behind.stream {
+            section.card { h2 { (texts.get("charge.stream")) } (facts(&stream(&page, &charge, of_stream))) }
         }
         @if !behind.records.is_empty() {
             section.card { h2 { (texts.get("nav.records")) } (records(&page, &behind)) }
@@ -107,7 +116,6 @@ fn split<'p>(page: &'p Page, charge: &GetTransactionReply) -> Vec<(&'p str, Stri
         (texts.get("charge.shortfall"), some(charge.shortfall)),
         (texts.get("charge.refunded_units"), count(charge.refunded_count)),
         (texts.get("column.refunded"), some(charge.refunded_amount)),
-        (texts.get("charge.record"), charge.record_id.clone()),
         (texts.get("charge.version"), charge.price_version.clone()),
         (texts.get("charge.plan"), charge.plan.clone()),
     ]
@@ -157,6 +165,31 @@ fn tokens<'p>(page: &'p Page, usage: &Usage) -> Vec<(&'p str, String)> {
         (texts.word("price_class", "audio_output"), of(usage.audio_output_tokens.into())),
         (texts.word("price_class", "image"), of(usage.images.into())),
     ]
+}
+
+/// The reports of the stream, and the one that made the charge.
+fn stream<'p>(page: &'p Page, charge: &GetTransactionReply, stream: &StreamFacts) -> Vec<(&'p str, String)> {
+    let texts = page.texts;
+    let mut shown = Vec::new();
+    if let Some(reports) = &stream.reports {
+        let time = |at: DateTime<Utc>| format::time(&page.console.calendar, Some(&at.into()));
+        shown.extend([
+            (texts.get("charge.reports"), format::count(reports.count.into())),
+            (texts.get("charge.first_report"), time(reports.first_at)),
+            (texts.get("charge.last_report"), time(reports.last_at)),
+            (texts.get("charge.reported_input"), format::count(reports.input_tokens.into())),
+            (texts.get("charge.reported_output"), format::count(reports.output_tokens.into())),
+        ]);
+    }
+    if charge.status == COMMITTED {
+        let by = match stream.charged_by {
+            ChargedBy::Commit => "commit",
+            ChargedBy::Report => "report",
+            ChargedBy::Both => "both",
+        };
+        shown.push((texts.get("charge.charged_by"), texts.word("charged_by", by).to_owned()));
+    }
+    shown
 }
 
 fn records(page: &Page, behind: &ChargeFacts) -> Markup {

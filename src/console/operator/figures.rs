@@ -20,8 +20,7 @@ const MAX_ROWS: usize = 60;
 /// A table of the figures: those of both states first. `currency` is that of amounts. A payment may have another one.
 pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: Option<&str>) -> Markup {
     let (before, after) = (state(before), state(after));
-    let own =
-        find(&before, "currency").or_else(|| find(&after, "currency")).and_then(Value::as_str).unwrap_or(currency);
+    let own = own_currency(&before, &after).unwrap_or(currency);
     let currency_of = |name: &str| if name == AMOUNT { own } else { currency };
     let names = before.iter().chain(&after).map(|(name, _)| name);
     let mut names: Vec<&String> = names.collect();
@@ -44,6 +43,31 @@ pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: O
     controls::table(texts.get("figures.title"), &content)
 }
 
+/// The changed figures in one line each, at most so many. The page of the event has all of them.
+pub(super) fn summary(texts: Texts, currency: &str, (before, after): (&str, &str), most: usize) -> Markup {
+    let (before, after) = (state(Some(before)), state(Some(after)));
+    let own = own_currency(&before, &after).unwrap_or(currency);
+    let mut names: Vec<&String> = before.iter().chain(&after).map(|(name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    let currency_of = |name: &str| if name == AMOUNT { own } else { currency };
+    names.retain(|name| find(&before, name) != find(&after, name));
+    html! {
+        ul.list {
+            @for name in names.iter().take(most) {
+                li {
+                    span.quiet { (texts.word("figure", name)) } " "
+                    @if let Some(was) = find(&before, name) {
+                        (shown(texts, currency_of(name), name, Some(was))) " \u{2192} "
+                    }
+                    (shown(texts, currency_of(name), name, find(&after, name)))
+                }
+            }
+            @if names.len() > most { li.quiet { "\u{2026}" } }
+        }
+    }
+}
+
 /// A table of fields of a form, with their values in force and to come.
 pub(super) fn comparison(texts: Texts, rows: &[(&'static str, String, String)]) -> Markup {
     let content = html! {
@@ -63,6 +87,11 @@ pub(super) fn comparison(texts: Texts, rows: &[(&'static str, String, String)]) 
         }
     };
     controls::table(texts.get("action.beside"), &content)
+}
+
+/// The currency of a payment.
+fn own_currency<'s>(before: &'s [(String, Value)], after: &'s [(String, Value)]) -> Option<&'s str> {
+    find(before, "currency").or_else(|| find(after, "currency")).and_then(Value::as_str)
 }
 
 pub(super) fn find<'s>(state: &'s [(String, Value)], name: &str) -> Option<&'s Value> {

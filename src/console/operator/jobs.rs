@@ -6,7 +6,10 @@ use maud::{Markup, html};
 
 use super::desk::Desk;
 use crate::{
-    biz::jobs::runs::StoredRun,
+    biz::jobs::{
+        audit::{self, differences_at},
+        runs::StoredRun,
+    },
     console::{
         controls::{self, badge},
         format,
@@ -14,6 +17,9 @@ use crate::{
     },
     service::JobState,
 };
+
+/// The job whose runs have a result beside their time.
+const AUDIT: &str = audit::JOB;
 
 pub(super) async fn list(desk: Desk) -> Result<Response, Response> {
     let jobs = desk.ok(desk.console.api.operations.jobs().await)?;
@@ -60,11 +66,21 @@ fn time(desk: &Desk, at: DateTime<Utc>) -> String {
 fn state(desk: &Desk, job: &JobState) -> Markup {
     let texts = desk.texts;
     match job.runs.first() {
+        Some(run) if differences(run).is_some_and(|count| count > 0) && !job.is_running => {
+            badge("bad", texts.get("jobs.differs"))
+        }
         _ if job.is_running => badge("warn", texts.get("jobs.running")),
         Some(run) if run.finished_at.is_some() => badge("good", texts.get("jobs.done")),
         Some(_) => badge("bad", texts.get("jobs.cut")),
         None => badge("neutral", texts.get("jobs.never")),
     }
+}
+
+/// The differences that a finished audit has found, by its last checkpoint; `None` for other runs. An audit without a
+/// checkpoint has found no users, but perhaps quotas that differ, so nothing is said of it.
+fn differences(run: &StoredRun) -> Option<u64> {
+    let is_audit = run.job == AUDIT && run.finished_at.is_some();
+    run.position.as_deref().filter(|_| is_audit).and_then(|position| differences_at(Some(position)))
 }
 
 fn run_of(desk: &Desk, job: &JobState, run: &StoredRun) -> Markup {
@@ -75,6 +91,11 @@ fn run_of(desk: &Desk, job: &JobState, run: &StoredRun) -> Markup {
             (Some(finished), _) => {
                 " " span.quiet {
                     (texts.with("jobs.took", &[("seconds", &(finished - run.started_at).num_seconds().max(0))]))
+                    @match differences(run) {
+                        None => {}
+                        Some(0) => { ", " (texts.get("jobs.no_difference")) }
+                        Some(count) => { ", " strong { (texts.with("jobs.found", &[("count", &count)])) } }
+                    }
                 }
             }
             (None, Some(position)) => {

@@ -47,7 +47,7 @@ pub(super) async fn list(desk: Desk) -> Result<Response, Response> {
             section.card { (time_line(&desk, &reply.versions)) }
         }
         section.card {
-            @if reply.versions.is_empty() { p.empty { (texts.get("prices.none")) } } @else { (table(&desk, &reply.versions)) }
+            @if reply.versions.is_empty() { p.empty { (texts.get("prices.none")) } } @else { (table(&desk, &reply.versions, model)) }
             (controls::pager(texts, newest, older))
         }
     };
@@ -58,34 +58,34 @@ fn seconds(at: Option<&Timestamp>) -> i64 {
     at.map_or(0, |at| at.seconds)
 }
 
-fn table(desk: &Desk, versions: &[PriceVersion]) -> Markup {
+fn table(desk: &Desk, versions: &[PriceVersion], model: &str) -> Markup {
     let texts = desk.texts;
     let now = desk.console.calendar.now().utc.timestamp();
-    let words = [texts.get("column.model"), texts.get("prices.version"), texts.get("prices.since")];
+    let words =
+        [texts.get("column.model"), texts.get("prices.version"), texts.get("prices.since"), texts.get("column.status")];
+    // A page of one model names it above.
+    let words = if model.is_empty() { &words[..] } else { &words[1..] };
     let numbers = [
         texts.word("price_class", "input"),
         texts.word("price_class", "cached_input"),
         texts.word("price_class", "output"),
     ];
-    let more = [texts.get("prices.further"), texts.get("column.status")];
     let content = html! {
-        (controls::head(&words, &numbers, &more))
+        (controls::head(words, &numbers, &[texts.get("prices.further")]))
         tbody {
             @for version in versions {
                 @let since = seconds(version.effective_from.as_ref());
                 tr {
-                    td.model { a href=(link(PATH, &[("model", &version.model)])) { (version.model) } }
+                    @if model.is_empty() {
+                        td.model { a href=(link(PATH, &[("model", &version.model)])) { (version.model) } }
+                    }
                     td { code { (version.version_id) } }
                     td.time {
                         // Versions of the configuration have always been there.
                         @if since > 0 { (format::time(&desk.console.calendar, version.effective_from.as_ref())) }
                         @else { span.quiet { (texts.get("prices.configured")) } }
                     }
-                    @for price in [version.input, version.cached_input, version.output] {
-                        td.number { (price.map(format::number).unwrap_or_default()) }
-                    }
-                    td { (further(texts, version)) }
-                    td {
+                    td.status {
                         @if !version.defect.is_empty() { (badge("bad", texts.get("prices.defect"))) " " (version.defect) }
                         @else if version.in_force { (badge("good", texts.get("prices.in_force"))) }
                         @else if since > now {
@@ -95,6 +95,10 @@ fn table(desk: &Desk, versions: &[PriceVersion]) -> Markup {
                             }
                         } @else { (badge("neutral", texts.get("prices.past"))) }
                     }
+                    @for price in [version.input, version.cached_input, version.output] {
+                        td.number { (price.map(format::number).unwrap_or_default()) }
+                    }
+                    td { (further(texts, version)) }
                 }
             }
         }
@@ -163,6 +167,7 @@ fn time_line(desk: &Desk, versions: &[PriceVersion]) -> Markup {
     let at_now = format!("{:.1}", x(now));
     html! {
         figure.chart {
+            p.quiet { (texts.with("prices.top", &[("price", &format::number(top))])) }
             svg.time-line viewBox="0 0 1000 220" preserveAspectRatio="none" role="img" aria-label=(texts.get("prices.line")) {
                 line.now x1=(at_now) x2=(at_now) y1="0" y2="220" {}
                 path.s0 d=(steps(|version| version.input)) {}

@@ -32,7 +32,8 @@ const FILTERS: [&str; 6] = ["service", "type", "from", "to", "model", "api_key"]
 pub(super) async fn show(page: Page) -> Result<Response, Response> {
     let request =
         ListRecordsRequest { page_size: PAGE_SIZE, page_token: page.parameter("after").to_owned(), ..request(&page) };
-    let (reply, choices) = page.ok(try_join!(page.console.api.reports.list_records(request), Choices::of(&page)))?;
+    let records = page.console.api.reports.list_records_within(request, page.patience());
+    let (reply, choices) = page.ok(try_join!(records, Choices::of(&page)))?;
     let texts = page.texts;
     let is_last = reply.next_page_token.is_empty();
     let nothing = if is_last { texts.get("records.none") } else { texts.get("records.none_here") };
@@ -167,9 +168,14 @@ fn row(page: &Page, texts: Texts, record: &BillingRecord) -> Markup {
     let number = record.r#type.to_string();
     let (kind, is_refund) = (texts.word("record_type", &number), record.r#type > 2);
     let tokens = |count: i32| if count == 0 { String::new() } else { format::count(count.into()) };
+    let time = format::time(&page.console.calendar, record.created_at.as_ref());
+    let charge = page.link("/console/charge", &[("trace_id", &record.trace_id)]);
     html! {
         tr {
-            td.time { (format::time(&page.console.calendar, record.created_at.as_ref())) }
+            td.time {
+                // The trace id may be beyond the edge of a narrow page.
+                @if page.is_for_operators() && !record.trace_id.is_empty() { a href=(charge) { (time) } } @else { (time) }
+            }
             td { (record.service_name) }
             td {
                 (badge(if is_refund { "good" } else { "neutral" }, kind))
@@ -188,11 +194,7 @@ fn row(page: &Page, texts: Texts, record: &BillingRecord) -> Markup {
             td.number { (format::wire_money(record.amount)) }
             td { code { (record.api_key_id) } }
             td {
-                @if page.is_for_operators() {
-                    a href=(page.link("/console/charge", &[("trace_id", &record.trace_id)])) {
-                        code { (record.trace_id) }
-                    }
-                } @else { code { (record.trace_id) } }
+                @if page.is_for_operators() { a href=(charge) { code { (record.trace_id) } } } @else { code { (record.trace_id) } }
             }
         }
     }

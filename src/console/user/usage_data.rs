@@ -77,7 +77,7 @@ pub(super) struct Use {
 pub(super) async fn groups(page: &Page, by: By) -> Result<(Vec<UsageGroup>, GetUsageReply)> {
     let reports = &page.console.api.reports;
     let request = GetUsageRequest { group_by: by.name().into(), ..of_user(page) };
-    let mut reply = reports.get_usage(request).await?;
+    let mut reply = reports.get_usage_within(request, page.patience()).await?;
     let mut groups = std::mem::take(&mut reply.groups);
     groups.sort_by_key(|group| std::cmp::Reverse((format::amount(group.total_cost), group.total_units)));
     Ok((groups, reply))
@@ -94,8 +94,8 @@ pub(super) async fn load(page: &Page, by: By, measure: Option<Measure>) -> Resul
     let days = all.series.first().map(|series| series.days.iter().map(|day| day.date.clone()).collect());
     let days: Vec<String> = days.unwrap_or_default();
     let total = sum_of(&all, measure, days.len());
-    let mut series = match by {
-        By::Service => services(&all, measure),
+    let (mut series, pending) = match by {
+        By::Service => (services(&all, measure), 0),
         By::Model | By::ApiKey => named(page, by, &groups, measure, days.len()).await?,
     };
     series.truncate(COLOURS - 1);
@@ -111,7 +111,15 @@ pub(super) async fn load(page: &Page, by: By, measure: Option<Measure>) -> Resul
     let smaller = groups.split_off(MAX_ROWS.min(groups.len()));
     let has_more = !reply.next_page_token.is_empty();
     let others = sum_of_groups(&smaller);
-    Ok(Use { chart, groups, others, has_more, from: reply.from, to: reply.to, pending: reply.pending_records })
+    Ok(Use {
+        chart,
+        groups,
+        others,
+        has_more,
+        from: reply.from,
+        to: reply.to,
+        pending: reply.pending_records.max(pending),
+    })
 }
 
 /// The columns of the table of some groups; `None` without a group.
@@ -142,30 +150,32 @@ fn services(all: &GetUsageReply, measure: Measure) -> Vec<(String, Vec<i64>)> {
     services
 }
 
-/// The largest models or API keys.
+/// The largest models or API keys, and the number of records that their reads lack.
 async fn named(
     page: &Page,
     by: By,
     groups: &[UsageGroup],
     measure: Measure,
     days: usize,
-) -> Result<Vec<(String, Vec<i64>)>> {
+) -> Result<(Vec<(String, Vec<i64>)>, i64)> {
     let names = groups.iter().map(|group| by.value(group)).filter(|value| !value.is_empty());
     let names: Vec<&str> = names.take(COLOURS - 1).collect();
     let reads = names.iter().map(|value| days_of(page, by, value, measure, days));
     let daily: Vec<_> = iter(reads.collect::<Vec<_>>()).buffered(READS_AT_ONCE).try_collect().await?;
-    Ok(names.into_iter().map(str::to_owned).zip(daily).collect())
+    let (daily, pending): (Vec<_>, Vec<_>) = daily.into_iter().unzip();
+    let series = names.into_iter().map(str::to_owned).zip(daily).collect();
+    Ok((series, pending.into_iter().max().unwrap_or_default()))
 }
 
-/// The daily use of one model or API key, over all services.
-async fn days_of(page: &Page, by: By, value: &str, measure: Measure, days: usize) -> Result<Vec<i64>> {
+/// The daily use of one model or API key, over all services, and the number of records that it lacks.
+async fn days_of(page: &Page, by: By, value: &str, measure: Measure, days: usize) -> Result<(Vec<i64>, i64)> {
     let mut request = of_user(page);
     match by {
         By::Model => request.model = value.into(),
         _ => request.api_key_id = value.into(),
     }
-    let reply = page.console.api.reports.get_usage(request).await?;
-    Ok(sum_of(&reply, measure, days))
+    let reply = page.console.api.reports.get_usage_within(request, page.patience()).await?;
+    Ok((sum_of(&reply, measure, days), reply.pending_records))
 }
 
 fn sum_of(reply: &GetUsageReply, measure: Measure, days: usize) -> Vec<i64> {

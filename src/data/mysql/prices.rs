@@ -9,6 +9,7 @@ use sqlx::{Row, mysql::MySqlRow};
 use super::{
     MySqlStore, audit_trail,
     statement::{LockMode, Row as StatementRow, Statement},
+    transaction::BEGINNING,
 };
 use crate::{
     biz::{
@@ -18,6 +19,7 @@ use crate::{
         },
         values::{
             error::{self, StoreError},
+            ids::ModelName,
             invalid::Invalid,
         },
     },
@@ -80,12 +82,15 @@ impl VersionStore for MySqlStore {
         call: &AuditedCall,
         now: DateTime<Utc>,
     ) -> Result<error::Result<bool>, StoreError> {
-        let mut read = reading();
-        read.texts([version.model.as_str()]).push(" AND (effective_from = ").instant(version.effective_from);
-        read.push(" OR version_id = ").texts([version.id.as_str()]).push(")").push(LockMode::Wait.suffix());
+        let mut read = reading(&version.model, call);
+        read.push(" AND (effective_from = ").instant(version.effective_from);
+        read.push(" OR version_id = ").texts([version.id.as_str()]).push(")").push(end_of_read(call));
+        if call.is_previewed() {
+            of_model(&mut read, &version.model).push("; ");
+        }
         self.change_version(
             read,
-            |stored| version.decide(stored, call, now),
+            |stored, all| version.decide(stored, all, call, now),
             |packet| {
                 packet.push("DELETE FROM price_version WHERE model = ").texts([version.model.as_str()]);
                 packet.push(" AND effective_from = ").instant(version.effective_from).push("; ");
@@ -102,12 +107,11 @@ impl VersionStore for MySqlStore {
         call: &AuditedCall,
         now: DateTime<Utc>,
     ) -> Result<error::Result<bool>, StoreError> {
-        let mut read = reading();
-        read.texts([key.model.as_str()]).push(" AND version_id = ").texts([key.id.as_str()]);
-        read.push(LockMode::Wait.suffix());
+        let mut read = reading(&key.model, call);
+        read.push(" AND version_id = ").texts([key.id.as_str()]).push(end_of_read(call));
         self.change_version(
             read,
-            |stored| key.decide(stored.first(), call, now),
+            |stored, _| key.decide(stored.first(), call, now),
             |packet| {
                 packet.push("DELETE FROM price_version WHERE model = ").texts([key.model.as_str()]);
                 packet.push(" AND version_id = ").texts([key.id.as_str()]).push("; ");
@@ -117,10 +121,31 @@ impl VersionStore for MySqlStore {
     }
 }
 
-fn reading() -> Statement {
+/// The begin of a change, after [`ROWS`] statements without rows: versions of a model.
+///
+/// A row that is not there can't be locked, so all changes lock one row. They also write it, so that two nodes of Galera
+/// can't both commit one. A preview locks nothing, so that it neither waits for an import of prices nor holds it up.
+fn reading(model: &ModelName, call: &AuditedCall) -> Statement {
     let mut read = Statement::beginning(LockMode::Wait);
-    read.push("SELECT ").push(COLUMNS).push(" FROM price_version WHERE model = ");
+    read.push(match call.is_preview() {
+        true => "DO 0; ",
+        false => {
+            "INSERT INTO price_change (only_row, changes) VALUES (1, 1) ON DUPLICATE KEY UPDATE changes = changes + 1; "
+        }
+    });
+    of_model(&mut read, model);
     read
+}
+
+fn end_of_read(call: &AuditedCall) -> &'static str {
+    if call.is_preview() { "; " } else { LockMode::Wait.suffix() }
+}
+
+/// Statements of [`reading`] before the one with the rows.
+const ROWS: usize = BEGINNING + 1;
+
+fn of_model<'s>(read: &'s mut Statement, model: &ModelName) -> &'s mut Statement {
+    read.push("SELECT ").push(COLUMNS).push(" FROM price_version WHERE model = ").texts([model.as_str()])
 }
 
 fn insert(row: &mut StatementRow<'_>, version: &NewVersion) {
@@ -134,19 +159,23 @@ fn insert(row: &mut StatementRow<'_>, version: &NewVersion) {
         .optional(json::beside_columns(&version.prices).as_deref(), StatementRow::text);
 }
 
+fn versions_of(rows: &[MySqlRow]) -> Result<Vec<StoredVersion>, StoreError> {
+    let stored: Result<_, Invalid> = rows.iter().map(stored_version_of).collect();
+    stored.map_err(|error| StoreError::Failed(error.to_string()))
+}
+
 impl MySqlStore {
-    /// Changes a version by the decision about the rows that `read` locks.
+    /// Changes a version by the decision about the rows of the first and of the second statement of `read`.
     async fn change_version(
         &self,
         read: Statement,
-        decide: impl Fn(&[StoredVersion]) -> Change + Send + Sync,
+        decide: impl Fn(&[StoredVersion], &[StoredVersion]) -> Change + Send + Sync,
         write: impl Fn(&mut Statement) + Send + Sync,
     ) -> Result<error::Result<bool>, StoreError> {
         let outcome = Mutex::new(Ok(false));
-        self.change_rows(read, |rows| {
-            let stored: Result<Vec<_>, Invalid> = rows.iter().map(stored_version_of).collect();
-            let stored = stored.map_err(|error| StoreError::Failed(error.to_string()))?;
-            let (decided, packet) = match decide(&stored) {
+        self.change_sets(read, |sets| {
+            let stored = |set| versions_of(sets.get(set).map_or(&[], Vec::as_slice));
+            let (decided, packet) = match decide(&stored(ROWS)?, &stored(ROWS + 1)?) {
                 Change::Unchanged => (Ok(false), None),
                 Change::Refused(why) => (Err(why), None),
                 Change::Write(event) => {

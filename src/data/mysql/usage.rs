@@ -1,5 +1,7 @@
 //! The rollup by service, model and API key.
 
+use std::slice;
+
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::FutureExt;
@@ -17,7 +19,7 @@ use crate::{
     biz::{
         reports::{
             statistics::DailyUse,
-            usage::{DayChange, GroupBy, UseDay, UseFilter, UseGroup, UseStore, UseSums, missing_in},
+            usage::{DayChange, GroupBy, ModelUse, UseDay, UseFilter, UseGroup, UseStore, UseSums, missing_in},
         },
         values::{
             calendar::DaySpan,
@@ -30,7 +32,7 @@ use crate::{
         error::store_error,
         row::Columns,
         rows::report::daily_use_of,
-        usage::{self, counted_sums_of, day_of, group_of, grouped_of},
+        usage::{self, day_of, group_of, grouped_of, model_of, use_of_model},
     },
 };
 
@@ -123,10 +125,46 @@ impl UseStore for MySqlStore {
         Ok((rows.iter().map(grouped_of).collect::<Result<_, _>>()?, missing))
     }
 
-    async fn sums_of_model(&self, model: &ModelName, day: NaiveDate, limit: u32) -> Result<(UseSums, u64), StoreError> {
-        let query = sqlx::query(&**usage::OF_MODEL).bind(day).bind(model.as_str().as_bytes()).bind(limit);
-        let rows = self.reader.fetch_all(query).await?;
-        rows.first().map_or(Ok(Default::default()), counted_sums_of)
+    async fn use_of_models(
+        &self,
+        models: &[ModelName],
+        day: NaiveDate,
+        limit: u32,
+    ) -> Result<Vec<ModelUse>, StoreError> {
+        let Some((first, others)) = models.split_first() else { return Ok(Vec::new()) };
+        // The first model alone, so that its entries are read whichever others there are.
+        let mut statement = Statement::new("SELECT model, ");
+        statement.push(&usage::OF_MODEL).push(" FROM (SELECT * FROM (SELECT model, ").push(&usage::COLUMNS);
+        of_models(&mut statement, slice::from_ref(first), day).push(" LIMIT ").number(limit).push(") of_first");
+        if !others.is_empty() {
+            statement.push(" UNION ALL SELECT * FROM (SELECT model, ").push(&usage::COLUMNS);
+            of_models(&mut statement, others, day).push(" ORDER BY model LIMIT ").number(limit).push(") of_others");
+        }
+        statement.push(") read_entries GROUP BY model ORDER BY model");
+        let sets = self.reader.fetch(statement).await?;
+        sets.first().map_or(Ok(Vec::new()), |rows| rows.iter().map(use_of_model).collect())
+    }
+
+    async fn entries_of_models(&self, models: &[ModelName], day: NaiveDate, limit: u32) -> Result<u64, StoreError> {
+        if models.is_empty() {
+            return Ok(0);
+        }
+        let mut statement = Statement::new("SELECT COUNT(*) FROM (SELECT 1 AS one");
+        of_models(&mut statement, models, day).push(" LIMIT ").number(limit).push(") counted");
+        let sets = self.reader.fetch(statement).await?;
+        sets.first().and_then(|rows| rows.first()).map_or(Ok(0), |row| row.number(0))
+    }
+
+    async fn models_of(&self, day: NaiveDate, limit: u32) -> Result<Vec<ModelName>, StoreError> {
+        // MariaDB skips from one model to the next only if both columns of the index are grouped, and not in a prepared
+        // statement.
+        let mut statement = Statement::new("SELECT model FROM usage_by WHERE usage_date = ");
+        statement.row(|row| {
+            row.day(day);
+        });
+        statement.push(" GROUP BY usage_date, model ORDER BY usage_date, model LIMIT ").number(limit);
+        let sets = self.reader.fetch(statement).await?;
+        sets.first().map_or(Ok(Vec::new()), |rows| rows.iter().map(model_of).collect())
     }
 
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {
@@ -154,6 +192,15 @@ impl MySqlStore {
         let days = days.iter().map(day_of).collect::<Result<Vec<_>, _>>()?;
         Ok((rows, missing_in(&days)))
     }
+}
+
+/// The table and the condition of a statement over the entries of models on a day.
+fn of_models<'s>(statement: &'s mut Statement, models: &[ModelName], day: NaiveDate) -> &'s mut Statement {
+    statement.push(" FROM usage_by WHERE usage_date = ");
+    statement.row(|row| {
+        row.day(day);
+    });
+    statement.push(" AND model IN (").texts(models.iter().map(ModelName::as_str)).push(")")
 }
 
 /// Inserts the day again with the next version. If it has another version than the change was made from, it

@@ -19,7 +19,7 @@ use crate::{
         },
     },
     data::{
-        column_codes::{charged_by_of, quota_unit_of},
+        column_codes::{charged_by_of, quota_unit_of, reports_of},
         error::corrupt,
         row::Columns,
         rows::price::draft_of,
@@ -31,7 +31,7 @@ use crate::{
 /// full cost, cost of the commit, day, expiry; price version and its three prices; two estimates;
 /// quota unit, shortfall, the origin of the charge; refunded free and paid units and amount; the day of
 /// a late charge; six columns of the other parts of the usage, service tiers of the request and of the
-/// commit, model of the commit, plan, and details of the price.
+/// commit, model of the commit, plan, details of the price, and the reports of a stream.
 pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
     let status: Status = row.text(2)?.parse().map_err(|_| corrupt("status"))?;
     let (free, paid): (u32, u32) = (row.number(11)?, row.number(12)?);
@@ -52,6 +52,7 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
             day: row.day(22)?,
             late_day: row.optional_day(36)?,
             reported: usage.filter(|_| status != Status::Committed),
+            reports: reports_of(row.optional_text(48)?.as_deref())?,
             delivered: match status {
                 Status::Committed => Some(Delivered {
                     count: delivered_count,

@@ -17,6 +17,7 @@ use crate::{
         },
         values::{
             error::{self, StoreError},
+            ids::ModelName,
             invalid::Invalid,
             money::Money,
         },
@@ -83,7 +84,8 @@ impl VersionStore for SqliteStore {
             change(
                 connection,
                 (" AND (effective_from = ? OR version_id = ?)", params![model.as_str(), from, id.as_str()]),
-                |stored| version.decide(stored, &call, now),
+                call.is_previewed().then_some(model),
+                |stored, all| version.decide(stored, all, &call, now),
                 |transaction| {
                     transaction.execute(
                         "INSERT INTO price_version (model, effective_from, version_id, input_price, cached_input_price, \
@@ -119,7 +121,8 @@ impl VersionStore for SqliteStore {
             change(
                 connection,
                 (" AND version_id = ?", named),
-                |stored| key.decide(stored.first(), &call, now),
+                None,
+                |stored, _| key.decide(stored.first(), &call, now),
                 |transaction| {
                     transaction.execute("DELETE FROM price_version WHERE model = ? AND version_id = ?", named)
                 },
@@ -129,27 +132,22 @@ impl VersionStore for SqliteStore {
     }
 }
 
-/// Changes a version by the decision about the rows of its model that match a condition.
+/// Changes a version by the decision about the rows of its model that match a condition, and about all rows of the model
+/// `beside`.
 fn change(
     connection: &mut Connection,
     (condition, values): (&str, impl Params),
-    decide: impl FnOnce(&[StoredVersion]) -> Change,
+    beside: Option<&ModelName>,
+    decide: impl FnOnce(&[StoredVersion], &[StoredVersion]) -> Change,
     write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<usize>,
 ) -> Result<error::Result<bool>, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
-    let select = format!(
-        "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price, price_details \
-         FROM price_version WHERE model = ?{condition}"
-    );
-    let mut stored = Vec::new();
-    {
-        let mut find = transaction.prepare(&select).map_err(writer_error)?;
-        let mut rows = find.query(values).map_err(writer_error)?;
-        while let Some(row) = rows.next().map_err(writer_error)? {
-            stored.push(stored_version_of(row).map_err(|error| StoreError::Failed(error.to_string()))?);
-        }
-    }
-    match decide(&stored) {
+    let stored = versions(&transaction, condition, values)?;
+    let all = match beside {
+        Some(model) => versions(&transaction, "", params![model.as_str()])?,
+        None => Vec::new(),
+    };
+    match decide(&stored, &all) {
         Change::Unchanged => Ok(Ok(false)),
         Change::Refused(why) => Ok(Err(why)),
         Change::Write(event) => {
@@ -159,4 +157,19 @@ fn change(
             Ok(Ok(true))
         }
     }
+}
+
+/// The versions of a model that match a condition.
+fn versions(connection: &Connection, condition: &str, values: impl Params) -> Result<Vec<StoredVersion>, StoreError> {
+    let select = format!(
+        "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price, price_details \
+         FROM price_version WHERE model = ?{condition}"
+    );
+    let mut find = connection.prepare(&select).map_err(writer_error)?;
+    let mut rows = find.query(values).map_err(writer_error)?;
+    let mut stored = Vec::new();
+    while let Some(row) = rows.next().map_err(writer_error)? {
+        stored.push(stored_version_of(row).map_err(|error| StoreError::Failed(error.to_string()))?);
+    }
+    Ok(stored)
 }

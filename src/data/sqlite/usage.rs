@@ -1,8 +1,11 @@
 //! The rollup by service, model and API key.
 
+use std::sync::LazyLock;
+
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use rusqlite::{Connection, TransactionBehavior, types::Value};
+use serde_json::json;
 use sqlx::{
     Sqlite,
     query::Query,
@@ -14,7 +17,7 @@ use crate::{
     biz::{
         reports::{
             statistics::DailyUse,
-            usage::{DayChange, GroupBy, UseDay, UseFilter, UseGroup, UseStore, UseSums, missing_in},
+            usage::{DayChange, GroupBy, ModelUse, UseDay, UseFilter, UseGroup, UseStore, UseSums, missing_in},
         },
         values::{
             calendar::DaySpan,
@@ -26,7 +29,7 @@ use crate::{
         error::store_error,
         row::Columns,
         rows::report::daily_use_of,
-        usage::{self, counted_sums_of, day_of, group_of, grouped_of},
+        usage::{self, day_of, group_of, grouped_of, model_of, use_of_model},
     },
 };
 
@@ -120,16 +123,61 @@ impl UseStore for SqliteStore {
         Ok((rows.iter().map(grouped_of).collect::<Result<_, _>>()?, missing))
     }
 
-    async fn sums_of_model(&self, model: &ModelName, day: NaiveDate, limit: u32) -> Result<(UseSums, u64), StoreError> {
-        let query = sqlx::query(&**usage::OF_MODEL).bind(day.to_string()).bind(model.as_str()).bind(limit);
-        let row = query.fetch_one(&self.reader).await.map_err(store_error)?;
-        counted_sums_of(&row)
+    async fn use_of_models(
+        &self,
+        models: &[ModelName],
+        day: NaiveDate,
+        limit: u32,
+    ) -> Result<Vec<ModelUse>, StoreError> {
+        let Some((first, others)) = models.split_first() else { return Ok(Vec::new()) };
+        let query = sqlx::query(&**USE_OF_MODELS).bind(day.to_string()).bind(first.as_str());
+        let rows = query.bind(json_of(others)).bind(limit).fetch_all(&self.reader).await;
+        rows.map_err(store_error)?.iter().map(use_of_model).collect()
+    }
+
+    async fn entries_of_models(&self, models: &[ModelName], day: NaiveDate, limit: u32) -> Result<u64, StoreError> {
+        let query = sqlx::query(ENTRIES_OF_MODELS).bind(day.to_string()).bind(json_of(models)).bind(limit);
+        query.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
+    }
+
+    async fn models_of(&self, day: NaiveDate, limit: u32) -> Result<Vec<ModelName>, StoreError> {
+        let rows = sqlx::query(MODELS_OF).bind(day.to_string()).bind(limit).fetch_all(&self.reader).await;
+        rows.map_err(store_error)?.iter().map(model_of).collect()
     }
 
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError> {
         let (rows, missing) = self.with_missing(filter, filtered(sqlx::query(&**usage::DAILY), filter)).await?;
         Ok((rows.iter().map(daily_use_of).collect::<Result<_, _>>()?, missing))
     }
+}
+
+/// The models of a day, by the index: from one to the next. Takes the day and the limit.
+const MODELS_OF: &str = "\
+    WITH RECURSIVE models (model) AS (\
+    SELECT MIN(model) FROM usage_by WHERE usage_date = ?1 UNION ALL \
+    SELECT (SELECT MIN(model) FROM usage_by WHERE usage_date = ?1 AND model > models.model) \
+    FROM models WHERE model IS NOT NULL) \
+    SELECT model FROM models WHERE model IS NOT NULL LIMIT ?2";
+
+/// The use of models, in the columns of [`use_of_model`]. Takes the day, the first model, the others as a JSON list, and
+/// the limit.
+static USE_OF_MODELS: LazyLock<String> = LazyLock::new(|| {
+    let (columns, of_model) = (&*usage::COLUMNS, &*usage::OF_MODEL);
+    format!(
+        "SELECT model, {of_model} FROM (\
+         SELECT * FROM (SELECT model, {columns} FROM usage_by WHERE usage_date = ?1 AND model = ?2 LIMIT ?4) UNION ALL \
+         SELECT * FROM (SELECT model, {columns} FROM usage_by WHERE usage_date = ?1 \
+         AND model IN (SELECT value FROM json_each(?3)) ORDER BY model LIMIT ?4)) GROUP BY model ORDER BY model"
+    )
+});
+
+/// Takes the day, the models as a JSON list, and the limit.
+const ENTRIES_OF_MODELS: &str = "\
+    SELECT COUNT(*) FROM (SELECT 1 FROM usage_by WHERE usage_date = ?1 \
+    AND model IN (SELECT value FROM json_each(?2)) LIMIT ?3)";
+
+fn json_of(models: &[ModelName]) -> String {
+    json!(models.iter().map(ModelName::as_str).collect::<Vec<_>>()).to_string()
 }
 
 impl SqliteStore {

@@ -17,7 +17,11 @@ use crate::biz::{
     limits::key_quota::KeyQuotaStore,
     recharge::RechargeStore,
     reports::record::{Record, RecordFilter, RecordStore},
-    settlement::{accounts::Accounts, refund::Refunded, transaction::TransactionStore},
+    settlement::{
+        accounts::Accounts,
+        refund::Refunded,
+        transaction::{ChargedBy, Reports, Reservation, Transaction, TransactionStore},
+    },
     values::{
         error::Result,
         ids::{TraceId, UserId},
@@ -57,7 +61,16 @@ pub struct ChargeFacts {
     /// The records of the charge and of its refunds, oldest first.
     pub records: Vec<Record>,
     pub refunds: Vec<Refunded>,
+    pub stream: Option<StreamFacts>,
     pub account: Inspected,
+}
+
+/// The stream of a charge.
+#[derive(Debug)]
+pub struct StreamFacts {
+    /// `None` for a stream that ended before reports were kept.
+    pub reports: Option<Reports>,
+    pub charged_by: ChargedBy,
 }
 
 impl OperationsService {
@@ -75,7 +88,14 @@ impl OperationsService {
                 false => Vec::new(),
             })
         };
-        let (refunds, account) = futures_util::try_join!(refunds, self.model.inspect(&user))?;
+        let stream = async {
+            // Only a reservation has a stream.
+            Ok(match charge.expires_at {
+                Some(_) => self.transactions.transaction(&user, &trace).await?.and_then(stream_of),
+                None => None,
+            })
+        };
+        let (refunds, stream, account) = futures_util::try_join!(refunds, stream, self.model.inspect(&user))?;
         let mut instants: Vec<DateTime<Utc>> = refunds.iter().map(|refund| refund.created_at).collect();
         instants.extend(charge.created_at.and_then(|at| {
             let nanos = u32::try_from(at.nanos).ok()?;
@@ -92,7 +112,7 @@ impl OperationsService {
         }
         records.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
         records.dedup_by(|one, other| one.id == other.id);
-        Ok(ChargeFacts { records, refunds, account })
+        Ok(ChargeFacts { records, refunds, stream, account })
     }
 
     /// The records of a trace id in a span of time.
@@ -135,6 +155,11 @@ impl OperationsService {
         });
         Ok(states.collect())
     }
+}
+
+fn stream_of(transaction: Transaction) -> Option<StreamFacts> {
+    let Reservation { reports, charged_by, .. } = transaction.reservation?;
+    (reports.is_some() || charged_by != ChargedBy::Commit).then_some(StreamFacts { reports, charged_by })
 }
 
 /// The time in an id that is ordered by time.

@@ -7,7 +7,7 @@ mod health;
 mod jobs;
 
 pub use self::{
-    facts::{ChargeFacts, OperationsService},
+    facts::{ChargeFacts, OperationsService, StreamFacts},
     find::Finding,
     health::{Health, Hour, OperationTime, RpcCount, Vitals},
     jobs::{JobState, Planned, Timetable},

@@ -1,6 +1,6 @@
 //! Use over days: daily series per service, and groups by service, model, API key or day.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{Days, NaiveDate};
@@ -10,7 +10,7 @@ use crate::{
     biz::{
         reports::{
             statistics::{DailyUse, Totals},
-            usage::{GroupBy, UseCount, UseFilter, UseSums},
+            usage::{GroupBy, UseCount, UseFilter, UseSums, keeper::LONGEST_OF_READ},
         },
         values::{
             calendar::{DaySpan, parse_day},
@@ -34,6 +34,14 @@ pub const MAX_TOKEN: usize = 256;
 
 impl ReportService {
     pub async fn get_usage(&self, request: GetUsageRequest) -> Result<GetUsageReply> {
+        self.get_usage_within(request, LONGEST_OF_READ).await
+    }
+
+    /// As [`Self::get_usage`], for a reader with less time: what is not summed after `longest` is pending.
+    ///
+    /// # Errors
+    /// As [`Self::get_usage`].
+    pub async fn get_usage_within(&self, request: GetUsageRequest, longest: Duration) -> Result<GetUsageReply> {
         let by = group_by(&request.group_by)?;
         let page = GroupPage::parse(by, &request)?;
         let user = UserId::parse("user_id", &request.user_id)?;
@@ -52,10 +60,10 @@ impl ReportService {
             ..Default::default()
         };
         let Some(by) = by else {
-            let (days, missing) = self.days_of(&filter).await?;
+            let (days, missing) = self.days_of(&filter, longest).await?;
             return Ok(GetUsageReply { series: self.series(&filter, days), pending_records: int64(missing), ..reply });
         };
-        self.keeper.up_to_date(&filter.user, filter.span).await?;
+        self.keeper.up_to_date_within(&filter.user, filter.span, longest).await?;
         // The additional group shows whether another page follows.
         let (mut groups, missing) = self.uses.grouped(&filter, by, page.after.as_deref(), page.size + 1).await?;
         let has_next = groups.len() > page.size as usize;
@@ -71,11 +79,11 @@ impl ReportService {
 
     /// The days with use, and the number of records that they lack. The charges keep the sums of each
     /// service themselves.
-    async fn days_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64)> {
+    async fn days_of(&self, filter: &UseFilter, longest: Duration) -> Result<(Vec<DailyUse>, u64)> {
         if filter.model.is_none() && filter.api_key.is_none() {
             return Ok((self.statistics.daily(&filter.user, filter.span).await?, 0));
         }
-        self.keeper.up_to_date(&filter.user, filter.span).await?;
+        self.keeper.up_to_date_within(&filter.user, filter.span, longest).await?;
         Ok(self.uses.daily_of(filter).await?)
     }
 

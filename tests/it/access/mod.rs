@@ -7,7 +7,7 @@ pub mod issuer;
 mod matrix;
 mod users;
 
-pub use self::matrix::{pages_of_the_access_table, routes_of_the_access_table, sha256};
+pub use self::matrix::{PageRow, pages_of_the_access_table, routes_of_the_access_table, sha256};
 use serde_json::Value;
 
 /// The status and the error code of a reply over REST.

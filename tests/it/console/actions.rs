@@ -18,21 +18,21 @@ use crate::harness::{
 };
 
 /// The hidden and chosen fields of the confirmation on a preview.
-fn confirmation(preview: &Shown, action: &str) -> BTreeMap<String, String> {
+pub fn confirmation(preview: &Shown, action: &str) -> BTreeMap<String, String> {
     preview.hidden(&format!("/console/actions/{action}"))
 }
 
-async fn previewed(operator: &Visitor, action: &str, fields: &[(&str, &str)]) -> Shown {
+pub async fn previewed(operator: &Visitor, action: &str, fields: &[(&str, &str)]) -> Shown {
     let path = format!("/console/actions/{action}");
     operator.submit(&path, &path, fields).await
 }
 
-async fn confirm(operator: &Visitor, action: &str, fields: &BTreeMap<String, String>) -> Shown {
+pub async fn confirm(operator: &Visitor, action: &str, fields: &BTreeMap<String, String>) -> Shown {
     let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     operator.post(&format!("/console/actions/{action}"), &fields).await
 }
 
-async fn events(service: &Service) -> Vec<Value> {
+pub async fn events(service: &Service) -> Vec<Value> {
     let (_, reply) = service.internal_get("/internal/v1/billing/audit-events?page_size=100").await;
     reply["events"].as_array().unwrap().clone()
 }

@@ -2,13 +2,14 @@
 
 use std::fs;
 
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::{OPEN, PAGES, history, open};
 use crate::{
     account_status::set_status,
     harness::{
-        Service, Sqlite,
+        Backend, MySql, Service, Sqlite,
         browser::Browser,
         payments::{Paying, success},
         wait::until,
@@ -57,8 +58,8 @@ async fn pages_of_operators(service: &Service) -> Vec<String> {
 }
 
 /// A service with a history, an unapplied payment, a webhook that accepts and one that does not.
-async fn with_strays() -> (Paying, Receiver) {
-    let paying = Paying::start_with(Sqlite, &[&OPEN[..], &SETTINGS].concat()).await;
+async fn with_strays(on: Backend) -> (Paying, Receiver) {
+    let paying = Paying::start_with(on, &[&OPEN[..], &SETTINGS].concat()).await;
     history(&paying.service, "u").await;
     paying.notify(success("no-such-order", "stray", 5.0)).await.unwrap_err();
     let (client, receiver) = (&paying.service.internal, Receiver::start().await);
@@ -79,9 +80,10 @@ async fn findings(browser: &Browser, axe: &str) -> Value {
     browser.run_and_wait(&format!("{axe};{run}")).await
 }
 
+#[rstest]
 #[tokio::test]
-async fn no_page_breaks_its_policy_or_is_wider_than_a_phone() {
-    let (paying, _receiver) = with_strays().await;
+async fn no_page_breaks_its_policy_or_is_wider_than_a_phone(#[values(MySql, Sqlite)] on: Backend) {
+    let (paying, _receiver) = with_strays(on).await;
     let service = &paying.service;
     let browser = Browser::open().await;
     let mut pages: Vec<String> = PAGES.map(|page| url(service, page)).into();
@@ -108,7 +110,7 @@ async fn no_page_breaks_its_policy_or_is_wider_than_a_phone() {
 async fn axe_finds_nothing_on_any_page() {
     let Some(axe) = std::env::var_os("BILLING_AXE") else { return };
     let axe = fs::read_to_string(axe).unwrap();
-    let (paying, _receiver) = with_strays().await;
+    let (paying, _receiver) = with_strays(Sqlite).await;
     let service = &paying.service;
     let order = paying.recharge("u", 12.0).await.order_id;
     let browser = Browser::open().await;
@@ -266,7 +268,7 @@ async fn axe_finds_nothing_on_a_preview() {
 #[tokio::test]
 async fn the_answers_to_forms_of_webhooks_suit_a_phone_and_a_keyboard() {
     let axe = std::env::var_os("BILLING_AXE").map(|axe| fs::read_to_string(axe).unwrap());
-    let (paying, _receiver) = with_strays().await;
+    let (paying, _receiver) = with_strays(Sqlite).await;
     let page = format!("http://{}/console/webhooks/up", paying.service.app.grpc_addr);
     let browser = Browser::open().await;
     let looks_good = async |name: &str| {

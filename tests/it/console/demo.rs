@@ -1,10 +1,9 @@
 //! The history of `make demo`: its books are right, and a second run changes nothing.
 
-use billing_service::service::proto::GetUsageRequest;
 use chrono::{DateTime, Utc};
 
 use super::{visitor::Visitor, year::fill};
-use crate::harness::{Database, Service, Sqlite, TestClock, wait::until};
+use crate::harness::{Database, Service, Sqlite, TestClock};
 
 /// As `configs/local.yaml`, on free ports.
 pub const SETTINGS: [(&str, &str); 5] = [
@@ -26,10 +25,7 @@ pub async fn service_with(further: &[(&str, &str)]) -> Service {
     let calls = fill(database.config(&SETTINGS), "demo", end()).await.unwrap();
     assert!(calls > 4_000, "{calls}");
     let service = at_the_end(database, further).await;
-    // Each read sums up a part of what is left.
-    let request = GetUsageRequest { user_id: "demo".into(), group_by: "model".into(), ..Default::default() };
-    let usage = async || service.public.clone().get_usage(request.clone()).await.unwrap().into_inner();
-    until("all use is summed up", async || usage().await.pending_records == 0).await;
+    super::summed(&service, "demo").await;
     service
 }
 

@@ -2,14 +2,18 @@
 
 mod actions;
 mod browser;
+mod charges;
 mod demo;
 mod forms;
 mod operators;
 mod pages;
 mod pictures;
 mod policy;
+mod prices;
 mod rights;
 mod sessions;
+mod strangers;
+mod tasks;
 mod tools;
 mod top_ups;
 mod visitor;
@@ -18,11 +22,13 @@ mod webhooks;
 #[expect(dead_code, reason = "its main is for the command line")]
 mod year;
 
-use billing_service::service::proto::{DeductQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest, Usage};
+use billing_service::service::proto::{
+    DeductQuotaRequest, GetUsageRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest, Usage,
+};
 
 use crate::{
     access::issuer::{AUDIENCE, ISSUER, claims},
-    harness::{Backend, Service, charge},
+    harness::{Backend, Service, charge, wait::until},
 };
 
 /// The pages of an account.
@@ -94,4 +100,14 @@ async fn history(service: &Service, user: &str) {
         limit: Some(77.0),
     };
     service.internal.clone().set_api_key_quota(quota).await.unwrap();
+    summed(service, user).await;
+}
+
+/// Waits until the use of a user is summed by model and API key. Pages wait only a little for it.
+async fn summed(service: &Service, user: &str) {
+    let request = GetUsageRequest { user_id: user.into(), group_by: "model".into(), ..Default::default() };
+    until("all use is summed up", async || {
+        service.public.clone().get_usage(request.clone()).await.unwrap().into_inner().pending_records == 0
+    })
+    .await;
 }

@@ -211,6 +211,7 @@ async fn usage_by_units_is_ordered_by_units(#[values(MySql, Sqlite)] on: Backend
         ..charge("u", "llm", 50)
     };
     service.deduct(cheap).await;
+    super::summed(&service, "u").await;
     let models = async |measure: &str| {
         let shown = Visitor::of(&service).get(&format!("/console/usage?by=model&measure={measure}")).await;
         let rows = shown.html.split("<tbody>").nth(1).unwrap().split("</tbody>").next().unwrap().to_owned();

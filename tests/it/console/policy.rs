@@ -71,6 +71,7 @@ async fn a_page_of_many_models_and_records_stays_small() {
         service.adjust("u", 10_000.0).await;
         service.deduct(request).await;
     }
+    super::summed(&service, "u").await;
     let usage = Visitor::of(&service).get("/console/usage?by=api_key").await;
     // A head, 50 keys and the others; then the days.
     let rows = usage.html.split("<table").nth(1).unwrap().split("</table>").next().unwrap().matches("<tr>").count();

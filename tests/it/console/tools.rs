@@ -6,6 +6,7 @@ use rstest::rstest;
 use super::{
     OPEN, history,
     operators::{settings, token},
+    prices::quoted,
     visitor::Visitor,
 };
 use crate::harness::{
@@ -100,7 +101,7 @@ async fn a_new_price_is_quoted_for_the_calls_of_yesterday(#[values(MySql, Sqlite
         let fields =
             [("model", "gpt-4.1"), ("version_id", id), ("effective_from", from), ("input", "4"), ("output", "16")];
         let operator = &operator;
-        async move { operator.submit("/console/actions/price?model=gpt-4.1", "/console/actions/price", &fields).await }
+        async move { quoted(operator, &fields).await }
     };
     let preview = put("2999-01-01T00:00:00", "next").await;
     // Three calls of 3,001 input and 777 output tokens, at 2 and 8, and at twice that, a million.

@@ -64,6 +64,13 @@ impl Browser {
         self.post(&format!("element/{element}/click"), json!({})).await;
     }
 
+    /// Replaces the text of a field.
+    pub async fn fill(&self, selector: &str, text: &str) {
+        let element = self.find(selector).await;
+        self.post(&format!("element/{element}/clear"), json!({})).await;
+        self.post(&format!("element/{element}/value"), json!({"text": text})).await;
+    }
+
     /// The visible text of an element.
     pub async fn text(&self, selector: &str) -> String {
         let element = self.find(selector).await;
@@ -79,9 +86,13 @@ impl Browser {
     /// Saves a picture of the window in the folder that `BILLING_SCREENSHOTS` names, if it is set.
     pub async fn screenshot(&self, name: &str) {
         let Some(folder) = std::env::var_os("BILLING_SCREENSHOTS") else { return };
-        let png = BASE64_STANDARD.decode(self.get("screenshot").await.as_str().unwrap()).unwrap();
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(Path::new(&folder).join(name), png).unwrap();
+        std::fs::write(Path::new(&folder).join(name), self.picture().await).unwrap();
+    }
+
+    /// A picture of the window, as PNG.
+    pub async fn picture(&self) -> Vec<u8> {
+        BASE64_STANDARD.decode(self.get("screenshot").await.as_str().unwrap()).unwrap()
     }
 
     /// The result of a script. It runs beside the scripts of the page, whose policy does not count for it.

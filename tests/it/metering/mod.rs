@@ -57,11 +57,11 @@ pub fn stream(trace: &str, service: &str, model: &str, (input, output): (i32, i3
 }
 
 /// A text of `tokens` tokens. Several such texts can be joined.
-fn words(tokens: usize) -> String {
+pub fn words(tokens: usize) -> String {
     " hello".repeat(tokens)
 }
 
-fn usage(input_tokens: i32, cached_input_tokens: i32, output_tokens: i32) -> Option<Usage> {
+pub fn usage(input_tokens: i32, cached_input_tokens: i32, output_tokens: i32) -> Option<Usage> {
     Some(Usage { input_tokens, output_tokens, cached_input_tokens, ..Default::default() })
 }
 
@@ -72,7 +72,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    async fn open(service: &Service, open: ReserveQuotaRequest) -> (Self, ReserveQuotaReply) {
+    pub async fn open(service: &Service, open: ReserveQuotaRequest) -> (Self, ReserveQuotaReply) {
         Self::try_open(service.internal.clone(), open).await.unwrap()
     }
 
@@ -169,7 +169,7 @@ impl Service {
     }
 
     /// Waits until a transaction has a status.
-    async fn ended(&self, trace: &str, status: &str) -> GetTransactionReply {
+    pub async fn ended(&self, trace: &str, status: &str) -> GetTransactionReply {
         crate::harness::wait::until(&format!("{trace} is {status}"), async || {
             self.metered(trace).await.status == status
         })

@@ -45,7 +45,12 @@ pub enum Change {
 impl Change {
     /// The change with an event, or none, if the caller consents.
     fn of(call: &AuditedCall, event: Option<AuditEvent>) -> Self {
-        match call.consented(event) {
+        Self::beside(call, event, None)
+    }
+
+    /// As [`Self::of`], for a change that its preview shows beside the versions of the model.
+    fn beside(call: &AuditedCall, event: Option<AuditEvent>, versions: Option<String>) -> Self {
+        match call.consented_beside(event, versions) {
             Ok(Some(event)) => Self::Write(Box::new(event)),
             Ok(None) => Self::Unchanged,
             Err(why) => Self::Refused(why),
@@ -54,11 +59,18 @@ impl Change {
 }
 
 impl NewVersion {
-    /// Decides about this version. `stored` has the rows of its model with its instant or its id.
+    /// Decides about this version. `stored` has the rows of its model with its instant or its id. `all` has all rows of
+    /// its model if [`AuditedCall::is_previewed`], because a preview shows the version beside those.
     ///
     /// A version in force keeps its prices, because calls were priced by it. An unusable row priced
     /// none.
-    pub fn decide(&self, stored: &[StoredVersion], call: &AuditedCall, now: DateTime<Utc>) -> Change {
+    pub fn decide(
+        &self,
+        stored: &[StoredVersion],
+        all: &[StoredVersion],
+        call: &AuditedCall,
+        now: DateTime<Utc>,
+    ) -> Change {
         let here = stored.iter().find(|row| row.effective_from == self.effective_from);
         let before = here.and_then(|row| row.version.as_ref().ok());
         let is_same = |version: &PriceVersion| version.id == self.id && *version.prices == self.prices;
@@ -78,8 +90,26 @@ impl NewVersion {
         }
         let before = before.map(|version| state(&self.model, self.effective_from, &version.id, &version.prices));
         let after = state(&self.model, self.effective_from, &self.id, &self.prices);
-        Change::of(call, Some(call.event(now, None, before, Some(after))))
+        let beside = call.is_previewed().then(|| told(all, now));
+        Change::beside(call, Some(call.event(now, None, before, Some(after))), beside)
     }
+}
+
+/// The versions of a model as a text that is another one if one of them has changed, or if another one is in force.
+fn told(versions: &[StoredVersion], now: DateTime<Utc>) -> String {
+    let mut lines: Vec<_> = versions.iter().map(line).collect();
+    lines.sort();
+    let in_force = versions.iter().map(|row| row.effective_from).filter(|from| *from <= now).max();
+    lines.push(format!("in force: {}", in_force.map_or(0, |from| from.timestamp_micros())));
+    lines.join("\n")
+}
+
+fn line(row: &StoredVersion) -> String {
+    let version = match &row.version {
+        Ok(version) => format!("{} {}", version.id, json::whole(&version.prices)),
+        Err(why) => why.to_string(),
+    };
+    format!("{} {version}", row.effective_from.timestamp_micros())
 }
 
 impl VersionKey {
@@ -107,7 +137,7 @@ fn state(model: &ModelName, effective_from: DateTime<Utc>, id: &PriceVersionId, 
     })
 }
 
-/// Writes price versions.
+/// Writes price versions. One change is made after the other, so that a change sees all versions before it.
 #[async_trait]
 pub trait VersionStore: Send + Sync + 'static {
     /// Writes a version and the event of its change, if [`NewVersion::decide`] says so. Returns whether
@@ -139,7 +169,7 @@ pub trait VersionStore: Send + Sync + 'static {
 mod tests {
     use super::*;
     use crate::biz::{
-        audit_trail::{Actor, PUT_PRICE_VERSION},
+        audit_trail::{Actor, Consent, PUT_PRICE_VERSION},
         values::money::Money,
     };
 
@@ -174,7 +204,8 @@ mod tests {
     #[test]
     fn a_version_in_force_keeps_its_prices() {
         let first = new(100, "a", 1);
-        let put = |version: &NewVersion, rows: &[StoredVersion], now| decided(version.decide(rows, &call(), at(now)));
+        let put =
+            |version: &NewVersion, rows: &[StoredVersion], now| decided(version.decide(rows, &[], &call(), at(now)));
         assert_eq!(put(&first, &[], 50), "false -> true");
         assert_eq!(put(&first, &[], 150), "false -> true");
         for now in [50, 150] {
@@ -202,5 +233,34 @@ mod tests {
         assert_eq!(delete(Some(&stored(&first)), 99), "true -> false");
         assert_eq!(delete(Some(&stored(&first)), 100), "version_id");
         assert_eq!(delete(Some(&unusable), 100), "true -> false");
+    }
+
+    #[test]
+    fn a_confirmation_is_of_the_versions_that_its_preview_showed() {
+        let version = new(300, "c", 3);
+        let [one, other] = [stored(&new(100, "a", 1)), stored(&new(200, "b", 2))];
+        let decide = |all: &[StoredVersion], consent: Consent, now| {
+            version.decide(&[], all, &AuditedCall { consent, ..call() }, at(now))
+        };
+        let seen = |all: &[StoredVersion], now| match decide(all, Consent::Withheld, now) {
+            Change::Refused(Error::NotMade(Some(change))) => change.fingerprint(),
+            other => panic!("{other:?}"),
+        };
+        let all = [one.clone(), other.clone()];
+        let first = seen(&all, 150);
+        let turned = [other.clone(), one.clone()];
+        assert!(matches!(decide(&turned, Consent::To(first.clone()), 160), Change::Write(_)), "in any order");
+        let dearer = stored(&new(200, "b", 9));
+        for (all, now) in [
+            (&[one.clone()][..], 160),
+            (&[one.clone(), dearer], 160),
+            (&[one, other, stored(&new(250, "d", 1))], 160),
+            // The second one has come into force.
+            (&all, 200),
+        ] {
+            let refused = decide(all, Consent::To(first.clone()), now);
+            assert!(matches!(refused, Change::Refused(Error::NotMade(Some(_)))), "{all:?} {now}");
+        }
+        assert!(matches!(decide(&[], Consent::Given, 160), Change::Write(_)), "a call needs no preview");
     }
 }

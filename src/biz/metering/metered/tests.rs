@@ -55,6 +55,7 @@ fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
             day: DateTime::<Utc>::UNIX_EPOCH.date_naive(),
             late_day: None,
             reported,
+            reports: None,
             delivered: None,
             charged_by: ChargedBy::Commit,
         }),

@@ -62,7 +62,7 @@ const LONGEST_AFTER_LACK: Duration = Duration::from_secs(60);
 /// Most spans of days of a user that wait. Further ones make one span of all.
 const MOST_SPANS: usize = 8;
 /// Longest refresh of a read, well within the deadline of a request.
-const LONGEST_OF_READ: Duration = Duration::from_millis(300);
+pub const LONGEST_OF_READ: Duration = Duration::from_millis(300);
 /// Time after which the work of a read that was aborted is done in the background.
 const AFTER_READ: Duration = Duration::from_secs(2);
 
@@ -135,6 +135,14 @@ impl UseKeeper {
     /// [`Error::Invalid`](crate::biz::values::error::Error::Invalid): the days have too many rows for a reply.
     /// Those of the store on reading the numbers.
     pub async fn up_to_date(&self, user: &UserId, span: DaySpan) -> Result<u64> {
+        self.up_to_date_within(user, span, LONGEST_OF_READ).await
+    }
+
+    /// As [`Self::up_to_date`], for a reader with less time: the refresh ends after `longest`, or is left out.
+    ///
+    /// # Errors
+    /// As [`Self::up_to_date`].
+    pub async fn up_to_date_within(&self, user: &UserId, span: DaySpan, longest: Duration) -> Result<u64> {
         let days = self.store.days(user, span).await?;
         check_rows(&days)?;
         if days.iter().all(UseDay::is_equal) {
@@ -147,13 +155,13 @@ impl UseKeeper {
         // First, so that an aborted request leaves its work to the background.
         self.wait(user, span, true, Instant::now() + AFTER_READ);
         self.has_waiting.notify_one();
-        if lock(&self.at_work).as_ref() != Some(user) {
+        if !longest.is_zero() && lock(&self.at_work).as_ref() != Some(user) {
             let turn = self.turn_of(user);
             let refreshing = async {
                 let _turn = turn.lock().await;
                 refresh(&*self.store, &self.calendar, user, span, Budget::OF_REQUEST, &self.walks).await
             };
-            drop(timeout(LONGEST_OF_READ, refreshing).await);
+            drop(timeout(longest.min(LONGEST_OF_READ), refreshing).await);
         }
         let days = self.store.days(user, span).await?;
         let missing = missing_in(&days);

@@ -141,6 +141,15 @@ impl UseSums {
     }
 }
 
+/// The use of a model by all users on a day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelUse {
+    pub model: ModelName,
+    /// The entries that are in the sums. An entry has one user, service, model, API key and part of the day.
+    pub entries: u64,
+    pub sums: UseSums,
+}
+
 /// A part of a day whose records are summed. Its rows never change: new sums are a new part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
@@ -330,10 +339,28 @@ pub trait UseStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn daily_of(&self, filter: &UseFilter) -> Result<(Vec<DailyUse>, u64), StoreError>;
 
-    /// The sums of a model on a day over all users, as far as they are summed, and the number of rows that they are
-    /// from. At most `limit` rows are read.
+    /// The use of models on a day over all users, as far as it is summed, ordered by name. At most `limit` entries of the
+    /// first model are read, and as many of all others.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn sums_of_model(&self, model: &ModelName, day: NaiveDate, limit: u32) -> Result<(UseSums, u64), StoreError>;
+    async fn use_of_models(
+        &self,
+        models: &[ModelName],
+        day: NaiveDate,
+        limit: u32,
+    ) -> Result<Vec<ModelUse>, StoreError>;
+
+    /// The number of entries of models on a day; at most `limit` are counted.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn entries_of_models(&self, models: &[ModelName], day: NaiveDate, limit: u32) -> Result<u64, StoreError>;
+
+    /// The models that calls of a day named, over all users, as far as they are summed: the first ones by name, at most
+    /// `limit`, and an empty name for calls without one. The cost grows with the number of models.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn models_of(&self, day: NaiveDate, limit: u32) -> Result<Vec<ModelName>, StoreError>;
 }

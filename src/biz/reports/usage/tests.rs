@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{
-    DayChange, GroupBy, Part, UseCount, UseDay, UseFilter, UseGroup, UseStore, UseSums,
+    DayChange, GroupBy, ModelUse, Part, UseCount, UseDay, UseFilter, UseGroup, UseStore, UseSums,
     budget::Budget,
     keeper::UseKeeper,
     refresh::{End, FULL, Refreshed, Walks, discard, refresh},
@@ -219,8 +219,16 @@ impl UseStore for Memory {
         unimplemented!("a refresh reads no days")
     }
 
-    async fn sums_of_model(&self, _: &ModelName, _: NaiveDate, _: u32) -> Result<(UseSums, u64), StoreError> {
+    async fn use_of_models(&self, _: &[ModelName], _: NaiveDate, _: u32) -> Result<Vec<ModelUse>, StoreError> {
         unimplemented!("a refresh reads no models")
+    }
+
+    async fn entries_of_models(&self, _: &[ModelName], _: NaiveDate, _: u32) -> Result<u64, StoreError> {
+        unimplemented!("a refresh counts no entries")
+    }
+
+    async fn models_of(&self, _: NaiveDate, _: u32) -> Result<Vec<ModelName>, StoreError> {
+        unimplemented!("a refresh reads no names of models")
     }
 }
 
@@ -540,6 +548,24 @@ async fn a_read_answers_within_its_time_and_leaves_the_rest() {
     assert_eq!(keeper.up_to_date(&user(), today()).await.unwrap(), 7);
     tokio::time::advance(Duration::from_secs(1)).await;
     assert!(keeper.longest_wait() > Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_with_little_time_gets_what_is_there_and_the_rest_is_summed_behind_it() {
+    let store = Arc::new(Memory::default());
+    store.record(5, "a", 7);
+    *store.takes.lock().unwrap() = Duration::from_millis(50);
+    let keeper = UseKeeper::new(store.clone(), Arc::new(calendar()));
+    let begun = tokio::time::Instant::now();
+    assert_eq!(keeper.up_to_date_within(&user(), today(), Duration::ZERO).await.unwrap(), 7);
+    assert_eq!(store.summed.load(SeqCst), 0, "it sums nothing itself");
+    let of_reads = begun.elapsed();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(keeper.up_to_date_within(&user(), today(), Duration::from_millis(20)).await.unwrap(), 7);
+    assert!(begun.elapsed() <= of_reads + Duration::from_millis(20), "{:?}", begun.elapsed());
+    let running = keeper.run(|error| panic!("{error}"));
+    tokio::time::timeout(Duration::from_secs(60), running).await.unwrap_err();
+    store.assert_is_exact();
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ impl Book<'_> {
                 day: at.day,
                 late_day: None,
                 reported: None,
+                reports: None,
                 delivered: None,
                 charged_by: ChargedBy::Commit,
             }),

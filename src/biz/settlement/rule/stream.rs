@@ -9,7 +9,7 @@ use crate::biz::{
     limits::key_quota::{self, QuotaType},
     settlement::{
         posting::{Outcome, Report},
-        transaction::{Delivered, Reservation, Status, Transaction},
+        transaction::{Delivered, Reports, Reservation, Status, Transaction},
     },
     values::{error::Error, money::Money, usage::Usage},
 };
@@ -42,11 +42,15 @@ impl Book<'_> {
             None => (reservation.free, reservation.amount),
         };
         let reported = usage.map(|usage| reservation.with(usage)).or(reservation.reported);
+        let reports = match reported.filter(|_| usage.is_some()) {
+            Some(reported) => Some(Reports::after(reservation.reports, reported, self.batch.at.utc)),
+            None => reservation.reports,
+        };
         let day = reservation.day;
         let has_grown = (free, amount) != (reservation.free, reservation.amount);
         let transaction = Transaction {
             record_id: request.stream,
-            reservation: Some(Reservation { free, amount, reported, expires_at, ..reservation }),
+            reservation: Some(Reservation { free, amount, reported, reports, expires_at, ..reservation }),
             ..first.clone()
         };
         self.count_end(&first, day, transaction.held_take() - first.held_take());

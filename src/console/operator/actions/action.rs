@@ -19,24 +19,20 @@ pub struct Action {
     pub(super) needs_account: bool,
     /// Fills the form with the state that it would replace.
     pub(super) current: Option<Current>,
-    /// What a preview shows beside its figures, for a change that replaces nothing.
+    /// The facts that a preview shows beside its figures, for a change that replaces nothing. They are read after the
+    /// fingerprint of the change was made, and the fingerprint has the rows that they come from.
     pub(super) context: Option<ContextOf>,
-    /// The base of that context now. A confirmation after another one shows the preview anew.
-    pub(super) base: Option<Base>,
     pub(super) perform: Perform,
 }
 
 /// Calls the rpc. Its reply is left out: the page of the audit event shows the change, and the status of a refund.
 pub(super) type Perform = for<'a> fn(&'a Api, &'a Values, Attempt) -> BoxFuture<'a, Result<()>>;
 pub(super) type ContextOf = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<Context>>;
-pub(super) type Base = for<'a> fn(&'a Api, &'a Values) -> BoxFuture<'a, Result<String>>;
 pub(super) type Current = for<'a> fn(&'a Api, &'a mut Values) -> BoxFuture<'a, Result<()>>;
 
 /// The surroundings of a preview.
 #[derive(Default)]
 pub(super) struct Context {
-    /// A short text that differs if the state differs. Empty for an action without a context.
-    pub base: String,
     /// Fields with their values in force and to come.
     pub fields: Vec<(&'static str, String, String)>,
     /// Further facts. Each has its word in the catalogues, and its value.
@@ -59,7 +55,7 @@ impl Attempt {
 impl Action {
     /// An action that may concern no account, and whose form begins empty.
     pub(super) const fn new(name: &'static str, rpc: &'static str, fields: &'static [Field], perform: Perform) -> Self {
-        Self { name, rpc, fields, needs_account: false, current: None, context: None, base: None, perform }
+        Self { name, rpc, fields, needs_account: false, current: None, context: None, perform }
     }
 
     /// An action whose account must exist.

@@ -80,34 +80,36 @@ impl Field {
         let hint = texts.find_word("field_hint", name);
         let describes = hint.map(|_| format!("hint-{name}"));
         html! {
-            @match self.kind {
-                Kind::Choice(words) => fieldset {
-                    legend { (label) }
-                    @for word in words {
-                        label.choice {
-                            input type="radio" name=(name) value=(word) required checked[*word == value];
-                            " " (texts.word("choice", word))
+            div.field.whole[matches!(self.kind, Kind::Choice(_) | Kind::Lines(_))] {
+                @match self.kind {
+                    Kind::Choice(words) => fieldset {
+                        legend { (label) }
+                        @for word in words {
+                            label.choice {
+                                input type="radio" name=(name) value=(word) required checked[*word == value];
+                                " " (texts.word("choice", word))
+                            }
                         }
-                    }
-                },
-                Kind::Flag => label.choice {
-                    input type="checkbox" name=(name) value="true" checked[!value.is_empty()];
-                    " " (label)
-                },
-                Kind::Lines(most) => label { span { (label) }
-                    textarea name=(name) rows="4" maxlength=(most) spellcheck="false" aria-describedby=[describes.as_deref()] { (value) }
-                },
-                Kind::Text(most) => label { span { (label) }
-                    input name=(name) maxlength=(most) autocomplete="off" required[required] value=(value) aria-describedby=[describes.as_deref()];
-                },
-                Kind::Decimal => label { span { (label) }
-                    input name=(name) maxlength="32" inputmode="decimal" autocomplete="off" required[required] value=(value) aria-describedby=[describes.as_deref()];
-                },
-                Kind::Count => label { span { (label) }
-                    input name=(name) maxlength="10" inputmode="numeric" autocomplete="off" required[required] value=(value) aria-describedby=[describes.as_deref()];
-                },
+                    },
+                    Kind::Flag => label.choice {
+                        input type="checkbox" name=(name) value="true" checked[!value.is_empty()];
+                        " " (label)
+                    },
+                    Kind::Lines(most) => label { span { (label) }
+                        textarea name=(name) rows="4" maxlength=(most) spellcheck="false" aria-describedby=[describes.as_deref()] { (value) }
+                    },
+                    Kind::Text(most) => label { span { (label) }
+                        input name=(name) maxlength=(most) autocomplete="off" required[required] value=(value) aria-describedby=[describes.as_deref()];
+                    },
+                    Kind::Decimal => label { span { (label) }
+                        input name=(name) maxlength="32" inputmode="decimal" autocomplete="off" required[required] value=(value) aria-describedby=[describes.as_deref()];
+                    },
+                    Kind::Count => label { span { (label) }
+                        input name=(name) maxlength="10" inputmode="numeric" autocomplete="off" required[required] value=(value) aria-describedby=[describes.as_deref()];
+                    },
+                }
+                @if let Some(hint) = hint { p.quiet.under id=[describes.as_deref()] { (hint) } }
             }
-            @if let Some(hint) = hint { p.quiet.under id=[describes.as_deref()] { (hint) } }
         }
     }
 }

@@ -38,16 +38,16 @@ use crate::{
 /// The hidden fields of a confirmation.
 const KEY: &str = "key";
 const SEEN: &str = "seen";
-const BASE: &str = "base";
 /// The parameter of the address that leads from a preview back to its form.
 const EDITED: &str = "edit";
+
+/// A form with more fields has two of them beside each other.
+const LONG: usize = 6;
 
 /// A confirmation as it is sent.
 struct Confirmation {
     key: Uuid,
     seen: Fingerprint,
-    /// Empty for an action without one.
-    base: String,
 }
 
 /// The notice above a form or a preview.
@@ -84,8 +84,7 @@ pub(in crate::console::operator) async fn send(
         ("", _) => Ok(preview(&desk, action, &values).await),
         (_, None) => Ok(show_form(&desk, action, &values, None)),
         (seen, Some(key)) => {
-            let confirmation = Confirmation { key, seen: Fingerprint::sent(seen), base: fields.text(BASE).to_owned() };
-            confirm(&desk, action, &values, &confirmation).await
+            confirm(&desk, action, &values, &Confirmation { key, seen: Fingerprint::sent(seen) }).await
         }
     }
 }
@@ -118,12 +117,7 @@ async fn confirm(
     if desk.ok(is_done(desk, key).await)? {
         return Ok(done(key));
     }
-    let consent = match base_of(desk, action, values).await {
-        Ok(base) if base == confirmation.base => Consent::To(confirmation.seen.clone()),
-        Ok(_) => Consent::Withheld,
-        Err(error) => return Ok(refuse(desk, action, values, &error)),
-    };
-    let made = attempt(desk, action, values, (key, consent)).await;
+    let made = attempt(desk, action, values, (key, Consent::To(confirmation.seen.clone()))).await;
     Ok(match Outcome::of(made, is_done(desk, key).await) {
         Outcome::Made => done(key),
         Outcome::Changed(change) => show_preview(desk, action, values, (key, &change), Some(&Notice::Changed)).await,
@@ -166,13 +160,6 @@ impl Outcome {
 async fn attempt(desk: &Desk, action: &'static Action, values: &Values, (key, consent): (Uuid, Consent)) -> Answer<()> {
     let intent = Intent { actor: desk.actor.clone(), event: key, consent };
     (action.perform)(&desk.console.api, values, Attempt { intent, origin: desk.origin.clone() }).await
-}
-
-async fn base_of(desk: &Desk, action: &Action, values: &Values) -> Answer<String> {
-    match action.base {
-        Some(base) => base(&desk.console.api, values).await,
-        None => Ok(String::new()),
-    }
 }
 
 /// Whether the change of a preview has been made.
@@ -230,10 +217,10 @@ fn show_form(desk: &Desk, action: &'static Action, values: &Values, notice: Opti
     let texts = desk.texts;
     let content = html! {
         p.quiet { (texts.word("action_about", action.name)) }
-        form.stack method="post" action=(action.path()) {
+        form.stack.pairs[action.fields.len() > LONG] method="post" action=(action.path()) {
             (hidden(PROOF, &desk.proof))
             @for field in action.fields { (field.input(texts, values.get(field.name))) }
-            p { button.primary { (texts.get("action.preview")) } }
+            p.whole { button.primary { (texts.get("action.preview")) } }
         }
     };
     respond(desk, action, values, notice, content)
@@ -252,11 +239,11 @@ async fn show_preview(
         Some(context) => context(&desk.console.api, values).await,
         None => Ok(Context::default()),
     };
-    let Context { base, fields, facts: further } = match context {
+    let Context { fields, facts: further } = match context {
         Ok(context) => context,
         Err(error) => return refuse(desk, action, values, &error),
     };
-    let confirmed = Confirmation { key, seen: change.fingerprint(), base };
+    let confirmed = Confirmation { key, seen: change.fingerprint() };
     let content = html! {
         h2 { (texts.get("action.will_be")) }
         (facts(desk, action, values))
@@ -301,7 +288,6 @@ fn confirmation(desk: &Desk, action: &'static Action, values: &Values, confirmed
         div.actions {
             form method="post" action=(action.path()) {
                 (hidden(PROOF, &desk.proof)) (hidden(KEY, &confirmed.key.to_string())) (hidden(SEEN, confirmed.seen.as_str()))
-                @if !confirmed.base.is_empty() { (hidden(BASE, &confirmed.base)) }
                 @for (name, value) in given.iter().filter(|(_, value)| !value.is_empty()) { (hidden(name, value)) }
                 button.primary { (texts.get("action.confirm")) }
             }
@@ -318,7 +304,14 @@ mod tests {
     fn a_change_is_never_called_unmade_while_its_event_cannot_be_read() {
         let change = || {
             let (before, after) = (None, Some("{}".into()));
-            Box::new(Preview { rpc: "AdjustBalance".into(), user: None, before, after, reason: "r".into() })
+            Box::new(Preview {
+                rpc: "AdjustBalance".into(),
+                user: None,
+                before,
+                after,
+                reason: "r".into(),
+                beside: None,
+            })
         };
         let lost = || Error::Internal("lost".into());
         for made in [

@@ -1,9 +1,8 @@
 //! The actions on price versions.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use sha2::{Digest, Sha256};
 
 use super::{
     action::{Action, Context},
@@ -12,11 +11,11 @@ use super::{
 use crate::{
     biz::{
         audit_trail::{DELETE_PRICE_VERSION, PUT_PRICE_VERSION},
-        values::{class::Class, error::Result, invalid::Invalid, money::Money},
+        values::{class::Class, error::Result, ids::ModelName, invalid::Invalid, money::Money},
     },
     console::format,
     service::{
-        Api, prices_of_tier,
+        Api, DayQuote, prices_of_tier,
         proto::{DeletePriceVersionRequest, ListPriceVersionsRequest, PriceTier, PriceVersion, PutPriceVersionRequest},
         timestamp::Timestamp,
     },
@@ -29,11 +28,16 @@ const INSTANT: &str = "%Y-%m-%dT%H:%M:%S";
 /// Versions of a model that are looked through, by pages.
 const PAGE_SIZE: i32 = 100;
 const MOST_PAGES: usize = 10;
+/// The longest wait for the cost of yesterday. A preview must come within 100 ms.
+const PATIENCE: Duration = Duration::from_millis(60);
+/// The fact of a preview without that cost.
+const NOT_READ: (&str, String) = ("not_read", String::new());
+/// Names of calls that a preview shows.
+const MOST_NAMES: usize = 20;
 
 pub(in crate::console) static PUT: Action = Action {
     current: Some(|api, values| Box::pin(current(api, values))),
     context: Some(|api, values| Box::pin(context(api, values))),
-    base: Some(|api, values| Box::pin(base(api, values))),
     ..Action::new(
         "price",
         PUT_PRICE_VERSION,
@@ -140,35 +144,60 @@ fn factor(part: &str) -> Result<(String, f64)> {
     Ok((name.to_owned(), factor.to_wire()))
 }
 
-/// The version in force and the new one field by field, and what the calls of yesterday would have cost. A preview without
-/// that cost is better than none.
+/// The version in force and the new one field by field, and the cost of the calls of yesterday. A preview without that cost
+/// is better than none, and says so.
 async fn context(api: &Api, values: &Values) -> Result<Context> {
     let versions = versions(api, values).await?;
     let (new, in_force) = (request(values)?, in_force(&versions));
-    let mut facts = quote(api, &new).await.unwrap_or_default();
+    let mut facts = quote(api, &new).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "use of yesterday not read; the preview of a price lacks its cost");
+        vec![NOT_READ]
+    });
     let from = new.effective_from.map_or((0, 0), |at| (at.seconds, at.nanos));
-    if !facts.is_empty() && in_force.is_some_and(|version| since(version) > from) {
+    if in_force.is_some_and(|version| since(version) > from) {
         facts.push(("superseded", String::new()));
     }
     let fields = in_force.map(|version| beside(version, new)).unwrap_or_default();
-    Ok(Context { base: base_of(&versions), fields, facts })
+    Ok(Context { fields, facts })
 }
 
 /// The cost of the calls of yesterday at the new prices, beside the present ones.
 async fn quote(api: &Api, new: &PutPriceVersionRequest) -> Result<Vec<(&'static str, String)>> {
-    let quote = api.prices.quote_of_yesterday(new).await?;
+    let Some(quote) = api.prices.quote_of_yesterday(new, PATIENCE).await? else { return Ok(vec![NOT_READ]) };
     let amount = |amount: Option<Money>| amount.map(format::money).unwrap_or_else(|| "-".to_owned());
     let mut facts = vec![
         ("day", quote.day.to_string()),
         ("calls", format::count(quote.calls)),
+        ("aliases", names(&quote.aliases)),
         ("charged", format::money(quote.charged)),
         ("in_force", amount(quote.in_force)),
         ("new", amount(quote.new)),
     ];
+    if quote.unpriced > 0 {
+        facts.push(("unpriced", format::count(quote.unpriced)));
+    }
+    facts.retain(|(_, value)| !value.is_empty());
     if quote.is_cut {
+        let of = match quote.entries {
+            None => "?".to_owned(),
+            Some(all) if all >= u64::from(DayQuote::MOST_COUNTED) => format!("> {}", shown(all)),
+            Some(all) => shown(all),
+        };
+        facts.push(("entries", format!("{} / {of}", shown(quote.summed))));
         facts.push(("is_cut", String::new()));
     }
     Ok(facts)
+}
+
+fn shown(number: u64) -> String {
+    format::count(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+/// The first names of a list.
+fn names(all: &[ModelName]) -> String {
+    let shown: Vec<_> = all.iter().take(MOST_NAMES).map(ModelName::as_str).collect();
+    let more = if all.len() > MOST_NAMES { ", \u{2026}" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// Fills the form with the version of the model that is in force, and with this moment.
@@ -208,20 +237,6 @@ fn in_force(versions: &[PriceVersion]) -> Option<&PriceVersion> {
 
 fn since(version: &PriceVersion) -> (i64, i32) {
     version.effective_from.as_ref().map_or((0, 0), |at| (at.seconds, at.nanos))
-}
-
-/// The versions of the model. A preview compares with the one in force, and another version may come before it.
-async fn base(api: &Api, values: &Values) -> Result<String> {
-    Ok(base_of(&versions(api, values).await?))
-}
-
-fn base_of(versions: &[PriceVersion]) -> String {
-    let mut hash = Sha256::new();
-    for version in versions {
-        let (seconds, nanos) = since(version);
-        hash.update(format!("{} {seconds} {nanos} {}\n", version.version_id, version.in_force));
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The fields of the version in force and of the new one.

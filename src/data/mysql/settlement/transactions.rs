@@ -20,7 +20,9 @@ use crate::{
         },
     },
     data::{
-        column_codes::{charged_by_number, has_price_details, price_details, quota_unit_name, usage_parts},
+        column_codes::{
+            charged_by_number, has_price_details, price_details, quota_unit_name, reports_text, usage_parts,
+        },
         mysql::{
             MySqlStore,
             statement::{Row as StatementRow, Statement},
@@ -38,7 +40,7 @@ pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost,
     COALESCE(free_remaining_large, free_remaining_after), created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
     quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
-    reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details";
+    reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details, reports";
 
 #[async_trait]
 impl TransactionStore for MySqlStore {
@@ -202,7 +204,7 @@ const OF_CHARGES: [Optional; 12] = [
     SHORTFALL,
 ];
 
-const OF_RESERVATIONS: [Optional; 12] = [
+const OF_RESERVATIONS: [Optional; 13] = [
     Optional {
         names: ", estimated_input_tokens, estimated_output_tokens",
         is_filled: |reservation| reservation.content.estimate.is_some(),
@@ -230,6 +232,11 @@ const OF_RESERVATIONS: [Optional; 12] = [
         names: ", charged_by",
         is_filled: |reservation| charged_by_number(reservation).is_some(),
         fill: |row, reservation| row.optional(charged_by_number(reservation), StatementRow::number),
+    },
+    Optional {
+        names: ", reports",
+        is_filled: |reservation| reservation.reservation.as_ref().is_some_and(|state| state.reports.is_some()),
+        fill: |row, reservation| row.optional(reports_text(reservation).as_deref(), StatementRow::text),
     },
 ];
 
@@ -306,7 +313,7 @@ pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]
          commit_service_tier = VALUES(commit_service_tier), served_model = VALUES(served_model), \
          price_version = VALUES(price_version), input_price = VALUES(input_price), \
          cached_input_price = VALUES(cached_input_price), output_price = VALUES(output_price), \
-         price_details = VALUES(price_details); ",
+         price_details = VALUES(price_details), reports = VALUES(reports); ",
     );
     let starts: Vec<_> = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending).collect();
     if !starts.is_empty() {

@@ -23,7 +23,7 @@ use crate::{
         },
     },
     data::{
-        column_codes::{charged_by_number, price_details, quota_unit_name, usage_parts},
+        column_codes::{charged_by_number, price_details, quota_unit_name, reports_text, usage_parts},
         error::store_error,
         rows::{
             refund::{refund_columns, refunded_of},
@@ -43,7 +43,7 @@ const ONE: &str = "\
     held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
     quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
-    reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details \
+    reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details, reports \
     FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
 
 #[async_trait]
@@ -139,9 +139,9 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
          cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, \
          service_tier, plan, price_details, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
-         estimated_output_tokens, shortfall, charged_by, late_date, commit_service_tier, served_model) \
+         estimated_output_tokens, shortfall, charged_by, late_date, commit_service_tier, served_model, reports) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, \
-         ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
          free_count = excluded.free_count, paid_count = excluded.paid_count, amount = excluded.amount, \
@@ -155,14 +155,14 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
          commit_service_tier = excluded.commit_service_tier, served_model = excluded.served_model, \
          price_version = excluded.price_version, input_price = excluded.input_price, \
          cached_input_price = excluded.cached_input_price, output_price = excluded.output_price, \
-         price_details = excluded.price_details",
+         price_details = excluded.price_details, reports = excluded.reports",
     )?;
     for ReservationWrite { transaction, .. } in writes {
         let Some(reservation) = &transaction.reservation else { continue };
         let delivered: Option<&Delivered> = reservation.delivered.as_ref();
         let next = bind_shared(&mut upsert, transaction, reservation.usage())?;
         let estimate = transaction.content.estimate;
-        let values: [&dyn ToSql; 13] = [
+        let values: [&dyn ToSql; 14] = [
             &reservation.free,
             &reservation.amount.micros(),
             &reservation.full_cost.micros(),
@@ -176,6 +176,7 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
             &reservation.late_day.map(|day| day.to_string()),
             &delivered.and_then(|delivered| delivered.service_tier.as_ref()).map(ServiceTier::as_str),
             &delivered.and_then(|delivered| delivered.model.as_ref()).map(ModelName::as_str),
+            &reports_text(transaction),
         ];
         bind(&mut upsert, next, &values)?;
         upsert.raw_execute()?;

@@ -88,8 +88,14 @@ fn an_adjustment_is_made_only_with_the_consent_to_its_figures() {
     let made = adjust("a", "5");
     assert_eq!(account.settle(made), "balance 6");
     let event = account.books.audit_events().remove(1);
-    let seen =
-        Preview { rpc: event.rpc, user: event.user, before: event.before, after: event.after, reason: event.reason };
+    let seen = Preview {
+        rpc: event.rpc,
+        user: event.user,
+        before: event.before,
+        after: event.after,
+        reason: event.reason,
+        beside: None,
+    };
     // The same change of the same balance, on another account.
     let other = TestAccount::with("1");
     assert_eq!(other.settle(with("a", Consent::To(seen.fingerprint()))), "balance 6");
