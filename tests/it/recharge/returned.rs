@@ -457,6 +457,7 @@ async fn the_sums_of_an_earlier_release_follow_from_its_rows(#[values(MySql, Sql
             ("api_key_quota", "fired"),
             ("user_balance", "exhausted_month"),
             ("user_balance", "alerts"),
+            ("billing_transaction", "reports"),
         ] {
             database.execute(&format!("ALTER TABLE {table} DROP COLUMN {column}")).await;
         }
