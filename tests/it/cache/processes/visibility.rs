@@ -77,6 +77,9 @@ impl Change {
                 let order = paying.recharge("u", 3.0).await;
                 paying.press(&order.payment_url, "SUCCESS").await;
                 paying.until_order_is(&order.order_id, "success").await;
+                // The order shows the commit, which the caches of the server follow.
+                let shows = async || service.check("u", "asset", 1).await.balance > 6.0;
+                within_a_second("the top-up shows", shows).await;
             }
             Self::Caps => cap(&internal, Some(7), Some(70)).await,
             Self::OtherCaps => cap(&internal, Some(0), None).await,
