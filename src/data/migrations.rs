@@ -60,6 +60,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0027_webhooks"),
     pair!("0028_use_of_models"),
     pair!("0030_refunds_of_a_charge"),
+    pair!("0031_seals"),
     pair!("0032_price_changes"),
     pair!("0033_reports_of_streams"),
 ];

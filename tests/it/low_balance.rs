@@ -24,6 +24,8 @@ async fn count(service: &Service) -> BTreeMap<String, u64> {
 }
 
 async fn count_with(service: &Service, changes: &[(&str, &str)]) -> BTreeMap<String, u64> {
+    // The server counts again, and does not show the counts of another.
+    service.database.execute("DELETE FROM low_count").await;
     let counter = App::start_with_clock(service.database.config(changes), service.clock.clone()).await.unwrap();
     let url = format!("http://{}/metrics", counter.grpc_addr);
     let mut low = Vec::new();

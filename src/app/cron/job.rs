@@ -7,7 +7,10 @@ use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 
 use crate::{
-    biz::jobs::{audit, deliver_webhooks, import_prices},
+    biz::{
+        jobs::{audit, deliver_webhooks, import_prices},
+        settlement::sweep,
+    },
     config::Config,
 };
 
@@ -26,6 +29,8 @@ pub enum Job {
     ReconcileCache,
     /// Prove that every balance, quota and rollup follows from its history.
     Audit,
+    /// Seal the history of accounts up to the last closed month.
+    SealMonths,
     /// Move records that are older than `billing.record_months` to the archive.
     ArchiveRecords,
     /// Rebuild the rollups from the records where they differ.
@@ -41,12 +46,13 @@ pub enum Job {
 }
 
 impl Job {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ResetQuotas,
         Self::ExpireReservations,
         Self::ReconcileRecharges,
         Self::ReconcileCache,
         Self::Audit,
+        Self::SealMonths,
         Self::ArchiveRecords,
         Self::RebuildRollup,
         Self::CloseMonths,
@@ -58,10 +64,11 @@ impl Job {
     pub fn name(self) -> &'static str {
         match self {
             Self::ResetQuotas => "reset-quotas",
-            Self::ExpireReservations => "expire-reservations",
+            Self::ExpireReservations => sweep::JOB,
             Self::ReconcileRecharges => "reconcile-recharges",
             Self::ReconcileCache => "reconcile-cache",
             Self::Audit => audit::JOB,
+            Self::SealMonths => "seal-months",
             Self::ArchiveRecords => "archive-records",
             Self::RebuildRollup => "rebuild-rollup",
             Self::CloseMonths => "close-months",
@@ -80,6 +87,7 @@ impl Job {
             Self::ReconcileRecharges => Some("0 */5 * * * *"),
             Self::ReconcileCache => Some("30 */5 * * * *"),
             Self::Audit => Some("0 30 3 * * *"),
+            Self::SealMonths => Some("0 30 2 * * *"),
             Self::ArchiveRecords => Some("0 30 4 2 * *"),
             Self::CloseMonths => Some("0 7 * * * *"),
             Self::DeliverWebhooks => Some("20 * * * * *"),
@@ -106,6 +114,7 @@ impl Job {
             Self::ReconcileRecharges => "look up pending top-ups and refunds at payment-service, and settle them",
             Self::ReconcileCache => "compare Redis with the database, and remove the entries that differ",
             Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
+            Self::SealMonths => "seal the history of accounts up to the last closed month",
             Self::ArchiveRecords => "move records older than billing.record_months to the archive",
             Self::RebuildRollup => "recreate the rollups from the records where they differ",
             Self::CloseMonths => "write the event of each month that has closed",
@@ -130,9 +139,12 @@ impl Job {
     /// Longest time of a run. The limit keeps a run that hangs from blocking the next ones.
     pub(super) fn limit(self) -> Duration {
         match self {
-            Self::ResetQuotas | Self::Audit | Self::ArchiveRecords | Self::RebuildRollup | Self::ExpireEvents => {
-                Duration::from_secs(6 * 3_600)
-            }
+            Self::ResetQuotas
+            | Self::Audit
+            | Self::SealMonths
+            | Self::ArchiveRecords
+            | Self::RebuildRollup
+            | Self::ExpireEvents => Duration::from_secs(6 * 3_600),
             _ => Duration::from_secs(30 * 60),
         }
     }

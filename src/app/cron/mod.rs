@@ -92,6 +92,8 @@ pub struct Runner {
     metrics: Option<Arc<Metrics>>,
     /// The file of an import of prices.
     import: Option<ImportOptions>,
+    /// Whether an audit reads everything.
+    is_full: bool,
 }
 
 /// The options of [`Job::ImportPrices`].
@@ -104,7 +106,7 @@ pub struct ImportOptions {
 impl Runner {
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
         let calendar = config.calendar(clock.clone());
-        Self { config, store, clock, calendar, stop, metrics: None, import: None }
+        Self { config, store, clock, calendar, stop, metrics: None, import: None, is_full: false }
     }
 
     /// Counts the runs and their settlements in `metrics`.
@@ -118,6 +120,11 @@ impl Runner {
     /// Imports prices from a file.
     pub fn importing(self, import: Option<ImportOptions>) -> Self {
         Self { import, ..self }
+    }
+
+    /// Audits everything, with all seals.
+    pub fn in_full(self, is_full: bool) -> Self {
+        Self { is_full, ..self }
     }
 
     /// The scheduled jobs that apply to the configuration, with their schedules.
@@ -150,6 +157,8 @@ impl Runner {
             Job::ResetQuotas => format!("{began} {}", self.quotas_configured()),
             // A shorter retention finds more records to move in the same period.
             Job::ArchiveRecords => format!("{began} {}m", self.config.billing.record_months.map_or(0, NonZeroU32::get)),
+            // A whole audit does not resume from a nightly one.
+            Job::Audit if self.is_full => format!("{began} full"),
             _ => began.to_string(),
         })
     }

@@ -42,6 +42,9 @@ struct Arguments {
     /// interrupted.
     #[arg(long, requires = "once", conflicts_with = "dry_run")]
     resume: bool,
+    /// With --once audit: read everything, and compute each seal again.
+    #[arg(long, requires = "once")]
+    full: bool,
     /// With --once import-prices: units of billing.currency for a dollar. Without it, a dollar is one unit.
     #[arg(long, value_name = "RATE", requires = "file", default_value = "1", value_parser = factor)]
     rate: Decimal,
@@ -100,6 +103,9 @@ async fn run() -> anyhow::Result<ExitCode> {
         (_, Some(_)) => bail!("--file is for --once import-prices and --once {MATCH_SETTLEMENTS}"),
         (_, None) => None,
     };
+    if arguments.full && once != Some(Job::Audit) {
+        bail!("--full is for --once audit");
+    }
     // Signals are caught before the log says that cron waits for them.
     let on_hangup = if once.is_some() { Hangup::Stops } else { Hangup::Ignored };
     let stop_signal = command::stop_signal(on_hangup)?;
@@ -115,9 +121,8 @@ async fn run() -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let is_service = once.is_none() && !arguments.list;
     let metrics = if is_service { serve_metrics(&config, stop.clone()).await? } else { None };
-    let runner =
-        Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()).counting(metrics).importing(import);
-    let runner = Arc::new(runner);
+    let runner = Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone());
+    let runner = Arc::new(runner.counting(metrics).importing(import).in_full(arguments.full));
     tokio::spawn({
         let stop = stop.clone();
         async move {

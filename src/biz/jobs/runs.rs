@@ -106,3 +106,21 @@ pub trait RunStore: Send + Sync + 'static {
     /// As [`Self::begin_run`]; the lease then expires after [`LEASE`].
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError>;
 }
+
+/// Runs `work` under the lease of its job; `None` if another process has the lease or the period is done. `work` must
+/// end within [`LEASE`], because the lease is not renewed.
+///
+/// # Errors
+/// As [`RunStore::begin_run`].
+pub async fn under_lease<T, E>(
+    store: &(impl RunStore + ?Sized),
+    run: &Run,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Option<Result<T, E>>, StoreError> {
+    let Begun::Ours { .. } = store.begin_run(run).await? else { return Ok(None) };
+    let done = work.await;
+    if let Err(error) = store.end_run(run, done.is_ok()).await {
+        tracing::warn!(%error, job = run.job, "release of the lease failed; the lease expires by itself");
+    }
+    Ok(Some(done))
+}

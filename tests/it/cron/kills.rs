@@ -21,12 +21,12 @@ const MAX_STARTS: usize = 100;
 
 /// Starts `--once JOB --resume` repeatedly, and kills each process after its next checkpoint, until a
 /// process finishes. Returns the output of each process and the number of kills.
-async fn run_killed(database: &Database, conf: &Path, job: &str) -> (Vec<String>, usize) {
+async fn run_killed(database: &Database, conf: &Path, job: &str, more: &[&str]) -> (Vec<String>, usize) {
     let (mut printed, mut kills, mut position) = (Vec::new(), 0, String::new());
     for _ in 0..MAX_STARTS {
         // With `nice`, the test process runs first, so that it kills in time.
         let mut nice = Command::new("nice");
-        let cron = cron(conf, &["--once", job, "--resume"]);
+        let cron = cron(conf, &[&["--once", job, "--resume"], more].concat());
         nice.args(["-n", "10"]).arg(cron.get_program()).args(cron.get_args());
         let mut running = nice.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         if !next_checkpoint(database, &mut running, job, &mut position).await {
@@ -92,7 +92,7 @@ async fn reset_and_kill(on: Backend) -> usize {
     let stop = CancellationToken::new();
     let charging = tokio::spawn(charge_until(service.clone(), stop.clone(), USERS));
     let conf = service.database.config_file(&[]);
-    let (printed, kills) = run_killed(&service.database, &conf, "reset-quotas").await;
+    let (printed, kills) = run_killed(&service.database, &conf, "reset-quotas", &[]).await;
     stop.cancel();
     let units = charging.await.unwrap();
     println!("{kills} kills, {units} units charged");
@@ -132,11 +132,45 @@ async fn audit_and_kill(on: Backend) -> usize {
     let wrong = "user_id LIKE 'user_____' AND (user_id LIKE '%77' OR user_id = 'user02399')";
     database.execute(&format!("UPDATE user_balance SET balance = {one} WHERE {wrong}")).await;
     let conf = database.config_file(&[]);
-    let (printed, kills) = run_killed(&database, &conf, "audit").await;
+    let (printed, kills) = run_killed(&database, &conf, "audit", &["--full"]).await;
     println!("{kills} kills");
     assert!(printed.last().unwrap().ends_with("audit: 2400 users, 25 differences\n"), "{printed:?}");
     let all = printed.concat();
     let reported: BTreeSet<&str> = all.lines().filter(|line| line.contains("balance says 1, should be 0")).collect();
     assert_eq!(reported.len(), 25, "{reported:?}");
+    kills
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn months_that_are_sealed_under_kills_have_whole_seals(#[values(MySql, Sqlite)] on: Backend) {
+    until_killed(2, || seal_and_kill(on)).await;
+}
+
+/// A run has 4 chunks.
+async fn seal_and_kill(on: Backend) -> usize {
+    const USERS: usize = 20_000;
+    let database = migrated(Database::create(on).await).await;
+    users(&database, USERS).await;
+    let (one, at) = match on {
+        MySql => ("1", "'2026-01-05'"),
+        Sqlite => ("1000000", "1767600000000000"),
+    };
+    database
+        .execute(&format!(
+            "INSERT INTO balance_adjustment (user_id, adjustment_id, amount, reason, operator, request_id, \
+             balance_after, created_at) SELECT user_id, 'first', {one}, 'r', 'o', '', {one}, {at} FROM user_balance"
+        ))
+        .await;
+    database.execute(&format!("UPDATE user_balance SET balance = {one}")).await;
+    let conf = database.config_file(&[]);
+    let (printed, kills) = run_killed(&database, &conf, "seal-months", &[]).await;
+    println!("{kills} kills");
+    assert!(printed.last().unwrap().contains(" 0 with differences left"), "{printed:?}");
+    let seals = database.rows(&["COUNT(*)"], "FROM sealed_month").await;
+    assert_eq!(seals, [[USERS.to_string()]]);
+    let same = "FROM sealed_month m JOIN sealed_account a ON a.user_id = m.user_id AND a.seal = m.seal";
+    assert_eq!(database.rows(&["COUNT(*)"], same).await, [[USERS.to_string()]]);
+    assert_eq!(database.audit().await.difference_count, 0);
     kills
 }
