@@ -1,6 +1,7 @@
 -- Seals of closed months. A seal covers the history of one account from the end of the seal before it to the
--- end of its month. sealed_account has the figures of the last seal of each account, up to its end. Both begin
--- empty: the job seal-months fills them in the background.
+-- end of its month. sealed_account has the figures of the last seal of each account, up to its end. all_sealed has
+-- the month up to which all accounts without differences are sealed. All begin empty: the job seal-months fills
+-- them in the background.
 --
 -- low_count has the last count of low accounts, which one server makes for all.
 --
@@ -26,6 +27,12 @@ CREATE TABLE IF NOT EXISTS sealed_account (
     given_back_count BIGINT        NOT NULL,
     seal             CHAR(64)      CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     PRIMARY KEY (user_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+CREATE TABLE IF NOT EXISTS all_sealed (
+    only_row TINYINT NOT NULL DEFAULT 1 CHECK (only_row = 1),
+    month    CHAR(7) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    PRIMARY KEY (only_row)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 CREATE TABLE IF NOT EXISTS low_count (

@@ -1,6 +1,7 @@
 -- Seals of closed months. A seal covers the history of one account from the end of the seal before it to the
--- end of its month. sealed_account has the figures of the last seal of each account, up to its end. Both begin
--- empty: the job seal-months fills them in the background.
+-- end of its month. sealed_account has the figures of the last seal of each account, up to its end. all_sealed has
+-- the month up to which all accounts without differences are sealed. All begin empty: the job seal-months fills
+-- them in the background.
 --
 -- low_count has the last count of low accounts, which one server makes for all.
 CREATE TABLE IF NOT EXISTS sealed_month (
@@ -25,6 +26,11 @@ CREATE TABLE IF NOT EXISTS sealed_account (
     seal             TEXT    NOT NULL,
     PRIMARY KEY (user_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS all_sealed (
+    only_row INTEGER NOT NULL PRIMARY KEY CHECK (only_row = 1),
+    month    TEXT    NOT NULL
+) STRICT;
 
 CREATE TABLE IF NOT EXISTS low_count (
     basis        TEXT    NOT NULL, -- month and thresholds

@@ -41,9 +41,8 @@ use crate::{
 
 /// Interval at which the reservations that are past their expiry are ended, by one of the servers. Cron does so too.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// Deadline of a sweep, for example over a connection that went silent. The next sweep ends the
-/// remaining reservations. It is shorter than the lease.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(50);
+/// The period of the sweeps of servers. They leave no stored runs.
+const SWEEP_PERIOD: &str = "servers";
 
 /// Starts the jobs that every server runs beside its requests, until it stops.
 pub(super) fn spawn_regular(config: &Config, core: &Core) {
@@ -69,7 +68,7 @@ pub(super) fn spawn_regular(config: &Config, core: &Core) {
 }
 
 /// Ends expired reservations, also without a running cron. It takes the lease of the job of cron, so that one process
-/// sweeps at a time, and one server in each minute. If a sweep outlives its lease, each reservation is still ended once.
+/// sweeps at a time. If two sweep, each reservation is still ended once.
 struct Sweeper {
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
@@ -96,22 +95,16 @@ impl Sweeper {
     }
 
     async fn sweep(&self) {
-        // Without the settings, the period would be that of cron, which counts its own runs.
-        let minute = self.calendar.now().utc.format("%Y-%m-%dT%H:%M:00Z");
-        let run =
-            Run { job: sweep::JOB, period: format!("{minute} servers"), is_by_hand: false, owner: self.owner.clone() };
+        let run = Run { job: sweep::JOB, period: SWEEP_PERIOD.into(), is_by_hand: true, owner: self.owner.clone() };
         let count = |ended, effect| self.observer.count_ended(&ended, effect);
         let sweep = sweep::sweep(&*self.store, &self.engine, &self.calendar, count);
-        let sweep = async { tokio::time::timeout(SWEEP_TIMEOUT, sweep).await };
-        let swept = async { sweep.await.map_or(Err(None), |swept| swept.map_err(Some)) };
-        match under_lease(&*self.store, &run, swept).await {
+        match under_lease(&*self.store, &run, sweep).await {
             Ok(None | Some(Ok(Swept { freed: 0, charged: 0, failed: 0 }))) => {}
             Ok(Some(Ok(Swept { freed, charged, failed }))) => {
                 tracing::info!(freed, charged, failed, "expired reservations ended");
             }
-            Ok(Some(Err(Some(error)))) => tracing::warn!(error = %error.in_full(), "expired reservations not read"),
-            Ok(Some(Err(None))) => tracing::warn!("sweep of expired reservations timed out"),
-            Err(error) => tracing::warn!(%error, "lease of the sweep not read; expired reservations wait"),
+            Ok(Some(Err(error))) => tracing::warn!(error = %error.in_full(), "expired reservations not read"),
+            Err(error) => tracing::warn!(%error, "sweep of expired reservations not done; the next one goes on"),
         }
     }
 }

@@ -123,6 +123,7 @@ fn a_bad_key_or_value_is_named() {
         ("timeout: 1s}\ndata", "timeout: 1s}\n  limits: {max_connection_age: x}\ndata", "max_connection_age"),
         ("driver: mysql", "driver: oracle", "data.database.driver"),
         ("driver: mysql", "drive: mysql", "drive"),
+        ("driver: mysql", "driver: mysql\ncron: {audit_all: hourly}", "cron.audit_all"),
         ("root:password@tcp(127.0.0.1:3306)/", "root:password@tcp(127.0.0.1:x)/", "data.database.source"),
         ("passport: 0.01", "passport: -0.01", "billing.prices.passport"),
         ("passport: 0.01", "passport: 0.0000001", "billing.prices.passport"),

@@ -16,9 +16,10 @@ use super::{
     usage,
 };
 use crate::biz::{
+    account::users::UserSpan,
     jobs::seals::{
         content::{Figures, HistoryRow, Kind},
-        store::{Changed, HistoryPage, Sealed, Since, StoredSeal},
+        store::{Changed, HistoryPage, Sealed, Since, StoredSeal, TraceSpan},
     },
     values::{calendar::Month, error::StoreError, ids::UserId},
 };
@@ -36,6 +37,9 @@ pub(super) struct Scope<'s> {
     pub until: DateTime<Utc>,
     /// `{id}`
     pub id: &'s str,
+    /// `{after_trace}` and `{last_trace}`
+    pub after_trace: &'s str,
+    pub last_trace: &'s str,
     /// `{day}`, and its month `{month}`
     pub day: NaiveDate,
     /// `{limit}`
@@ -45,11 +49,17 @@ pub(super) struct Scope<'s> {
 impl<'s> Scope<'s> {
     pub fn of_users(users: &'s [UserId], since: Since) -> Self {
         let Since { at, day } = since;
-        Self { users, first: "", last: "", from: at, until: at, id: "", day, limit: u32::MAX }
+        let [first, last, id, after_trace, last_trace] = [""; 5];
+        Self { users, first, last, from: at, until: at, id, after_trace, last_trace, day, limit: u32::MAX }
     }
 
-    pub fn between(first: &'s str, last: &'s str, limit: u32) -> Self {
-        Self { first, last, limit, ..Self::of_users(&[], Since::BEGINNING) }
+    /// The users behind `first` up to `last`.
+    pub fn of_span(span: &'s UserSpan) -> Self {
+        Self { first: span.after(), last: span.last.as_str(), ..Self::of_users(&[], Since::BEGINNING) }
+    }
+
+    pub fn with_traces(self, traces: &'s TraceSpan) -> Self {
+        Self { after_trace: &traces.after, last_trace: &traces.last, ..self }
     }
 
     pub fn of_page(page: HistoryPage<'s>) -> Self {
@@ -131,7 +141,27 @@ const RECORDS: &str = concat!(
         "COALESCE(t.output_tokens, '')",
         "COALESCE(t.price_version, '')",
         "COALESCE(t.shortfall, '')",
-        "COALESCE(t.late_date, '')"
+        "COALESCE(t.late_date, '')",
+        "t.record_id",
+        "COALESCE(t.usage_date, '')",
+        "COALESCE(t.commit_cost, '')",
+        "COALESCE(t.input_price, '')",
+        "COALESCE(t.cached_input_price, '')",
+        "COALESCE(t.output_price, '')",
+        "COALESCE(t.price_details, '')",
+        "COALESCE(t.plan, '')",
+        "COALESCE(t.quota_unit, '')",
+        "COALESCE(t.cache_write_tokens, '')",
+        "COALESCE(t.cache_write_1h_tokens, '')",
+        "COALESCE(t.audio_input_tokens, '')",
+        "COALESCE(t.reasoning_tokens, '')",
+        "COALESCE(t.audio_output_tokens, '')",
+        "COALESCE(t.images, '')",
+        "COALESCE(t.service_tier, '')",
+        "COALESCE(t.commit_service_tier, '')",
+        "COALESCE(t.served_model, '')",
+        "t.free_remaining_after",
+        "{t_free_remaining_large}"
     ),
     " ELSE ",
     content!(
@@ -178,6 +208,7 @@ const REFUNDS: &str = rows_of!(
     "amount * 0",
     content!(
         "trace_id",
+        "COALESCE(count, '')",
         "free_count",
         "lapsed_count",
         "paid_count",
@@ -210,14 +241,30 @@ const TOP_UPS: &str = rows_of!(
     "COALESCE(credited_at, updated_at)",
     "order_id",
     "amount",
-    content!("amount", "COALESCE(payment_order_id, '')", "COALESCE(payment_method, '')", "created_at")
+    content!(
+        "amount",
+        "COALESCE(payment_order_id, '')",
+        "COALESCE(payment_method, '')",
+        "created_at",
+        "COALESCE(idempotency_key, '')"
+    )
 );
 const TOP_UP_REFUNDS: &str = rows_of!(
     "recharge_refund WHERE status = 'success' AND",
     "settled_at",
     "refund_id",
     "-amount",
-    content!("order_id", "kind", "amount", "balance_after", "created_at")
+    content!(
+        "order_id",
+        "kind",
+        "amount",
+        "balance_after",
+        "created_at",
+        "COALESCE(asked_amount, '')",
+        "is_forced",
+        "reason",
+        "request_id"
+    )
 );
 
 /// The statement of a kind, for the scope of a page.
@@ -248,19 +295,51 @@ pub(super) fn history_row_of(row: &impl Columns) -> Result<HistoryRow, StoreErro
 
 /// The accounts behind `{first}` up to `{last}` that may have changed since their seals. The hour covers the
 /// difference of two clocks: the database writes the time of a change, and a server decides its month.
-pub(super) const CHANGED: &str = "SELECT b.user_id, b.version, s.month, s.sealed_until, s.version, s.balance, \
+///
+/// The newest record of each account is read too, because a batch that was committed in part may lack the write of
+/// the account. It is one probe of the clustered key; MariaDB would read all records of an account for an EXISTS.
+pub(super) const CHANGED: &str = "SELECT b.user_id, b.version, \
+    CASE WHEN s.user_id IS NULL AND (SELECT m.month FROM sealed_month m WHERE m.user_id = b.user_id LIMIT 1) \
+    IS NOT NULL THEN 1 ELSE 0 END, s.month, s.sealed_until, s.version, s.balance, \
     s.charged, s.given_back, s.given_back_count, s.seal FROM user_balance b \
     LEFT JOIN sealed_account s ON s.user_id = b.user_id \
     WHERE b.user_id > {first} AND b.user_id <= {last} AND (s.user_id IS NULL OR b.version <> s.version \
-    OR b.balance <> s.balance OR b.held <> 0 OR b.updated_at >= {an_hour_before_the_end_of_s}) ORDER BY b.user_id";
+    OR b.balance <> s.balance OR b.held <> 0 OR b.updated_at >= {an_hour_before_the_end_of_s} \
+    OR (SELECT r.created_at FROM billing_record r WHERE r.user_id = b.user_id \
+    ORDER BY r.created_at DESC LIMIT 1) >= s.sealed_until) ORDER BY b.user_id";
 
 /// A row of [`CHANGED`].
 pub(super) fn changed_of(row: &impl Columns) -> Result<Changed, StoreError> {
-    let sealed = match row.optional_text(2)? {
-        Some(month) => Some(sealed_at(row, &month, 3)?),
+    let sealed = match row.optional_text(3)? {
+        Some(month) => Some(sealed_at(row, &month, 4)?),
         None => None,
     };
-    Ok(Changed { user: user_of(row)?, version: row.number(1)?, sealed })
+    Ok(Changed { user: user_of(row)?, version: row.number(1)?, sealed, has_lost_seal: row.number::<i64>(2)? != 0 })
+}
+
+/// The users behind `{first}` up to `{last}` with a seal or a quota of `{month}`, and without an account.
+pub(super) const LOST: &str = "SELECT s.user_id AS user_id FROM sealed_account s \
+    LEFT JOIN user_balance b ON b.user_id = s.user_id \
+    WHERE s.user_id > {first} AND s.user_id <= {last} AND b.user_id IS NULL UNION \
+    SELECT q.user_id FROM free_quota q LEFT JOIN user_balance b ON b.user_id = q.user_id \
+    WHERE q.reset_month = {month} AND q.user_id > {first} AND q.user_id <= {last} AND b.user_id IS NULL \
+    ORDER BY user_id";
+
+/// The unsealed records of `{users}` by the daily rollup.
+pub(super) const UNSEALED_SIZES: &str = "SELECT user_id, SUM(free_records + paid_records \
+    + COALESCE(free_refunds + paid_refunds, 0)) FROM usage_daily WHERE user_id IN ({users}) AND usage_date >= {day} \
+    GROUP BY user_id ORDER BY user_id";
+
+/// The trace id of the user `{first}` with `{limit}` others between it and `{after_trace}`.
+pub(super) const TRACE_BEHIND: &str = "SELECT trace_id FROM billing_transaction WHERE user_id = {first} \
+    AND trace_id > {after_trace} ORDER BY trace_id LIMIT 1 OFFSET {limit}";
+
+/// The month of `all_sealed`.
+pub(super) const ALL_SEALED: &str = "SELECT month FROM all_sealed";
+
+/// A row of [`ALL_SEALED`].
+pub(super) fn all_sealed_of(row: &impl Columns) -> Result<Month, StoreError> {
+    month_of(&row.text(0)?)
 }
 
 /// The last seal of a month, from column `first` on.
@@ -373,7 +452,7 @@ pub(super) fn unsealed_books<R: Columns>() -> Vec<(&'static str, Note<R>)> {
 }
 
 /// The users whose rollup by service, model and API key differs from the unsealed records.
-static DIFFERING_USE: LazyLock<String> = LazyLock::new(|| {
+pub(super) static DIFFERING_USE: LazyLock<String> = LazyLock::new(|| {
     let days = "user_id IN ({users}) AND usage_date >= {day}";
     let differing =
         usage::differing(days, &format!("{days} AND created_at >= {{from}}")).replace("LIMIT ?", "LIMIT {limit}");
@@ -395,7 +474,7 @@ const DAILY: [(&str, &str); 10] = [
 ];
 
 /// The users whose daily rollup differs from the unsealed records.
-static DIFFERING_DAYS: LazyLock<String> = LazyLock::new(|| {
+pub(super) static DIFFERING_DAYS: LazyLock<String> = LazyLock::new(|| {
     let list = |of: &dyn Fn(&str, &str) -> String| DAILY.map(|(column, sum)| of(column, sum)).join(", ");
     let rollup = list(&|column, _| column.to_owned());
     let recorded = list(&|column, _| format!("0 AS recorded_{column}"));
@@ -425,14 +504,15 @@ macro_rules! charges_of {
             "SELECT user_id, trace_id, CASE type WHEN 1 THEN count ELSE 0 END AS free, \
              CASE type WHEN 2 THEN count ELSE 0 END AS paid, amount FROM ",
             $table,
-            " WHERE user_id IN ({users}) AND created_at >= {from} AND trace_id IS NOT NULL AND type IN (1, 2)"
+            " WHERE user_id IN ({users}) AND created_at >= {from} AND trace_id > {after_trace} \
+             AND trace_id <= {last_trace} AND type IN (1, 2)"
         )
     };
 }
 
-/// The users with unsealed records that differ from their transactions. A commit may have added to a charge whose
-/// first part is sealed.
-const DIFFERING_CHARGES: &str = concat!(
+/// The users with unsealed records of the trace ids that differ from their transactions. A charge of reported usage
+/// may have gone on after its first part was sealed, by a commit or by its stream.
+pub(super) const DIFFERING_CHARGES: &str = concat!(
     "SELECT DISTINCT r.user_id FROM (SELECT user_id, trace_id, SUM(free) AS free, SUM(paid) AS paid, \
      SUM(amount) AS amount FROM (",
     charges_of!("billing_record"),
@@ -440,15 +520,10 @@ const DIFFERING_CHARGES: &str = concat!(
     charges_of!("billing_record_archive"),
     ") charges GROUP BY user_id, trace_id) r \
      LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-     WHERE t.user_id IS NULL OR t.status <> 'COMMITTED' OR CASE WHEN t.charged_by = 2 AND t.created_at < {from} \
+     WHERE t.user_id IS NULL OR t.status <> 'COMMITTED' OR CASE WHEN t.charged_by IS NOT NULL AND t.created_at < {from} \
      THEN r.free > t.free_count OR r.paid > t.paid_count OR r.amount > t.amount \
      ELSE r.free <> t.free_count OR r.paid <> t.paid_count OR r.amount <> t.amount END"
 );
-
-/// Each returns the users of `{users}` that differ.
-pub(super) fn differing() -> [&'static str; 3] {
-    [&DIFFERING_DAYS, DIFFERING_CHARGES, &DIFFERING_USE]
-}
 
 /// The records of charges in a table, beside the transactions.
 macro_rules! recorded_of {
@@ -457,17 +532,18 @@ macro_rules! recorded_of {
             "SELECT user_id, trace_id, 0, 0, 0, CASE type WHEN 1 THEN count ELSE 0 END, \
              CASE type WHEN 2 THEN count ELSE 0 END, amount FROM ",
             $table,
-            " WHERE trace_id IS NOT NULL AND type IN (1, 2) AND user_id BETWEEN {first} AND {last}"
+            " WHERE type IN (1, 2) AND user_id IN ({users}) AND trace_id > {after_trace} AND trace_id <= {last_trace}"
         )
     };
 }
 
-/// The transactions of the users from `{first}` to `{last}` that differ from their records.
+/// The transactions of `{users}` that differ from all their records.
 pub(super) const DIFFERING_TRANSACTIONS: &str = concat!(
     "SELECT user_id, trace_id, SUM(free), SUM(paid), SUM(amount), SUM(recorded_free), SUM(recorded_paid), \
      SUM(recorded_amount) FROM (SELECT user_id, trace_id, free_count AS free, paid_count AS paid, amount, \
      0 AS recorded_free, 0 AS recorded_paid, 0 AS recorded_amount FROM billing_transaction \
-     WHERE status = 'COMMITTED' AND user_id BETWEEN {first} AND {last} UNION ALL ",
+     WHERE status = 'COMMITTED' AND user_id IN ({users}) AND trace_id > {after_trace} \
+     AND trace_id <= {last_trace} UNION ALL ",
     recorded_of!("billing_record"),
     " UNION ALL ",
     recorded_of!("billing_record_archive"),

@@ -38,7 +38,7 @@ pub async fn sealed(context: &mut Context<'_>) -> anyhow::Result<()> {
             ..Default::default()
         };
         let items: Vec<_> = (0..ITEMS).map(charge).collect();
-        client.batch_deduct_quota(BatchDeductQuotaRequest { items, ..Default::default() }).await?;
+        client.batch_deduct_quota(BatchDeductQuotaRequest { items }).await?;
     }
     drop(server);
     for (name, job, time) in

@@ -11,7 +11,7 @@ use crate::{
         account::catalog::Catalog,
         jobs::{
             low_balance::{KeptCounts, LowBalanceStore, Thresholds, basis},
-            runs::{Run, RunStore, under_lease},
+            runs::{Run, RunStore, in_time, under_lease},
         },
         values::{calendar::Calendar, error::StoreError},
     },
@@ -25,8 +25,8 @@ const SOON: Duration = Duration::from_secs(1);
 /// The pause after a count is at least this many times its duration, because a count reads all
 /// accounts.
 const SHARE: u32 = 20;
-/// Deadline of a count, shorter than its lease.
-const TIMEOUT: Duration = Duration::from_secs(50);
+/// Deadline of a count, shorter than the longest work under a lease.
+const TIMEOUT: Duration = Duration::from_secs(40);
 /// The name of the lease.
 const JOB: &str = "count-low";
 
@@ -60,7 +60,7 @@ impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
     /// False if another server makes the first count.
     async fn show(&self) -> Result<bool, StoreError> {
         let basis = basis(self.thresholds, self.calendar.now().month);
-        let mut kept = self.store.kept_counts(&basis).await?;
+        let mut kept = in_time(self.store.kept_counts(&basis)).await?;
         if self.is_due(kept.as_ref()) {
             // A run by hand leaves no row of its period. Whether the count is due is asked again under the lease.
             let run = Run { job: JOB, period: basis.clone(), is_by_hand: true, owner: self.owner.clone() };

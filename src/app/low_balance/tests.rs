@@ -137,9 +137,9 @@ async fn a_failed_count_keeps_the_gauge_and_a_hanging_count_times_out() {
         sleep(Duration::from_secs(seconds)).await;
         seen.push(shown(&metrics));
     }
-    // The gauge is absent before the first count. The count of 100 s times out after 50 s.
+    // The gauge is absent before the first count. The count of 100 s times out after 40 s.
     assert_eq!(seen, [None, Some(7), Some(7), Some(3)]);
-    assert_eq!(*store.asked.lock().unwrap(), [0, 63, 124, 185, 295]);
+    assert_eq!(*store.asked.lock().unwrap(), [0, 63, 124, 185, 285]);
 }
 
 #[tokio::test(start_paused = true)]

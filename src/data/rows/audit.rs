@@ -205,11 +205,10 @@ pub fn unreadable_key_quota_of(row: &impl Columns) -> (ApiKeyId, String) {
     (ApiKeyId::from_stored(key), row.text(1).unwrap_or_else(|why| why.to_string()))
 }
 
-/// Trace id, and units and amount of a transaction and of its records.
-pub fn note_differing_transaction(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+/// A user, with a trace id, and units and amount of the transaction and of its records.
+pub fn differing_transaction_of(row: &impl Columns) -> Result<(UserId, DifferingTransaction), StoreError> {
     let (transaction, records) = (charge_book_of(row, 2)?, charge_book_of(row, 5)?);
-    evidence.differing_transactions.push(DifferingTransaction { trace: row.text(1)?, transaction, records });
-    Ok(())
+    Ok((user_of(row)?, DifferingTransaction { trace: row.text(1)?, transaction, records }))
 }
 
 fn charge_book_of(row: &impl Columns, first: usize) -> Result<ChargeBook, StoreError> {

@@ -10,7 +10,10 @@ use billing_service::{
         account::{Account, Balance},
         audit_trail::{AuditEvent, AuditFilter, AuditTrail, SET_API_KEY_QUOTA, SET_USER_LIMITS},
         events::{EventFilter, reader::FeedReader},
-        jobs::{audit::Evidence, seals::store::Since},
+        jobs::{
+            audit::Evidence,
+            seals::store::{Since, TraceSpan},
+        },
         limits::{
             caps::{Caps, LimitStore},
             key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
@@ -135,6 +138,10 @@ impl Stage for Arc<dyn Store> {
         let users: Vec<UserId> = evidence.iter().map(|evidence| evidence.user.clone()).collect();
         let unsealed = self.unsealed(&users, Since::BEGINNING).await.unwrap();
         assert_eq!(unsealed.differing, []);
+        let all = TraceSpan::behind(String::new());
+        assert_eq!(self.differing_charges(&users, Since::BEGINNING, &all).await.unwrap(), []);
+        assert_eq!(self.differing_use_since(&users, Since::BEGINNING).await.unwrap(), []);
+        assert_eq!(self.differing_transactions(&users, &all, ALL).await.unwrap(), []);
         evidence.extend(unsealed.evidence);
         evidence
     }

@@ -74,9 +74,6 @@ pub struct Evidence {
     /// The days on which rollup and records differ, at most [`MAX_DAYS`] for all users of one
     /// snapshot. The database compares the days, because all days are too many to read.
     pub differing_days: Vec<DifferingDay>,
-    /// The transactions that differ from their records, at most [`MAX_TRANSACTIONS`] for all users of one
-    /// snapshot.
-    pub differing_transactions: Vec<DifferingTransaction>,
     /// Rows that the service cannot read, with their values. Settlement quarantines the account for
     /// some of them.
     pub unreadable: Vec<String>,
@@ -109,7 +106,6 @@ impl Evidence {
             charged: Money::ZERO,
             free_units: BTreeMap::new(),
             differing_days: Vec::new(),
-            differing_transactions: Vec::new(),
             unreadable: Vec::new(),
         }
     }
@@ -254,8 +250,6 @@ pub trait AuditStore: UseAudit {
 
 /// Most differing days that are read in one snapshot.
 pub const MAX_DAYS: u32 = 10_000;
-/// Most differing transactions that are read in one snapshot.
-pub const MAX_TRANSACTIONS: u32 = 10_000;
 
 /// The differences in one group of the rollup by service, model and API key.
 pub(super) fn compare_use(user: &UserId, differing: &DifferingUse) -> Vec<Difference> {
@@ -267,6 +261,17 @@ pub(super) fn compare_use(user: &UserId, differing: &DifferingUse) -> Vec<Differ
         should_be,
     };
     differing.differences().into_iter().map(difference).collect()
+}
+
+/// The difference of a transaction.
+pub(super) fn compare_transaction(user: UserId, differing: DifferingTransaction) -> Difference {
+    let DifferingTransaction { trace, transaction, records } = differing;
+    Difference {
+        owner: Owner::User(user),
+        book: format!("transaction {trace}"),
+        says: transaction.to_string(),
+        should_be: records.to_string(),
+    }
 }
 
 /// The differences in one user's books.
@@ -329,9 +334,6 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
     }
     for DifferingDay { service, day, rollup, records } in &evidence.differing_days {
         expect(format!("rollup of {service} on {day}"), rollup.to_string(), records.to_string());
-    }
-    for DifferingTransaction { trace, transaction, records } in &evidence.differing_transactions {
-        expect(format!("transaction {trace}"), transaction.to_string(), records.to_string());
     }
     differences
 }

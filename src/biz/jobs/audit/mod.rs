@@ -4,11 +4,12 @@
 //! audits whole only the accounts that differ from them.
 
 pub mod books;
+pub(super) mod pieces;
 pub(super) mod unsealed;
-mod whole;
+pub(super) mod whole;
 
 pub use self::{
-    books::{AuditStore, DayBook, Difference, DifferingDay, Evidence, MAX_DAYS, MAX_TRANSACTIONS, compare},
+    books::{AuditStore, DayBook, Difference, DifferingDay, Evidence, MAX_DAYS, compare},
     unsealed::audit_unsealed,
-    whole::{AuditReport, JOB, MAX_REPORTED, audit, differences_at},
+    whole::{AuditReport, JOB, MAX_REPORTED, WHOLE_JOB, audit, differences_at},
 };

@@ -1,12 +1,20 @@
 //! The whole audit: reads the books and the history of every user.
 
-use super::books::{Difference, Owner, compare, compare_use};
+use std::collections::BTreeSet;
+
+use super::{
+    books::{Difference, Evidence, Owner, compare, compare_transaction, compare_use},
+    pieces::compare_transactions,
+};
 use crate::biz::{
     account::users::UserSpan,
     jobs::{
         progress::{Progress, ScanPosition},
         retry::repeat,
-        seals::{proof::verify, store::SealStore},
+        seals::{
+            proof::{lacking_seals, verify},
+            store::SealStore,
+        },
         use_audit::{UseRange, ranges, ranges_of},
     },
     values::{calendar::Calendar, error::StoreError, ids::UserId},
@@ -25,6 +33,8 @@ pub struct AuditReport {
 
 /// The stored name of the regular job.
 pub const JOB: &str = "audit";
+/// The stored name of the job that audits everything.
+pub const WHOLE_JOB: &str = "audit-all";
 /// Most differences that are reported one by one. Further ones are only counted.
 pub const MAX_REPORTED: u64 = 1_000;
 /// Most differing groups of the rollup by service, model and API key that one statement reads.
@@ -93,47 +103,56 @@ pub async fn audit(
     loop {
         let chunk = repeat(|| store.evidence(findings.scan.last.as_ref(), USERS_AT_A_TIME)).await?;
         let Some(end) = chunk.last() else { return Ok(findings.report(0)) };
-        for difference in chunk.iter().flat_map(compare) {
-            findings.note(difference);
-        }
         let span = UserSpan { after: findings.scan.last.clone(), last: end.user.clone() };
         // In statements of their own, because one snapshot of all records would stay open for minutes.
-        for range in ranges(store, &span).await? {
-            compare_range(store, &range, &mut findings).await?;
-        }
-        let users: Vec<UserId> = chunk.iter().map(|evidence| evidence.user.clone()).collect();
-        for difference in verify(store, calendar, &users).await? {
-            findings.note(difference);
-        }
+        let ranges = ranges(store, &span).await?;
+        compare_all(store, calendar, &chunk, &ranges, &mut |difference| findings.note(difference)).await?;
         findings.reached(span.last, chunk.len() as u64).await?;
     }
 }
 
-/// Audits one user as [`audit`] does.
-pub(super) async fn audit_user(
+/// Calls `note` for each difference of one user, as [`audit`] does.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub(in crate::biz::jobs) async fn audit_user(
     store: &dyn SealStore,
     calendar: &Calendar,
     user: &UserId,
-    findings: &mut Findings<'_>,
+    note: &mut (dyn FnMut(Difference) + Send),
 ) -> Result<(), StoreError> {
-    for difference in compare(&repeat(|| store.evidence_of(user)).await?) {
-        findings.note(difference);
-    }
-    for range in ranges_of(store, user).await? {
-        compare_range(store, &range, findings).await?;
-    }
-    for difference in verify(store, calendar, std::slice::from_ref(user)).await? {
-        findings.note(difference);
-    }
-    Ok(())
+    let evidence = repeat(|| store.evidence_of(user)).await?;
+    let ranges = ranges_of(store, user).await?;
+    compare_all(store, calendar, &[evidence], &ranges, note).await
 }
 
-async fn compare_range(store: &dyn SealStore, range: &UseRange, findings: &mut Findings<'_>) -> Result<(), StoreError> {
-    for (user, differing) in repeat(|| store.differing_use(range, MAX_GROUPS)).await? {
-        for difference in compare_use(&user, &differing) {
-            findings.note(difference);
+/// Compares the books of some users, in key order, with their history and their seals.
+async fn compare_all(
+    store: &dyn SealStore,
+    calendar: &Calendar,
+    evidence: &[Evidence],
+    ranges: &[UseRange],
+    note: &mut (dyn FnMut(Difference) + Send),
+) -> Result<(), StoreError> {
+    let users: Vec<UserId> = evidence.iter().map(|evidence| evidence.user.clone()).collect();
+    let mut clean = BTreeSet::from_iter(users.iter().cloned());
+    let mut noted = |difference: Difference| {
+        if let Owner::User(user) = &difference.owner {
+            clean.remove(user);
+        }
+        note(difference);
+    };
+    evidence.iter().flat_map(compare).for_each(&mut noted);
+    for range in ranges {
+        for (user, differing) in repeat(|| store.differing_use(range, MAX_GROUPS)).await? {
+            compare_use(&user, &differing).into_iter().for_each(&mut noted);
         }
     }
+    compare_transactions(store, &users, &mut |user, differing| noted(compare_transaction(user, differing))).await?;
+    verify(store, calendar, &users).await?.into_iter().for_each(&mut noted);
+    // An account that differs is not sealed.
+    let clean: Vec<UserId> = clean.into_iter().collect();
+    lacking_seals(store, calendar, &clean).await?.into_iter().for_each(note);
     Ok(())
 }
 

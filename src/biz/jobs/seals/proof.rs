@@ -1,6 +1,6 @@
 //! Computes the seals of accounts again, and compares them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     content::{Content, Figures, HistoryRow, Kind, differing},
@@ -12,7 +12,11 @@ use crate::biz::{
         audit::books::{Difference, Owner},
         retry::repeat,
     },
-    values::{calendar::Calendar, error::StoreError, ids::UserId},
+    values::{
+        calendar::{Calendar, Month},
+        error::StoreError,
+        ids::UserId,
+    },
 };
 
 /// The seals of one account, and the content that its history has.
@@ -68,6 +72,43 @@ pub async fn verify(
         differences.push(difference(&user, book, "an account without seals", "one with seals"));
     }
     Ok(differences)
+}
+
+/// The users, in key order, with history that should be sealed and is not.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub async fn lacking_seals(
+    store: &dyn SealStore,
+    calendar: &Calendar,
+    users: &[UserId],
+) -> Result<Vec<Difference>, StoreError> {
+    let Some(month) = repeat(|| store.all_sealed_up_to()).await? else { return Ok(Vec::new()) };
+    let until = Since::end_of(month, calendar).at;
+    let (seals, _) = repeat(|| store.seals(users)).await?;
+    // In the order of months, so that the last one stays.
+    let last: BTreeMap<UserId, Month> = seals.into_iter().map(|seal| (seal.user, seal.month)).collect();
+    let mut by_end: BTreeMap<Option<Month>, Vec<UserId>> = BTreeMap::new();
+    for user in users {
+        by_end.entry(last.get(user).copied()).or_default().push(user.clone());
+    }
+    let mut lacking = Vec::new();
+    for (end, users) in by_end {
+        let from = end.map_or(Since::BEGINNING, |end| Since::end_of(end, calendar)).at;
+        if from >= until {
+            continue;
+        }
+        let mut found = BTreeSet::new();
+        for kind in Kind::ALL {
+            let mut note = |row: HistoryRow| {
+                found.insert(row.user);
+            };
+            history::read(store, kind, &users, (from, until), &mut note).await?;
+        }
+        let says = end.map_or_else(|| "none".to_owned(), |end| end.to_string());
+        lacking.extend(found.iter().map(|user| difference(user, "last seal".into(), &says, month)));
+    }
+    Ok(lacking)
 }
 
 fn difference(user: &UserId, book: String, says: impl ToString, should_be: impl ToString) -> Difference {

@@ -3,13 +3,10 @@
 use async_trait::async_trait;
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 
-use super::{
-    rollup::differing_days,
-    scope::{end, scoped},
-};
+use super::{rollup::differing_days, scope::end};
 use crate::{
     biz::{
-        jobs::audit::books::{AuditStore, Evidence, MAX_DAYS, MAX_TRANSACTIONS},
+        jobs::audit::books::{AuditStore, Evidence, MAX_DAYS},
         values::{
             error::StoreError,
             ids::{ApiKeyId, UserId},
@@ -17,7 +14,6 @@ use crate::{
     },
     data::{
         error::store_error,
-        history::{self, Scope},
         mysql::{
             MySqlStore,
             connections::Lease,
@@ -115,10 +111,6 @@ async fn read(snapshot: &mut Lease, mut books: Books) -> Result<Vec<Evidence>, S
         statement.push("user_id BETWEEN ").texts([first.as_str()]).push(" AND ").texts([last.as_str()]);
     };
     books.note_days(differing_days(connection(snapshot), of_these, MAX_DAYS).await?);
-    let scope = Scope::between(first.as_str(), last.as_str(), MAX_TRANSACTIONS);
-    for rows in scoped(history::DIFFERING_TRANSACTIONS, &scope).fetch(&mut **snapshot).await? {
-        books.note(&rows, audit::note_differing_transaction)?;
-    }
     Ok(books.into_evidence())
 }
 

@@ -11,25 +11,42 @@ use super::{
 use crate::{
     biz::{
         account::users::UserSpan,
-        jobs::seals::{
-            content::{HistoryRow, Kind},
-            store::{Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, Unsealed},
+        jobs::{
+            audit::books::DifferingTransaction,
+            seals::{
+                content::{HistoryRow, Kind},
+                store::{Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, TraceSpan, Unsealed},
+            },
         },
-        values::{error::StoreError, ids::UserId},
+        values::{calendar::Month, error::StoreError, ids::UserId},
     },
     data::{
         history::{self, Scope},
         mysql::{MySqlStore, statement::Statement},
-        rows::{account::user_of, audit::Books},
+        row::Columns,
+        rows::{
+            account::user_of,
+            audit::{Books, differing_transaction_of},
+        },
+        usage::size_at,
     },
 };
 
 #[async_trait]
 impl SealStore for MySqlStore {
     async fn changed_accounts(&self, users: &UserSpan) -> Result<Vec<Changed>, StoreError> {
-        let scope = Scope::between(users.after(), users.last.as_str(), 0);
-        let sets = self.reader.fetch(scoped(history::CHANGED, &scope)).await?;
-        sets.iter().flatten().map(history::changed_of).collect()
+        let rows = self.rows(history::CHANGED, &Scope::of_span(users)).await?;
+        rows.iter().map(history::changed_of).collect()
+    }
+
+    async fn lost_accounts(&self, users: &UserSpan, month: Month) -> Result<Vec<UserId>, StoreError> {
+        let scope = Scope { day: month.first_day(), ..Scope::of_span(users) };
+        self.rows(history::LOST, &scope).await?.iter().map(user_of).collect()
+    }
+
+    async fn unsealed_sizes(&self, users: &[UserId], since: Since) -> Result<Vec<(UserId, u64)>, StoreError> {
+        let rows = self.rows(history::UNSEALED_SIZES, &Scope::of_users(users, since)).await?;
+        rows.iter().map(|row| Ok((user_of(row)?, size_at(row)?))).collect()
     }
 
     async fn unsealed(&self, users: &[UserId], since: Since) -> Result<Unsealed, StoreError> {
@@ -43,18 +60,46 @@ impl SealStore for MySqlStore {
             books.note(&fetch(&mut connection, of_users(sql, users)).await?, *note)?;
         }
         let mut differing = Vec::new();
-        for sql in history::differing() {
-            for row in fetch(&mut connection, scoped(sql, &scope)).await? {
-                differing.push(user_of(&row)?);
-            }
+        for row in fetch(&mut connection, scoped(&history::DIFFERING_DAYS, &scope)).await? {
+            differing.push(user_of(&row)?);
         }
         end(connection).await?;
         Ok(Unsealed { evidence: books.into_evidence(), differing })
     }
 
+    async fn differing_use_since(&self, users: &[UserId], since: Since) -> Result<Vec<UserId>, StoreError> {
+        self.rows(&history::DIFFERING_USE, &Scope::of_users(users, since)).await?.iter().map(user_of).collect()
+    }
+
+    async fn differing_charges(
+        &self,
+        users: &[UserId],
+        since: Since,
+        traces: &TraceSpan,
+    ) -> Result<Vec<UserId>, StoreError> {
+        let scope = Scope::of_users(users, since).with_traces(traces);
+        self.rows(history::DIFFERING_CHARGES, &scope).await?.iter().map(user_of).collect()
+    }
+
+    async fn differing_transactions(
+        &self,
+        users: &[UserId],
+        traces: &TraceSpan,
+        limit: u32,
+    ) -> Result<Vec<(UserId, DifferingTransaction)>, StoreError> {
+        let scope = Scope { limit, ..Scope::of_users(users, Since::BEGINNING).with_traces(traces) };
+        self.rows(history::DIFFERING_TRANSACTIONS, &scope).await?.iter().map(differing_transaction_of).collect()
+    }
+
+    async fn trace_behind(&self, user: &UserId, after: &str, count: u32) -> Result<Option<String>, StoreError> {
+        let scope = Scope::of_users(&[], Since::BEGINNING);
+        let scope = Scope { first: user.as_str(), after_trace: after, limit: count.saturating_sub(1), ..scope };
+        self.rows(history::TRACE_BEHIND, &scope).await?.first().map(|row| row.text(0)).transpose()
+    }
+
     async fn history(&self, kind: Kind, page: HistoryPage<'_>) -> Result<Vec<HistoryRow>, StoreError> {
-        let sets = self.reader.fetch(scoped(history::rows(kind), &Scope::of_page(page))).await?;
-        sets.iter().flatten().map(history::history_row_of).collect()
+        let rows = self.rows(history::rows(kind), &Scope::of_page(page)).await?;
+        rows.iter().map(history::history_row_of).collect()
     }
 
     async fn seals(&self, users: &[UserId]) -> Result<(Vec<StoredSeal>, Vec<(UserId, Sealed)>), StoreError> {
@@ -69,6 +114,22 @@ impl SealStore for MySqlStore {
 
     async fn seal(&self, seals: Vec<NewSeal>, at: DateTime<Utc>) -> Result<(), StoreError> {
         self.waiter.run(Statement::transaction(|statement| insert(statement, &seals, at))).await
+    }
+
+    async fn all_sealed_up_to(&self) -> Result<Option<Month>, StoreError> {
+        let rows = self.rows(history::ALL_SEALED, &Scope::of_users(&[], Since::BEGINNING)).await?;
+        rows.first().map(history::all_sealed_of).transpose()
+    }
+
+    async fn note_all_sealed(&self, month: Month) -> Result<(), StoreError> {
+        let note = "INSERT INTO all_sealed (month) VALUES (?) ON DUPLICATE KEY UPDATE month = VALUES(month)";
+        self.reader.execute(sqlx::query(note).bind(month.to_string())).await.map(|_| ())
+    }
+}
+
+impl MySqlStore {
+    async fn rows(&self, sql: &'static str, scope: &Scope<'_>) -> Result<Vec<MySqlRow>, StoreError> {
+        Ok(self.reader.fetch(scoped(sql, scope)).await?.into_iter().flatten().collect())
     }
 }
 

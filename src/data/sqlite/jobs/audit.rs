@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{rollup::differing_days, scope::fetch};
+use super::rollup::differing_days;
 use crate::{
     biz::{
-        jobs::audit::books::{AuditStore, Evidence, MAX_DAYS, MAX_TRANSACTIONS},
+        jobs::audit::books::{AuditStore, Evidence, MAX_DAYS},
         values::{
             error::StoreError,
             ids::{ApiKeyId, UserId},
@@ -14,7 +14,6 @@ use crate::{
     },
     data::{
         error::store_error,
-        history::{self, Scope},
         rows::audit::{self, Books, Note},
         sqlite::SqliteStore,
     },
@@ -94,9 +93,6 @@ async fn read(snapshot: &mut Transaction<'_, Sqlite>, mut books: Books) -> Resul
         books.note(&rows, *note)?;
     }
     books.note_days(differing_days(snapshot, &first, &last, MAX_DAYS).await?);
-    let scope = Scope::between(first.as_str(), last.as_str(), MAX_TRANSACTIONS);
-    let rows = fetch(&mut **snapshot, history::DIFFERING_TRANSACTIONS, &scope).await?;
-    books.note(&rows, audit::note_differing_transaction)?;
     Ok(books.into_evidence())
 }
 

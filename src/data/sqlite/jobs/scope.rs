@@ -27,7 +27,11 @@ pub(super) async fn fetch(
         Piece::Value("month") => "?7",
         Piece::Value("first") => "?8",
         Piece::Value("last") => "?9",
+        Piece::Value("after_trace") => "?10",
+        Piece::Value("last_trace") => "?11",
         Piece::Value("an_hour_before_the_end_of_s") => "s.sealed_until - 3600000000",
+        // Its integers are large enough.
+        Piece::Value("t_free_remaining_large") => "''",
         Piece::Value("pending_as_t") => "billing_transaction t INDEXED BY idx_pending_expiry",
         // The database names it in its error.
         Piece::Value(unknown) => unknown,
@@ -52,6 +56,8 @@ pub(super) async fn fetch_text(
         .bind(scope.day.format("%Y-%m").to_string())
         .bind(scope.first)
         .bind(scope.last)
+        .bind(scope.after_trace)
+        .bind(scope.last_trace)
         .fetch_all(executor)
         .await
         .map_err(store_error)
