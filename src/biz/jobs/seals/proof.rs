@@ -83,6 +83,9 @@ pub async fn lacking_seals(
     calendar: &Calendar,
     users: &[UserId],
 ) -> Result<Vec<Difference>, StoreError> {
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
     let Some(month) = repeat(|| store.all_sealed_up_to()).await? else { return Ok(Vec::new()) };
     let until = Since::end_of(month, calendar).at;
     let (seals, _) = repeat(|| store.seals(users)).await?;
