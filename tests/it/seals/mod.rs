@@ -55,7 +55,6 @@ impl Service {
             refund_id: id.into(),
             count: Some(count),
             reason: "not delivered".into(),
-            ..Default::default()
         };
         assert!(self.internal.clone().refund_charge(request).await.unwrap().into_inner().success);
     }
