@@ -22,20 +22,24 @@ impl From<DateTime<Utc>> for Timestamp {
     }
 }
 
+impl Timestamp {
+    /// The instant; `None` if the fields are none.
+    pub(super) fn to_instant(self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp(self.seconds, u32::try_from(self.nanos).ok()?)
+    }
+}
+
 /// Parses an instant of 1970 or later.
 pub(super) fn instant(field: &str, value: Timestamp) -> error::Result<DateTime<Utc>> {
-    let nanos = u32::try_from(value.nanos).ok();
-    nanos
-        .and_then(|nanos| DateTime::from_timestamp(value.seconds, nanos))
+    value
+        .to_instant()
         .filter(|instant| (1970..=9999).contains(&instant.year()))
         .ok_or_else(|| Invalid::new(field, "must be of the years 1970 to 9999").into())
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        u32::try_from(self.nanos)
-            .ok()
-            .and_then(|nanos| DateTime::from_timestamp(self.seconds, nanos))
+        self.to_instant()
             .ok_or_else(|| ser::Error::custom("timestamp out of range"))?
             .to_rfc3339_opts(SecondsFormat::AutoSi, true)
             .serialize(serializer)

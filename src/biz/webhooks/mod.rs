@@ -93,6 +93,24 @@ pub struct Webhook {
     pub updated_at: DateTime<Utc>,
 }
 
+#[cfg(test)]
+impl Webhook {
+    /// An active webhook of all types, without secrets, that has delivered nothing.
+    pub fn example() -> Self {
+        Self {
+            id: WebhookId::from_stored("w"),
+            url: WebhookUrl::from_stored("https://a/"),
+            types: Types::All,
+            is_active: true,
+            secrets: Vec::new(),
+            progress: Progress::default(),
+            restarts: 0,
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at: DateTime::UNIX_EPOCH,
+        }
+    }
+}
+
 /// How far the deliveries of a webhook are. Only the holder of the lease changes it, but for a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {

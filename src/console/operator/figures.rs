@@ -19,23 +19,20 @@ const MAX_ROWS: usize = 60;
 
 /// A table of the figures: those of both states first. `currency` is that of amounts. A payment may have another one.
 pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: Option<&str>) -> Markup {
-    let (before, after) = (state(before), state(after));
-    let own = own_currency(&before, &after).unwrap_or(currency);
-    let currency_of = |name: &str| if name == AMOUNT { own } else { currency };
-    let names = before.iter().chain(&after).map(|(name, _)| name);
-    let mut names: Vec<&String> = names.collect();
-    let is_of_both = |name: &str| find(&before, name).is_some() && find(&after, name).is_some();
-    names.sort_by_key(|name| (!is_of_both(name), *name));
-    names.dedup();
+    let change = Change::of(before, after);
+    let mut names = change.names();
+    let is_of_both = |name: &str| matches!(change.states(name), (Some(_), Some(_)));
+    names.sort_by_key(|name| !is_of_both(name));
     let content = html! {
         (controls::head(&[texts.get("figures.figure")], &[texts.get("audit.before"), texts.get("audit.after")], &[]))
         tbody {
             @for name in names.into_iter().take(MAX_ROWS) {
-                @let (was, is) = (find(&before, name), find(&after, name));
+                @let (was, is) = change.states(name);
+                @let currency = change.currency_of(name, currency);
                 tr.changed[was != is] {
                     th scope="row" { (texts.word("figure", name)) }
-                    td.number { (shown(texts, currency_of(name), name, was)) }
-                    td.number { (shown(texts, currency_of(name), name, is)) }
+                    td.number { (shown(texts, currency, name, was)) }
+                    td.number { (shown(texts, currency, name, is)) }
                 }
             }
         }
@@ -45,22 +42,21 @@ pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: O
 
 /// The changed figures in one line each, at most so many. The page of the event has all of them.
 pub(super) fn summary(texts: Texts, currency: &str, (before, after): (&str, &str), most: usize) -> Markup {
-    let (before, after) = (state(Some(before)), state(Some(after)));
-    let own = own_currency(&before, &after).unwrap_or(currency);
-    let mut names: Vec<&String> = before.iter().chain(&after).map(|(name, _)| name).collect();
-    names.sort();
-    names.dedup();
-    let currency_of = |name: &str| if name == AMOUNT { own } else { currency };
-    names.retain(|name| find(&before, name) != find(&after, name));
+    let change = Change::of(Some(before), Some(after));
+    let mut names = change.names();
+    names.retain(|name| {
+        let (was, is) = change.states(name);
+        was != is
+    });
     html! {
         ul.list {
             @for name in names.iter().take(most) {
+                @let (was, is) = change.states(name);
+                @let currency = change.currency_of(name, currency);
                 li {
                     span.quiet { (texts.word("figure", name)) } " "
-                    @if let Some(was) = find(&before, name) {
-                        (shown(texts, currency_of(name), name, Some(was))) " \u{2192} "
-                    }
-                    (shown(texts, currency_of(name), name, find(&after, name)))
+                    @if was.is_some() { (shown(texts, currency, name, was)) " \u{2192} " }
+                    (shown(texts, currency, name, is))
                 }
             }
             @if names.len() > most { li.quiet { "\u{2026}" } }
@@ -89,9 +85,36 @@ pub(super) fn comparison(texts: Texts, rows: &[(&'static str, String, String)]) 
     controls::table(texts.get("action.beside"), &content)
 }
 
-/// The currency of a payment.
-fn own_currency<'s>(before: &'s [(String, Value)], after: &'s [(String, Value)]) -> Option<&'s str> {
-    find(before, "currency").or_else(|| find(after, "currency")).and_then(Value::as_str)
+/// The figures of the states before and after a change.
+struct Change {
+    before: Vec<(String, Value)>,
+    after: Vec<(String, Value)>,
+}
+
+impl Change {
+    fn of(before: Option<&str>, after: Option<&str>) -> Self {
+        Self { before: state(before), after: state(after) }
+    }
+
+    /// The names of all figures, sorted.
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.before.iter().chain(&self.after).map(|(name, _)| &**name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// A figure before and after.
+    fn states(&self, name: &str) -> (Option<&Value>, Option<&Value>) {
+        (find(&self.before, name), find(&self.after, name))
+    }
+
+    /// The currency of a figure: that of the payment, if it is the amount of one, or else `usual`.
+    fn currency_of<'s>(&'s self, name: &str, usual: &'s str) -> &'s str {
+        let (before, after) = self.states("currency");
+        let own = before.or(after).and_then(Value::as_str).filter(|_| name == AMOUNT);
+        own.unwrap_or(usual)
+    }
 }
 
 pub(super) fn find<'s>(state: &'s [(String, Value)], name: &str) -> Option<&'s Value> {

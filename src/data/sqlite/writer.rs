@@ -89,8 +89,8 @@ impl Writer {
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
         let work = move || {
+            let _end = end;
             run_all(connection, works);
-            drop(end);
         };
         let started = thread::Builder::new().name("sqlite-writer".into()).spawn(work);
         started.map_err(|error| StoreError::Failed(format!("the writing thread does not start: {error}")))?;
@@ -294,6 +294,37 @@ mod tests {
             // The proof of the write ends early.
             note(&writer.proof, Proof::Missing);
         }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_panics_changes_nothing_and_hinders_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let writer = Writer::open(&file, Duration::ZERO).unwrap();
+        let insert = |value: i64, panics: bool| {
+            writer.run(move |connection| {
+                let transaction = connection.transaction().map_err(writer_error)?;
+                let insert = "CREATE TABLE IF NOT EXISTS t (x INTEGER)";
+                transaction
+                    .execute(insert, [])
+                    .and_then(|_| transaction.execute("INSERT INTO t VALUES (?)", [value]))
+                    .map_err(writer_error)?;
+                assert!(!panics, "the test wants it");
+                commit(transaction)
+            })
+        };
+        assert_eq!(insert(1, false).await, Ok(()));
+        assert!(matches!(insert(2, true).await, Err(StoreError::Failed(_))));
+        assert_eq!(insert(3, false).await, Ok(()));
+        let sum = |connection: &mut Connection| {
+            connection.query_one("SELECT SUM(x) FROM t", [], |row| row.get::<_, i64>(0)).map_err(writer_error)
+        };
+        assert_eq!(writer.run(sum).await, Ok(4));
+        writer.close().await;
+        assert!(matches!(writer.run(sum).await, Err(StoreError::Unavailable(_))));
+        // The close has ended the use of the file.
+        assert_eq!(open(&file, Duration::ZERO).unwrap().execute("DROP TABLE t", []), Ok(0));
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use crate::biz::{
         paging::PageStart,
     },
 };
-use crate::service::proto::GetTransactionReply;
+use crate::service::{proto::GetTransactionReply, timestamp::Timestamp};
 
 /// Most records of an account that are looked through for those of one charge.
 const MAX_RECORDS: u32 = 5_000;
@@ -97,10 +97,7 @@ impl OperationsService {
         };
         let (refunds, stream, account) = futures_util::try_join!(refunds, stream, self.model.inspect(&user))?;
         let mut instants: Vec<DateTime<Utc>> = refunds.iter().map(|refund| refund.created_at).collect();
-        instants.extend(charge.created_at.and_then(|at| {
-            let nanos = u32::try_from(at.nanos).ok()?;
-            DateTime::from_timestamp(at.seconds, nanos)
-        }));
+        instants.extend(charge.created_at.and_then(Timestamp::to_instant));
         let at = |instant| self.records_of(&user, &trace, (instant, instant + TimeDelta::microseconds(1)));
         let reads: Vec<_> = instants.into_iter().map(at).collect();
         let mut records: Vec<_> = iter(reads).buffered(READS_AT_ONCE).try_concat().await?;

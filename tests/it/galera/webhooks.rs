@@ -5,12 +5,9 @@ use std::sync::Arc;
 use billing_service::{
     app,
     biz::{
-        jobs::{
-            deliver_webhooks::JOB,
-            runs::{Begun, Run},
-        },
-        values::{error::StoreError, ids::WebhookId},
-        webhooks::store::{Holder, SavedWebhook},
+        jobs::{deliver_webhooks::JOB, runs::Begun},
+        values::error::StoreError,
+        webhooks::store::Holder,
     },
     data::Store,
     service::proto::{DeleteWebhookRequest, ListWebhooksRequest, PutWebhookRequest, TestWebhookRequest},
@@ -25,32 +22,20 @@ use super::{
 use crate::{
     account_status::set_status,
     harness::{Database, Service, wait::until},
-    webhooks::{SETTINGS, deliveries, put, put_request, receiver::Receiver, webhook},
+    webhooks::{
+        SETTINGS, deliveries,
+        lease::{moved_to, run},
+        put, put_request,
+        receiver::Receiver,
+        webhook,
+    },
 };
 
 const ROUNDS: u64 = 30;
 
-fn run(owner: &str) -> Run {
-    Run { job: JOB, period: "server".into(), is_by_hand: true, owner: owner.into() }
-}
-
 /// Saves a position. Returns whether the owner has the lease.
 async fn saves(store: &dyn Store, owner: &str, made_at: DateTime<Utc>, position: u64) -> bool {
-    let change = SavedWebhook {
-        id: WebhookId::from_stored("w"),
-        made_at,
-        restarts: 0,
-        position,
-        attempts: 0,
-        accepted: 0,
-        failures: 0,
-        failing_since: None,
-        failed: None,
-        retries: Vec::new(),
-        ended: Vec::new(),
-        log: Vec::new(),
-        resent: Vec::new(),
-    };
+    let change = moved_to(position, made_at);
     match store.save_deliveries(&Holder { job: JOB, owner: owner.into() }, &[change]).await {
         Ok(is_held) => is_held,
         // The other node has changed the same rows.

@@ -23,7 +23,7 @@ use billing_service::{
     },
     data::Store,
 };
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use rstest::rstest;
 use tonic::transport::Channel;
 
@@ -50,8 +50,28 @@ async fn client_of(server: &ServerProcess) -> Client {
     Client::new(Channel::from_shared(server.grpc.clone()).unwrap().connect().await.unwrap())
 }
 
-fn run(owner: &str) -> Run {
+/// A run of a server.
+pub fn run(owner: &str) -> Run {
     Run { job: JOB, period: "server".into(), is_by_hand: true, owner: owner.into() }
+}
+
+/// The progress of the webhook `w`, of which only the position has changed.
+pub fn moved_to(position: u64, made_at: DateTime<Utc>) -> SavedWebhook {
+    SavedWebhook {
+        id: WebhookId::from_stored("w"),
+        made_at,
+        restarts: 0,
+        position,
+        attempts: 0,
+        accepted: 0,
+        failures: 0,
+        failing_since: None,
+        failed: None,
+        retries: Vec::new(),
+        ended: Vec::new(),
+        log: Vec::new(),
+        resent: Vec::new(),
+    }
 }
 
 async fn position(database: &Database) -> String {
@@ -67,21 +87,7 @@ async fn only_the_holder_of_the_lease_saves_progress(#[values(MySql, Sqlite)] on
     app.stop().await;
     let store: Arc<dyn Store> = app::connect(&database.config(&SETTINGS)).await.unwrap();
     let made_at = store.webhooks().await.unwrap().webhooks[0].created_at;
-    let change = |position| SavedWebhook {
-        id: WebhookId::from_stored("w"),
-        made_at,
-        restarts: 0,
-        position,
-        attempts: 0,
-        accepted: 0,
-        failures: 0,
-        failing_since: None,
-        failed: None,
-        retries: Vec::new(),
-        ended: Vec::new(),
-        log: Vec::new(),
-        resent: Vec::new(),
-    };
+    let change = |position| moved_to(position, made_at);
     let save = async |owner: &str, position: u64| {
         let holder = Holder { job: JOB, owner: owner.into() };
         store.save_deliveries(&holder, &[change(position)]).await.unwrap()

@@ -2,7 +2,7 @@
 
 mod addresses;
 mod changes;
-mod lease;
+pub mod lease;
 mod libraries;
 mod outages;
 pub mod receiver;

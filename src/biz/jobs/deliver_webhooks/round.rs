@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{AT_LEAST, Bounds, IN_ALL, OF_WEBHOOK, POLL, READ_PAUSE, READS, RELOAD, Run, SEAL, TICK, sends::Ended};
+use super::{AT_LEAST, IN_ALL, OF_WEBHOOK, POLL, READ_PAUSE, READS, RELOAD, Run, SEAL, TICK, sends::Ended};
 use crate::biz::{
     events::{EventFilter, EventPage, Position},
     values::{error::StoreError, ids::WebhookId},
@@ -104,7 +104,7 @@ impl Run<'_> {
 
     /// Ends the webhook with most refused users, if all webhooks together have too many.
     pub(super) fn bound_refused(&mut self) {
-        let Bounds { refused: most, .. } = self.bounds;
+        let most = self.bounds.refused;
         let served = || self.queues.values().filter(|queue| queue.webhook.is_served());
         if served().map(Queue::refused_users).sum::<usize>() < most {
             return;

@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::biz::{
-        jobs::deliver_webhooks::tests::{Fake, webhook},
+        jobs::deliver_webhooks::tests::Fake,
         webhooks::{
             delivery::{Message, Resend},
             queue::{Queue, Step},
@@ -173,7 +173,7 @@ mod tests {
             sealed: (*sealed).to_owned(),
             until: (index > 0).then(|| at + TimeDelta::hours(1)),
         };
-        let webhook = Webhook { secrets: secrets.iter().enumerate().map(sealed).collect(), ..webhook() };
+        let webhook = Webhook { secrets: secrets.iter().enumerate().map(sealed).collect(), ..Webhook::example() };
         let fake = Arc::new(Fake::default());
         let mut sends = Sends::new(fake.clone(), fake.clone(), Fake::calendar());
         let mut queue = Queue::new(webhook.clone(), Vec::new());
@@ -188,7 +188,7 @@ mod tests {
         let webhook = |id: &str, sealed: &str| Webhook {
             id: WebhookId::from_stored(id),
             secrets: vec![SealedSecret { sealed: sealed.into(), until: None }],
-            ..webhook()
+            ..Webhook::example()
         };
         let webhooks = [webhook("busy", "old-1"), webhook("new", "own-2"), webhook("old", "old-3")];
         let fake = Arc::new(Fake::default());

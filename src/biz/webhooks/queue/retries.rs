@@ -15,6 +15,9 @@ const MAX_LOADED: usize = 16;
 /// The time in which a retry becomes due early at most once. Its event may be refused although the receiver is back.
 const HASTENED_ONCE_IN: TimeDelta = TimeDelta::hours(1);
 
+/// Keys of retries in the order of a time.
+type ByTime = BTreeSet<(DateTime<Utc>, OrderKey)>;
+
 #[derive(Debug)]
 pub(super) struct Retry {
     /// As [`StoredRetry::next`].
@@ -55,13 +58,13 @@ impl Retry {
 pub(super) struct Retries {
     all: BTreeMap<OrderKey, Retry>,
     /// Those that are tried again after a failed attempt, by time.
-    refused: BTreeSet<(DateTime<Utc>, OrderKey)>,
+    refused: ByTime,
     /// Those without a failed attempt, by time.
-    untried: BTreeSet<(DateTime<Utc>, OrderKey)>,
+    untried: ByTime,
     /// Those of both that may become due early, by time.
-    hastenable: BTreeSet<(DateTime<Utc>, OrderKey)>,
+    hastenable: ByTime,
     /// The others of both, by the time at which they became due early.
-    hastened: BTreeSet<(DateTime<Utc>, OrderKey)>,
+    hastened: ByTime,
     /// The number of those that were given up.
     failed: usize,
     /// The first events of a retry, as far as they were read.
@@ -137,18 +140,15 @@ impl Retries {
         busy: &BTreeMap<OrderKey, Position>,
         is_untried: bool,
     ) -> Option<(&OrderKey, &Retry)> {
-        // As many as are busy are passed over at most.
-        let first = |retries: &'_ BTreeSet<(DateTime<Utc>, OrderKey)>| {
-            retries.iter().take_while(|(at, _)| *at <= now).find(|(_, key)| !busy.contains_key(key)).cloned()
-        };
-        let untried = is_untried.then(|| first(&self.untried)).flatten();
-        let (_, key) = first(&self.refused).into_iter().chain(untried).min()?;
-        self.all.get_key_value(&key)
+        let refused = first_free(&self.refused, now, busy);
+        let untried = first_free(&self.untried, now, busy).filter(|_| is_untried);
+        let (_, key) = refused.into_iter().chain(untried).min()?;
+        self.all.get_key_value(key)
     }
 
     /// Whether a retry is due; with `is_untried`, also of those without a failed attempt.
     pub fn is_any_due(&self, now: DateTime<Utc>, is_untried: bool) -> bool {
-        let is_due = |retries: &BTreeSet<(DateTime<Utc>, OrderKey)>| retries.first().is_some_and(|(at, _)| *at <= now);
+        let is_due = |retries: &ByTime| retries.first().is_some_and(|(at, _)| *at <= now);
         is_due(&self.refused) || is_untried && is_due(&self.untried)
     }
 
@@ -255,6 +255,15 @@ impl Retries {
         }
         self.all.insert(key, retry);
     }
+}
+
+/// The first one that is due and not `busy`. As many as are busy are passed over at most.
+fn first_free<'r>(
+    retries: &'r ByTime,
+    now: DateTime<Utc>,
+    busy: &BTreeMap<OrderKey, Position>,
+) -> Option<&'r (DateTime<Utc>, OrderKey)> {
+    retries.iter().take_while(|(at, _)| *at <= now).find(|(_, key)| !busy.contains_key(key))
 }
 
 impl FromIterator<(OrderKey, Retry)> for Retries {

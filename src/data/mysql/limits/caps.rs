@@ -36,13 +36,16 @@ impl LimitStore for MySqlStore {
         read.push("UPDATE user_balance SET version = version + 1 WHERE user_id = ").texts([user.as_str()]);
         read.push("; SELECT daily_limit, monthly_limit FROM tenant_quota WHERE user_id = ");
         read.texts([user.as_str()]).push(LockMode::Wait.suffix());
-        self.change_audited(
+        let changed = self.change_audited(
             read,
             |row| Ok(Caps { daily: row.optional_number(0)?, monthly: row.optional_number(1)? }),
             |stored| caps::audited(call, user, stored.copied().unwrap_or_default(), caps, at),
             |packet, stored| set(packet, user, (stored.copied(), caps), at),
-        )
-        .await
+        );
+        let changed = changed.await;
+        // Its next call need not find out that it has changed.
+        self.recent.forget_account(user);
+        changed
     }
 }
 

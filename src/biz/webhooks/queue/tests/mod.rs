@@ -20,23 +20,8 @@ use crate::biz::{
         delivery::{Failure, Outcome},
         schedule::TRIED_FOR,
         store::SavedWebhook,
-        url::WebhookUrl,
     },
 };
-
-fn webhook() -> Webhook {
-    Webhook {
-        id: WebhookId::from_stored("w"),
-        url: WebhookUrl::from_stored("https://a/"),
-        types: Types::All,
-        is_active: true,
-        secrets: Vec::new(),
-        progress: Progress::default(),
-        restarts: 0,
-        created_at: DateTime::UNIX_EPOCH,
-        updated_at: DateTime::UNIX_EPOCH,
-    }
-}
 
 fn event(position: Position, user: &str) -> Event {
     Event {
@@ -64,10 +49,10 @@ struct World {
 impl World {
     fn new(users: &[&str]) -> Self {
         let feed = users.iter().enumerate().map(|(index, user)| event(index as u64 + 1, user)).collect();
-        let queue = Queue::new(webhook(), Vec::new());
+        let queue = Queue::new(Webhook::example(), Vec::new());
         Self {
             feed,
-            stored: webhook(),
+            stored: Webhook::example(),
             retries: BTreeMap::new(),
             queue,
             on_way: Vec::new(),

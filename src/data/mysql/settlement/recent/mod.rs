@@ -178,6 +178,11 @@ impl RecentAccounts {
         }
     }
 
+    /// Forgets an account that this process has changed outside of a settlement.
+    pub fn forget_account(&self, user: &UserId) {
+        self.lock().accounts.pop(user);
+    }
+
     /// As [`Self::forget`], after a guard found that another server changed an account.
     pub fn forget_stale(&self, keys: &Keys<'_>) {
         self.forget(keys);

@@ -1,5 +1,8 @@
 //! Deliveries from a database and to a receiver that a test plays.
 
+mod bounds;
+mod saves;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -25,23 +28,8 @@ use crate::biz::{
         queue::{Step, Times},
         secret::{SealedSecret, SigningSecret, VaultError},
         store::{Put, RetrySum, Unplaced, WebhookStore, Webhooks},
-        url::WebhookUrl,
     },
 };
-
-pub(super) fn webhook() -> Webhook {
-    Webhook {
-        id: WebhookId::from_stored("w"),
-        url: WebhookUrl::from_stored("https://a/"),
-        types: Types::All,
-        is_active: true,
-        secrets: Vec::new(),
-        progress: Progress::default(),
-        restarts: 0,
-        created_at: DateTime::UNIX_EPOCH,
-        updated_at: DateTime::UNIX_EPOCH,
-    }
-}
 
 /// A row of a save.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -218,7 +206,7 @@ impl WebhookStore for Fake {
             self.has_failed.notify_one();
             return Err(failure);
         }
-        let webhooks = if self.webhooks.is_empty() { vec![webhook()] } else { self.webhooks.clone() };
+        let webhooks = if self.webhooks.is_empty() { vec![Webhook::example()] } else { self.webhooks.clone() };
         Ok(Webhooks { webhooks, last: 0 })
     }
 
@@ -334,8 +322,10 @@ async fn no_delivery_begins_when_a_slow_read_has_used_the_lease_up() {
     let fake = Arc::new(fake);
     let deliverer = fake.deliverer();
     let mut run = deliverer.start("o");
-    let queue =
-        Queue::new(Webhook { progress: Progress { position: 1, ..Default::default() }, ..webhook() }, vec![retry]);
+    let queue = Queue::new(
+        Webhook { progress: Progress { position: 1, ..Default::default() }, ..Webhook::example() },
+        vec![retry],
+    );
     run.queues.insert(queue.id().clone(), queue);
     run.held_until = Instant::now() + SEND_TIMEOUT + SPARE + Duration::from_millis(50);
     run.start_sends().await.unwrap();
@@ -361,149 +351,10 @@ fn retry(number: usize) -> StoredRetry {
 fn queue(id: &str, retries: impl IntoIterator<Item = StoredRetry>) -> Queue {
     let progress =
         Progress { position: 1, failures: 8, failing_since: Some(DateTime::UNIX_EPOCH), ..Default::default() };
-    let webhook = Webhook { id: WebhookId::from_stored(id), progress, ..webhook() };
+    let webhook = Webhook { id: WebhookId::from_stored(id), progress, ..Webhook::example() };
     Queue::new(webhook, retries.into_iter().collect())
-}
-
-/// A queue of a receiver that was down and then accepts a test, so that all `retries` are due early.
-fn returned(id: &str, retries: usize) -> Queue {
-    let now = Fake::calendar().now().utc;
-    let mut queue = queue(id, (0..retries).map(retry));
-    let message = Message { id: Uuid::nil(), kind: TEST_TYPE.into(), at: now, data: "{}".into(), trace: None };
-    queue.add_resends([Resend { id: Uuid::nil(), webhook: queue.id().clone(), message }].iter());
-    let Step::Send(test) = queue.next(now) else { panic!() };
-    queue.done(*test, Outcome::of_status(200), Times { began_at: now, took: Duration::ZERO, now });
-    queue
 }
 
 fn insert(run: &mut Run<'_>, queues: impl IntoIterator<Item = Queue>) {
     run.queues.extend(queues.into_iter().map(|queue| (queue.id().clone(), queue)));
-}
-
-#[tokio::test]
-async fn a_save_has_a_bound_and_what_is_left_follows() {
-    const RETRIES: usize = 2 * SAVED_ROWS + 10;
-    const ENDED: usize = SAVED_ROWS + 20;
-    let fake = Arc::new(Fake::default());
-    let deliverer = fake.deliverer();
-    let mut run = deliverer.start("o");
-    // Retries without events end when they are read.
-    let mut ending = returned("u", ENDED);
-    let now = Fake::calendar().now().utc;
-    while let Step::Read(read) = ending.next(now) {
-        ending.take_retry(&read, Vec::new());
-    }
-    insert(&mut run, [ending, returned("v", RETRIES), returned("w", RETRIES)]);
-    let mut saves = 0;
-    while saves == 0 || run.is_save_full {
-        assert_ne!(run.save().await.unwrap(), Save::Lost);
-        saves += 1;
-        assert!(saves < 10, "the saves come to an end");
-    }
-    let saved = fake.saved.lock().unwrap();
-    assert!(saved.iter().all(|save| save.len() <= SAVED_ROWS), "{:?}", saved.iter().map(Vec::len));
-    let all: BTreeSet<_> = saved.iter().flatten().collect();
-    let count = |is_counted: fn(&Row) -> bool| all.iter().filter(|(_, row)| is_counted(row)).count();
-    assert_eq!(count(|row| matches!(row, Row::Retry(_))), 2 * RETRIES);
-    assert_eq!(count(|row| matches!(row, Row::Ended(_))), ENDED);
-    assert_eq!(count(|row| matches!(row, Row::Attempt(_))), 3);
-    assert_eq!(count(|row| matches!(row, Row::Resent(_))), 3);
-    let rows: usize = saved.iter().map(Vec::len).sum();
-    assert_eq!((rows, saves), (all.len(), all.len() / SAVED_ROWS + 1), "each once");
-    assert!(run.queues.values().all(|queue| !queue.has_unsaved()));
-}
-
-/// Ends a run with three parts to save, of which the second one fails once.
-async fn ends_with_a_failed_save(end: impl AsyncFnOnce(&mut Run<'_>, &CancellationToken)) {
-    const RETRIES: usize = 2 * SAVED_ROWS + 10;
-    let fake = Arc::new(Fake { failing_save: 2, ..Default::default() });
-    let deliverer = fake.deliverer();
-    let mut run = deliverer.start("o");
-    run.held_until = Instant::now() + LEASE;
-    insert(&mut run, [returned("w", RETRIES)]);
-    end(&mut run, &fake.stop).await;
-    assert!(run.queues.values().all(|queue| !queue.has_unsaved()), "all is saved");
-    let saved = fake.saved.lock().unwrap();
-    assert!(saved.iter().flatten().filter(|(_, row)| matches!(row, Row::Retry(_))).count() >= RETRIES);
-}
-
-#[tokio::test]
-async fn a_stop_saves_again_what_a_failed_save_has_left() {
-    ends_with_a_failed_save(async |run, stop| {
-        stop.cancel();
-        run.rounds(Until::Stopped, stop).await.unwrap();
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_end_by_an_error_saves_again_what_a_failed_save_has_left() {
-    ends_with_a_failed_save(async |run, _| run.leave().await).await;
-}
-
-#[tokio::test]
-async fn the_webhook_with_most_refused_users_has_failed_when_all_together_have_too_many() {
-    let fake = Arc::new(Fake::default());
-    let deliverer = fake.deliverer();
-    let mut run = deliverer.start("o");
-    run.bounds.refused = 10;
-    insert(&mut run, [queue("few", (0..3).map(retry)), queue("many", (0..6).map(retry))]);
-    let failed = |run: &Run<'_>| -> Vec<(String, String)> {
-        let failed = |queue: &Queue| {
-            let reason = queue.webhook.progress.failed.clone()?.reason;
-            Some((queue.id().as_str().to_owned(), reason))
-        };
-        run.queues.values().filter_map(failed).collect()
-    };
-    run.bound_refused();
-    assert_eq!(failed(&run), []);
-    insert(&mut run, [queue("one", [retry(0)])]);
-    for _ in 0..2 {
-        run.bound_refused();
-        let reason = "the receivers refused events of 10 users in all; this one of 6, the most";
-        assert_eq!(failed(&run), [("many".to_owned(), reason.to_owned())]);
-    }
-    assert!(run.queues.values().any(Queue::has_unsaved), "the failure is saved");
-}
-
-#[tokio::test]
-async fn a_webhook_with_few_retries_gets_events_when_others_have_too_many() {
-    let fake = Fake::default();
-    (0..2).for_each(|_| fake.write_event());
-    let fake = Arc::new(fake);
-    let deliverer = fake.deliverer();
-    let mut run = deliverer.start("o");
-    run.bounds.retries = 200;
-    // Retries without an attempt count too. Their receivers are not down.
-    let untried = |number| StoredRetry { attempts: 0, first_at: None, ..retry(number) };
-    insert(&mut run, [queue("few", [untried(0)]), queue("many", (0..200).map(untried))]);
-    let read = |run: &Run<'_>| run.queues.values().map(|queue| queue.reads_after().unwrap()).collect::<Vec<_>>();
-    run.read_feed().await.unwrap();
-    assert_eq!(read(&run), [2, 1]);
-    run.bounds.retries = 202;
-    run.polled_at = None;
-    run.read_feed().await.unwrap();
-    assert_eq!(read(&run), [2, 2]);
-}
-
-#[tokio::test]
-async fn the_retries_of_many_webhooks_are_read_in_several_rounds_and_up_to_a_bound() {
-    let webhooks = ["a", "b", "c"].map(|id| queue(id, []).webhook).to_vec();
-    let retries = Mutex::new((0..5).map(retry).collect());
-    let fake = Arc::new(Fake { read_time: READS, webhooks, retries, ..Default::default() });
-    let deliverer = fake.deliverer();
-    let mut run = deliverer.start("o");
-    run.bounds.loaded = 10;
-    run.polled_at = Some(Instant::now());
-    run.reload_if_due().await.unwrap();
-    assert_eq!((run.queues.len(), run.is_idle()), (1, false), "a save can renew the lease now");
-    run.reload_if_due().await.unwrap();
-    assert_eq!((run.queues.len(), run.is_idle()), (2, false));
-    // The third one waits until the others have fewer.
-    run.reload_if_due().await.unwrap();
-    assert_eq!(run.queues.len(), 2);
-    run.bounds.loaded = 11;
-    run.reloaded_at = None;
-    run.reload_if_due().await.unwrap();
-    assert_eq!(run.queues.len(), 3);
 }
