@@ -21,6 +21,7 @@ use super::{
     pace::{Ends, Pace},
     requests::{App, Requests},
     sending::StreamExecutor,
+    starts::Starts,
     stream::{Protocol, Stream},
     tls::{Tls, peer_certificate},
 };
@@ -38,7 +39,6 @@ pub struct Server<S> {
     tls: Option<Tls>,
     limits: ListenerLimits,
     http1: http1::Builder,
-    http2: http2::Builder<StreamExecutor>,
     count_end: Box<dyn Fn(&'static str) + Send + Sync>,
 }
 
@@ -66,14 +66,7 @@ impl<S: App> Server<S> {
         let mut http1 = http1::Builder::new();
         // The deadline of hyper also ends pauses between requests, and the activity has one of its own.
         http1.timer(TokioTimer::new()).header_read_timeout(None);
-        let mut http2 = http2::Builder::new(StreamExecutor { write_timeout: limits.write_timeout });
-        http2
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .initial_connection_window_size(limits.connection_window)
-            .max_concurrent_streams(MAX_STREAMS);
-        Self { app, tls, limits, http1, http2, count_end: Box::new(count_end) }
+        Self { app, tls, limits, http1, count_end: Box::new(count_end) }
     }
 
     /// Serves one connection to its end.
@@ -83,8 +76,10 @@ impl<S: App> Server<S> {
     pub async fn serve(&self, accepted: Accepted) -> Result<(), String> {
         let Accepted { stream, peer, is_beyond_limit, handle, pace, stop } = accepted;
         let activity = Activity::begin();
+        let starts = Arc::<Starts>::default();
+        let observed = Observed { stream, activity: activity.clone(), starts: starts.clone(), read_in_turn: 0 };
         let begun = tokio::select! {
-            begun = self.begin(Observed { stream, activity: activity.clone() }) => begun?,
+            begun = self.begin(observed) => begun?,
             () = stop.cancelled() => return Ok(()),
         };
         let Begun { stream, protocol, certificate } = begun;
@@ -109,8 +104,20 @@ impl<S: App> Server<S> {
         let io = TokioIo::new(stream);
         match protocol {
             Protocol::Http1 => self.watch(self.http1.serve_connection(io, requests), watch).await,
-            Protocol::Http2 => self.watch(self.http2.serve_connection(io, requests), watch).await,
+            Protocol::Http2 => self.watch(self.http2(starts).serve_connection(io, requests), watch).await,
         }
+    }
+
+    fn http2(&self, starts: Arc<Starts>) -> http2::Builder<StreamExecutor> {
+        let ListenerLimits { write_timeout, connection_window, .. } = self.limits;
+        let mut http2 = http2::Builder::new(StreamExecutor { write_timeout, starts });
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .initial_connection_window_size(connection_window)
+            .max_concurrent_streams(MAX_STREAMS);
+        http2
     }
 
     async fn begin(&self, stream: Observed) -> Result<Begun, String> {

@@ -11,6 +11,7 @@ mod places;
 mod reply;
 mod requests;
 mod sending;
+mod starts;
 mod stream;
 mod tls;
 

@@ -1,11 +1,11 @@
 //! A TCP stream that notes its activity. It lies below TLS, whose buffers would hide a client that takes
-//! nothing.
+//! nothing. It is read while no stream of it waits for its first turn.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -13,11 +13,17 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::activity::Activity;
+use super::{activity::Activity, starts::Starts};
+
+/// After this many bytes others have their turn. Without a pause h2 would read all that has come before it begins a stream.
+const MOST_IN_TURN: usize = 8_192;
 
 pub struct Observed {
     pub stream: TcpStream,
     pub activity: Arc<Activity>,
+    pub starts: Arc<Starts>,
+    /// Bytes.
+    pub read_in_turn: usize,
 }
 
 impl Observed {
@@ -33,9 +39,19 @@ impl AsyncRead for Observed {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.read_in_turn >= MOST_IN_TURN {
+            self.read_in_turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(self.starts.poll_none(context));
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
             self.activity.read();
+            self.read_in_turn += buffer.filled().len() - before;
+        } else {
+            self.read_in_turn = 0;
         }
         read
     }

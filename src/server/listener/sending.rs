@@ -1,10 +1,12 @@
 //! Ends HTTP/2 streams whose client takes no reply. The client may read the connection, and answer pings,
 //! and yet never open the window of a stream: the stall shows in its own stream alone.
 
-use std::{cell::Cell, future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{cell::Cell, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use hyper::rt::Executor;
 use tokio::time::sleep;
+
+use super::starts::Starts;
 
 tokio::task_local! {
     /// The number of frames of the reply that the stream was given, while the last one waits for the
@@ -18,20 +20,24 @@ pub fn note_frame(frames: Option<u64>) {
     let _ = WAITING.try_with(|waiting| waiting.set(frames));
 }
 
-/// Runs the streams of HTTP/2. A stream that waits too long for its client is dropped, which resets it.
+/// Runs the streams of one connection of HTTP/2. A stream that waits too long for its client is dropped, which resets it.
 #[derive(Clone)]
 pub struct StreamExecutor {
     pub write_timeout: Duration,
+    pub starts: Arc<Starts>,
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
         let limit = self.write_timeout;
+        let mut start = Some(self.starts.begin());
         tokio::spawn(WAITING.scope(Cell::new(None), async move {
             let mut stream = pin!(stream);
             let mut stall = None;
             poll_fn(|context| {
-                if stream.as_mut().poll(context).is_ready() {
+                let polled = stream.as_mut().poll(context);
+                start = None;
+                if polled.is_ready() {
                     return Poll::Ready(());
                 }
                 let Some(frame) = WAITING.with(Cell::get) else {

@@ -1,6 +1,7 @@
 //! The listeners of both ports, over real sockets: TLS, limits of connections, panics, and the stop.
 
 mod beyond;
+mod bursts;
 mod descriptors;
 mod limits;
 mod panics;
