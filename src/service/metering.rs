@@ -44,8 +44,10 @@ use crate::{
     metrics::{ChargeObserver, Operation},
 };
 
-/// Deadline of the first message of a stream.
+/// Latest deadline of the first message of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Streams that begin together end at deadlines that differ by up to this time.
+const OPEN_SPREAD: Duration = Duration::from_millis(500);
 /// Most replies that wait for a slow gateway. Beyond them only the newest state is sent.
 const REPLIES: usize = 8;
 
@@ -167,7 +169,7 @@ impl StreamService {
         request_id: &RequestId,
     ) -> Result<(Session, Share<Arc<str>>)> {
         let is_first = || Invalid::new("open", "must come first, and soon");
-        let first = self.meter.unless_stopped(timeout(OPEN_TIMEOUT, messages.message())).await?;
+        let first = self.meter.unless_stopped(timeout(open_timeout(), messages.message())).await?;
         let Ok(Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) }))) = first else {
             return Err(is_first().into());
         };
@@ -214,6 +216,10 @@ impl StreamService {
             self.observer.count_comparison(compared);
         }
     }
+}
+
+fn open_timeout() -> Duration {
+    OPEN_TIMEOUT - OPEN_SPREAD.mul_f64(fastrand::f64())
 }
 
 fn too_many_of_caller() -> Error {

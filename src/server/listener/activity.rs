@@ -1,7 +1,6 @@
 //! The activity of one connection, and the steps that its limits ask for.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -75,7 +74,7 @@ impl Rules {
         Self {
             idle: millis(limits.idle_timeout),
             write: millis(limits.write_timeout),
-            age: jittered(millis(limits.max_connection_age), RandomState::new().hash_one(0)),
+            age: jittered(millis(limits.max_connection_age), fastrand::u64(..)),
         }
     }
 

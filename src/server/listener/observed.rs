@@ -15,8 +15,9 @@ use tokio::{
 
 use super::{activity::Activity, starts::Starts};
 
-/// After this many bytes others have their turn. Without a pause h2 would read all that has come before it begins a stream.
-const MOST_IN_TURN: usize = 8_192;
+/// After this many bytes others have their turn: some twenty requests. Without a pause h2 would read all that has come
+/// before it begins a stream.
+const MOST_IN_TURN: usize = 2_048;
 
 pub struct Observed {
     pub stream: TcpStream,
@@ -45,14 +46,17 @@ impl AsyncRead for Observed {
             return Poll::Pending;
         }
         ready!(self.starts.poll_none(context));
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let most = buffer.remaining().min(MOST_IN_TURN);
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut part);
+        let filled = part.filled().len();
         if read.is_ready() {
             self.activity.read();
-            self.read_in_turn += buffer.filled().len() - before;
+            self.read_in_turn += filled;
         } else {
             self.read_in_turn = 0;
         }
+        buffer.advance(filled);
         read
     }
 }

@@ -3,7 +3,6 @@
 //! connection whose refused calls go on nevertheless ends.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     sync::{
         Arc,
@@ -41,8 +40,6 @@ pub struct PaceRule {
     held: Semaphore,
     /// The answers of one connection that may wait at once.
     held_per_connection: usize,
-    /// Spreads the ends of the waits.
-    random: RandomState,
     lines: Lines,
     count_held: Box<dyn Fn() + Send + Sync>,
 }
@@ -83,7 +80,6 @@ impl PaceRule {
             pause: limits.refusal_pause,
             held: Semaphore::new(limits.held_refusals),
             held_per_connection: limits.held_refusals_per_connection,
-            random: RandomState::new(),
             lines: Lines::default(),
             count_held: Box::new(count_held),
         })
@@ -105,9 +101,8 @@ impl PaceRule {
     }
 
     /// From a half to three halves of the pause. Calls that were refused together are not answered together.
-    fn pause(&self, number: u64) -> Duration {
-        let share = u32::try_from(self.random.hash_one(number) % 1_001).unwrap_or(0);
-        self.pause.saturating_mul(500 + share) / 1_000
+    fn pause(&self) -> Duration {
+        self.pause.saturating_mul(fastrand::u32(500..=1_500)) / 1_000
     }
 }
 
@@ -144,7 +139,7 @@ impl Pace {
         };
         (self.rule.count_held)();
         tokio::select! {
-            () = sleep(self.rule.pause(number)) => {}
+            () = sleep(self.rule.pause()) => {}
             () = self.connection.drained() => {}
         }
     }

@@ -1,10 +1,7 @@
 //! Watches several nodes, and changes the node in use: at once when it says that it is unfit, soon
 //! when it stops answering, and back to a preferred node that has been well for a while.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use sqlx::{MySqlConnection, mysql::MySqlConnectOptions};
@@ -78,9 +75,7 @@ fn fault_of(finding: &Finding) -> String {
 }
 
 fn wait_before_return(pace: Pace) -> Duration {
-    // Each `RandomState` has other keys, so its hash of a constant is a random number.
-    let part = RandomState::new().hash_one(0) % 1_024;
-    pace.return_after + pace.return_jitter * u32::try_from(part).unwrap_or(0) / 1_024
+    pace.return_after + pace.return_jitter * fastrand::u32(..1_024) / 1_024
 }
 
 /// The result of one check.
