@@ -17,6 +17,8 @@ REQUESTS ?= 100000
 # The files that `make mutants` changes, and the part of the mutants that one run takes.
 MUTATE ?= src/biz/**/*.rs
 SHARD ?= 0/1
+# Where cargo builds.
+BUILT := $${CARGO_TARGET_DIR:-target}
 # Where `make tidb` builds the TiDB server.
 TIDB ?= target/tidb
 DEBIAN_PACKAGES := mariadb-server mariadb-backup galera-4 rsync iproute2 redis-server sqlite3 curl binutils chromium chromium-driver \
@@ -59,25 +61,25 @@ $(PYTHON_TOOLS)/installed: tests/it/proxies/requirements.txt | debian-packages
 build: ## Build bin/server, bin/cron and bin/payment-sandbox
 	cargo build --release --locked --bins
 	@mkdir -p bin
-	@install target/release/server target/release/cron target/release/payment-sandbox bin/
+	@install "$(BUILT)"/release/{server,cron,payment-sandbox} bin/
 
 .PHONY: build-cron
 build-cron: ## Build only bin/cron
 	cargo build --release --locked --bin cron
 	@mkdir -p bin
-	@install target/release/cron bin/
+	@install "$(BUILT)"/release/cron bin/
 
 # A short first build: the server alone, without optimisation. `make build` makes the programs of production.
 .PHONY: run
 run: ## Run the server on ports 8107 (HTTP) and 9107 (gRPC) (CONF=configs/local.yaml)
 	cargo build --locked --profile quick --bin server
-	target/quick/server -conf $(CONF)
+	"$(BUILT)"/quick/server -conf $(CONF)
 
 # The console shows the user of console.demo_user.
 .PHONY: demo
 demo: ## Fill the database with a year of history of a demo user (CONF=configs/local.yaml DEMO_USER=)
 	cargo build --locked --profile quick --example demo
-	target/quick/examples/demo $(CONF) $(DEMO_USER)
+	"$(BUILT)"/quick/examples/demo $(CONF) $(DEMO_USER)
 
 .PHONY: run-cron
 run-cron: build-cron ## Run cron with all schedules (CONF=configs/local.yaml)
@@ -176,12 +178,12 @@ malformed: ## Send malformed requests over each protocol (REQUESTS=100000 SEED=7
 .PHONY: harm
 harm: ## Repeat the loads that must do no harm, from outside (HARM='--only bodies --seconds 10 --mysql')
 	cargo build --release --locked --bin server --bin payment-sandbox
-	python3 scripts/harm.py $(HARM)
+	python3 scripts/harm.py --server "$(BUILT)/release/server" --sandbox "$(BUILT)/release/payment-sandbox" $(HARM)
 
 .PHONY: check-dashboards
 check-dashboards: deps ## Ask a Prometheus for each panel of deploy/grafana, under load
 	cargo build --release --locked --bin server --bin cron
-	python3 scripts/dashboards.py
+	python3 scripts/dashboards.py --bin "$(BUILT)/release"
 
 # The replies of the documents that differ from those of today are written into the documents.
 .PHONY: examples

@@ -2,7 +2,7 @@
 //! server of a configuration with a clock that goes through the year, and calls its rpcs, so the books are those of
 //! the service. A second run adds only the days that the first one did not have.
 //!
-//! `cargo run --example demo -- CONFIG [USER] [LAST_DAY]`: `make demo` runs it. The server itself must not run.
+//! `cargo run --profile quick --example demo -- CONFIG [USER] [LAST_DAY]`: `make demo` runs it. The server itself must not run.
 
 use std::{
     env::args,
@@ -19,8 +19,8 @@ use billing_service::{
     biz::values::calendar::Clock,
     config::{CallbackAuth, Config, Environment},
     service::proto::{
-        BatchDeductQuotaRequest, DeductQuotaRequest, GetUsageRequest, RechargeCallbackRequest, RechargeRequest,
-        RefundChargeRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest, Usage,
+        BatchDeductQuotaRequest, DeductQuotaRequest, GetAccountRequest, GetUsageRequest, RechargeCallbackRequest,
+        RechargeRequest, RefundChargeRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest, Usage,
         billing_internal_service_client::BillingInternalServiceClient, billing_service_client::BillingServiceClient,
     },
 };
@@ -28,10 +28,12 @@ use chrono::{DateTime, Datelike, Days, NaiveDate, TimeDelta, Utc};
 use fastrand::Rng;
 use tonic::transport::Channel;
 
-/// Days of history.
-const DAYS: u64 = 365;
+/// Days of history, with the last one.
+pub const DAYS: u64 = 366;
 /// Days whose calls come one by one, each at its own time. Those of older days come in three batches a day.
 const RECENT: i64 = 35;
+/// The available amount, in the currency of the account, below which a last top-up pays the call in progress.
+const ENOUGH: f64 = 1.0;
 /// Most calls of a request of BatchDeductQuota.
 const MAX_BATCH: usize = 1_000;
 const KEYS: [&str; 3] = ["key_web", "key_mobile", "key_batch"];
@@ -75,22 +77,22 @@ async fn main() -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
     }
     let now = last.and_then(|day| day.and_hms_opt(12, 0, 0)).map_or_else(Utc::now, |noon| noon.and_utc());
-    let calls = fill(config, &user, now).await?;
+    let calls = fill(config, &user, now, DAYS).await?;
     println!("user {user} has a year of history: {calls} calls");
     Ok(())
 }
 
-/// Writes the year before `now`. Returns the number of its calls.
+/// Writes the `days` until `now`, and a call that is in progress then. Returns the number of the other calls.
 ///
 /// # Errors
 /// The server does not start, for one because another one runs; or a call failed.
-pub async fn fill(mut config: Config, user: &str, now: DateTime<Utc>) -> anyhow::Result<usize> {
+pub async fn fill(mut config: Config, user: &str, now: DateTime<Utc>, days: u64) -> anyhow::Result<usize> {
     // The callbacks come from here, at times of the past.
     let payment = config.payment_service.as_mut().filter(|payment| payment.sandbox);
     payment.context("config key payment_service.sandbox: must be true")?.chosen_callback_auth =
         Some(CallbackAuth::None);
     let clock = SetClock::default();
-    clock.set(now - TimeDelta::days(DAYS as i64));
+    clock.set(now - TimeDelta::days(i64::try_from(days)?));
     let app = App::start_with_clock(config, clock.clone()).await.context("a server that runs must be stopped first")?;
     let channel = Channel::from_shared(format!("http://{}", app.grpc_addr))?.connect().await?;
     let mut history = History {
@@ -99,20 +101,21 @@ pub async fn fill(mut config: Config, user: &str, now: DateTime<Utc>) -> anyhow:
         public: BillingServiceClient::new(channel.clone()),
         internal: BillingInternalServiceClient::new(channel),
     };
-    let written = history.write(now).await;
+    let written = history.write(now, days).await;
     app.stop().await;
     written
 }
 
 impl History {
     /// The history until `now`. Returns the number of its calls.
-    async fn write(&mut self, now: DateTime<Utc>) -> anyhow::Result<usize> {
+    async fn write(&mut self, now: DateTime<Utc>, days: u64) -> anyhow::Result<usize> {
         let (today, mut calls) = (now.date_naive(), 0);
-        let first = today.checked_sub_days(Days::new(DAYS)).context("the day is out of range")?;
+        let after = today.succ_opt().context("the day is out of range")?;
+        let first = after.checked_sub_days(Days::new(days)).context("the day is out of range")?;
         for day in first.iter_days().take_while(|day| *day <= today) {
             let mut random = Rng::with_seed(u64::from(day.num_days_from_ce().unsigned_abs()));
             if day.day() == 1 || day == first {
-                self.top_up(day, &mut random).await?;
+                self.monthly_top_up(day, &mut random).await?;
             }
             if (today - day).num_days() == RECENT {
                 self.limits(day).await?;
@@ -133,6 +136,7 @@ impl History {
             }
         }
         self.clock.set(now);
+        self.pay_for_a_call(now).await?;
         self.reserve(now).await?;
         // Sums up the last days by model and API key.
         let usage = GetUsageRequest { user_id: self.user.clone(), group_by: "model".into(), ..Default::default() };
@@ -199,7 +203,7 @@ impl History {
     }
 
     /// A top-up in the morning, paid a minute later. Every fourth one fails at first.
-    async fn top_up(&mut self, day: NaiveDate, random: &mut Rng) -> anyhow::Result<()> {
+    async fn monthly_top_up(&mut self, day: NaiveDate, random: &mut Rng) -> anyhow::Result<()> {
         let morning = day.and_hms_opt(1, 30, 0).context("no such time")?.and_utc();
         let amount = f64::from(random.i32(1..4) * 10);
         for (attempt, status) in ["FAILED", "SUCCESS"].into_iter().enumerate() {
@@ -207,22 +211,46 @@ impl History {
                 continue;
             }
             let at = morning + TimeDelta::minutes(10 * attempt as i64);
+            let method = ["alipay", "wechatpay", "stripe"][random.usize(0..3)];
             self.clock.set(at);
-            let request = RechargeRequest {
-                user_id: self.user.clone(),
-                amount,
-                payment_method: ["alipay", "wechatpay", "stripe"][random.usize(0..3)].into(),
-                idempotency_key: format!("demo-{day}-{attempt}"),
-                ..Default::default()
-            };
-            let order_id = self.public.recharge(request).await?.into_inner().order_id;
+            let order_id = self.recharge(&format!("{day}-{attempt}"), amount, method).await?;
             self.clock.set(at + TimeDelta::minutes(1));
-            let payment_order_id = format!("demo-{}-{day}-{attempt}", self.user);
-            let status = status.to_owned();
-            let callback = RechargeCallbackRequest { order_id, payment_order_id, amount, status, ..Default::default() };
-            self.internal.recharge_callback(callback).await.context("callback")?;
+            self.call_back(&format!("{day}-{attempt}"), order_id, amount, status).await?;
         }
         Ok(())
+    }
+
+    /// Starts a top-up with a name of its own. Returns its order.
+    async fn recharge(&mut self, name: &str, amount: f64, method: &str) -> anyhow::Result<String> {
+        let request = RechargeRequest {
+            user_id: self.user.clone(),
+            amount,
+            payment_method: method.into(),
+            idempotency_key: format!("demo-{name}"),
+            ..Default::default()
+        };
+        Ok(self.public.recharge(request).await?.into_inner().order_id)
+    }
+
+    /// The callback of the payment of a top-up.
+    async fn call_back(&mut self, name: &str, order_id: String, amount: f64, status: &str) -> anyhow::Result<()> {
+        let payment_order_id = format!("demo-{}-{name}", self.user);
+        let status = status.to_owned();
+        let callback = RechargeCallbackRequest { order_id, payment_order_id, amount, status, ..Default::default() };
+        self.internal.recharge_callback(callback).await.context("callback")?;
+        Ok(())
+    }
+
+    /// A further top-up, if the year has left too little for the call in progress.
+    async fn pay_for_a_call(&mut self, now: DateTime<Utc>) -> anyhow::Result<()> {
+        let account = GetAccountRequest { user_id: self.user.clone() };
+        let account = self.public.get_account(account).await?.into_inner();
+        if account.balance - account.held >= ENOUGH {
+            return Ok(());
+        }
+        let (name, amount) = (format!("{}-open", now.timestamp()), 10.0);
+        let order_id = self.recharge(&name, amount, "alipay").await?;
+        self.call_back(&name, order_id, amount, "SUCCESS").await
     }
 
     /// Gives the first call of the day back.

@@ -6,6 +6,7 @@ packages; `make deps`), and no Python package.
 """
 
 import argparse
+import base64
 import hashlib
 import http.client
 import json
@@ -50,6 +51,7 @@ def config(folder, database, redis, ports):
             "models": {"gpt-4.1": {"input": 15, "output": 60}},
             "free_quotas": {name: 50 for name in services} | {"llm": 1000},
             "reservations": {"asset": {"above_hold": "cap"}},
+            "webhooks": {"key": base64.b64encode(bytes(range(32))).decode(), "allow_private": True},
         },
         "payment_service": {
             "sandbox": True,
@@ -71,6 +73,8 @@ class Load:
 
     def __init__(self, ports):
         self.ports, self.stop, self.failures = ports, threading.Event(), {}
+        # The sandbox has no such page, so it refuses the events.
+        self._post("webhooks", {"webhook_id": "refused", "url": f"http://127.0.0.1:{ports['sandbox']}/none"})
         self.threads = [threading.Thread(target=self._run, args=[n], daemon=True) for n in range(WORKERS)]
         for thread in self.threads:
             thread.start()

@@ -1,7 +1,7 @@
 //! A gateway that bills its calls over gRPC: a call of known cost, and the stream of a model.
 //!
-//! `cargo run --example gateway -- call http://localhost:9107 USER SERVICE COUNT TRACE_ID`
-//! `cargo run --example gateway -- http://localhost:9107 USER SERVICE MODEL TRACE_ID < FILE`
+//! `cargo run --profile quick --example gateway -- call http://localhost:9107 USER SERVICE COUNT TRACE_ID`
+//! `cargo run --profile quick --example gateway -- http://localhost:9107 USER SERVICE MODEL TRACE_ID < FILE`
 //!
 //! The environment variable `BILLING_TOKEN` has the token of a caller with the role gateway.
 

@@ -24,7 +24,7 @@ pub(super) fn lines(config: &Config, http: SocketAddr, grpc: SocketAddr) -> Opti
     let (http, grpc) = (reachable(http), reachable(grpc));
     let docs = format!("{scheme}://{http}{DOCS_PATH}");
     let console = match config.console.enabled {
-        true => format!("{scheme}://{http}{CONSOLE_PATH}"),
+        true => format!("{scheme}://{http}{CONSOLE_PATH} for users; {scheme}://{grpc}{CONSOLE_PATH} for operators"),
         false => "off; console.enabled: true turns it on".into(),
     };
     let sandbox = match &config.payment_service {

@@ -22,17 +22,32 @@ pub(super) fn table(caption: &str, content: &Markup) -> Markup {
     }
 }
 
-/// The head of a table: columns of texts, then of numbers, then of texts again.
-pub(super) fn head(texts: &[&str], numbers: &[&str], more: &[&str]) -> Markup {
+/// A column of a table, with its name.
+pub(super) enum Column<'t> {
+    Text(&'t str),
+    Number(&'t str),
+}
+
+/// The head of a table. Money, status and actions come early, so that a narrow page shows them.
+pub(super) fn columns(columns: &[Column<'_>]) -> Markup {
     html! {
         thead {
             tr {
-                @for name in texts { th scope="col" { (name) } }
-                @for name in numbers { th.number scope="col" { (name) } }
-                @for name in more { th scope="col" { (name) } }
+                @for column in columns {
+                    @match column {
+                        Column::Text(name) => th scope="col" { (name) },
+                        Column::Number(name) => th.number scope="col" { (name) },
+                    }
+                }
             }
         }
     }
+}
+
+/// As [`columns`]: texts, then numbers, then texts again.
+pub(super) fn head(texts: &[&str], numbers: &[&str], more: &[&str]) -> Markup {
+    let all = texts.iter().map(|name| Column::Text(name)).chain(numbers.iter().map(|name| Column::Number(name)));
+    columns(&all.chain(more.iter().map(|name| Column::Text(name))).collect::<Vec<_>>())
 }
 
 /// The links to the first and to the next page of a list.

@@ -23,7 +23,7 @@ use super::{
     visit::{NewSession, Visit},
 };
 use crate::{
-    biz::values::error::Error,
+    biz::values::{error::Error, invalid::Invalid},
     service::{
         error_texts::message_in,
         errors::{self, ErrorBody},
@@ -108,14 +108,25 @@ impl Asked {
     }
 }
 
+/// The message of an error in the language of the page, which counts more than the header. A field has the name that it
+/// has in forms.
+pub(super) fn message(texts: Texts, error: &Error) -> String {
+    match error {
+        Error::Invalid(Invalid { field, why }) => {
+            let label = texts.find_word("field", field).unwrap_or(field);
+            texts.with("error.invalid", &[("field", &label), ("why", why)])
+        }
+        other => message_in(other, texts.0),
+    }
+}
+
 /// An error of a service, as a page. Logs it if the page does not explain it.
 pub(super) fn page(console: &Console, asked: &Asked, error: &Error) -> Response {
     errors::log(error, &asked.request);
     let body = ErrorBody::new(error, &asked.request);
     let shown = Shown {
         reason: body.reason.to_owned(),
-        // The switch of the page counts more than the header.
-        message: message_in(error, asked.visit.language),
+        message: message(Texts(asked.visit.language), error),
         code: body.metadata.get("error_code").cloned().unwrap_or_default(),
     };
     let mut response = shown.page(console, asked, errors::kind(error).http);

@@ -1,6 +1,6 @@
 //! Errors of HTTP itself. The contract has no codes for them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use axum::response::Response;
 use http::StatusCode;
@@ -22,6 +22,6 @@ pub fn http_error(
     let texts = Texts(language);
     let translated = texts.find_word("http_error", reason).filter(|_| language != Language::English);
     let message = translated.unwrap_or(message).to_owned();
-    let body = ErrorBody { code: status.as_u16(), reason, message, metadata: HashMap::new() };
+    let body = ErrorBody { code: status.as_u16(), reason, message, metadata: BTreeMap::new() };
     rest::error_response(style, status, body)
 }

@@ -1,6 +1,9 @@
 //! The table of errors: code, reason, gRPC status and HTTP status of each.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use http::StatusCode;
 use serde::Serialize;
@@ -139,8 +142,8 @@ pub struct Paced;
 
 /// The code, and as far as they apply: the field at fault, the time until a retry, the request id
 /// of an internal error, and the id that finds an unknown outcome.
-fn metadata(error: &Error, request: &RequestId) -> HashMap<String, String> {
-    let mut metadata = HashMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
+fn metadata(error: &Error, request: &RequestId) -> BTreeMap<String, String> {
+    let mut metadata = BTreeMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
     match error {
         Error::Invalid(invalid) => {
             metadata.insert("field".into(), invalid.field.clone());
@@ -175,7 +178,8 @@ pub fn may_be_settled(error: &Error) -> bool {
 /// The gRPC status of an error.
 pub fn status(error: &Error, request: &RequestId) -> Status {
     let kind = kind(error);
-    let mut details = ErrorDetails::with_error_info(kind.reason, DOMAIN, metadata(error, request));
+    let metadata: HashMap<String, String> = metadata(error, request).into_iter().collect();
+    let mut details = ErrorDetails::with_error_info(kind.reason, DOMAIN, metadata);
     if let Some(retry_after) = retry_after(error) {
         details.set_retry_info(Some(retry_after));
     }
@@ -188,7 +192,8 @@ pub struct ErrorBody {
     pub code: u16,
     pub reason: &'static str,
     pub message: String,
-    pub metadata: HashMap<String, String>,
+    /// Sorted, so that the same error is the same text.
+    pub metadata: BTreeMap<String, String>,
 }
 
 impl ErrorBody {
@@ -278,5 +283,16 @@ mod tests {
     fn an_error_with_a_text_of_its_own_does_not_name_its_request() {
         let error = Error::OrderNotFound("x".into());
         assert_eq!(ErrorBody::new(&error, &request()).metadata.get("request_id"), None);
+    }
+
+    #[test]
+    fn the_same_error_is_the_same_text_with_sorted_metadata() {
+        let error = Error::Internal("lost".into());
+        let sorted = r#""metadata":{"error_code":"10099","request_id":"r-1"}}"#;
+        // A HashMap has an order of its own each time.
+        for _ in 0..32 {
+            let body = serde_json::to_string(&ErrorBody::new(&error, &request())).unwrap();
+            assert!(body.ends_with(sorted), "{body}");
+        }
     }
 }

@@ -68,8 +68,8 @@ pub struct WebhookService {
 impl WebhookService {
     pub async fn put_webhook(&self, request: PutWebhookRequest, actor: Actor) -> Result<PutWebhookReply> {
         let id = WebhookId::parse("webhook_id", &request.webhook_id)?;
-        // A call that only replaces the secret need not repeat them.
-        let has_target = !request.rotate_secret || !request.url.is_empty() || !request.types.is_empty();
+        // A change of anything else need not repeat them.
+        let has_target = !request.url.is_empty() || !request.types.is_empty();
         let target = match has_target {
             true => Some((WebhookUrl::parse(&request.url, self.is_private_allowed)?, types(&request.types)?)),
             false => None,
@@ -104,11 +104,18 @@ impl WebhookService {
         let (stored, now) = (self.store.webhooks().await?, self.calendar.now().utc);
         let last = stored.last + self.store.unplaced().await?.events;
         let failed = self.store.failed_users().await?;
+        let sums = match stored.webhooks.is_empty() {
+            true => Vec::new(),
+            false => self.store.retry_sums().await?,
+        };
         let failed_users =
             |id: &WebhookId| failed.iter().find(|(webhook, _)| webhook == id).map_or(0, |(_, users)| int32(*users));
+        let held_back_users =
+            |id: &WebhookId| sums.iter().find(|sum| sum.webhook == *id).map_or(0, |sum| int32(sum.retries));
         let shown = |webhook: &Webhook| proto::Webhook {
             url: url_for(&actor.role, &webhook.url),
             failed_users: failed_users(&webhook.id),
+            held_back_users: held_back_users(&webhook.id),
             ..shown(webhook, Some(last), now)
         };
         Ok(ListWebhooksReply { webhooks: stored.webhooks.iter().map(shown).collect() })
@@ -258,6 +265,7 @@ fn shown(webhook: &Webhook, last: Option<Position>, now: DateTime<Utc>) -> proto
         created_at: Some(webhook.created_at.into()),
         updated_at: Some(webhook.updated_at.into()),
         failed_users: 0,
+        held_back_users: 0,
     }
 }
 

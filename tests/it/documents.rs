@@ -52,6 +52,18 @@ fn the_readme_is_read_in_ten_minutes() {
     assert!(text("README.md").lines().count() <= 200);
 }
 
+#[test]
+fn make_finds_programs_where_cargo_builds_them() {
+    let makefile = text("Makefile");
+    assert!(
+        makefile.contains("BUILT := $${CARGO_TARGET_DIR:-target}\n"),
+        "the folder of builds follows the environment"
+    );
+    for folder in ["target/release", "target/quick", "target/debug"] {
+        assert!(!makefile.contains(folder), "{folder}");
+    }
+}
+
 /// A row behind an empty line is shown as text.
 #[test]
 fn every_row_of_a_table_is_below_its_head() {

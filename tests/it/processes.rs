@@ -300,6 +300,20 @@ async fn the_list_of_jobs_shows_times_of_the_billing_zone() {
     assert!(line("audit").contains("T03:30:00+05:30:"), "{listed}");
 }
 
+/// The line of a server whose console is on.
+fn console_line(database: &Database) -> String {
+    let settings = [("environment", "development"), ("log.format", "text"), ("console.enabled", "true")];
+    let conf = database.config_file(&settings);
+    let mut server =
+        Command::new(SERVER).arg("-conf").arg(&conf).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.starts_with("console")).unwrap();
+    assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
+    lines.for_each(drop);
+    server.wait().unwrap();
+    line
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_of_a_developer_prints_six_lines_once_it_serves() {
     let database = Database::create(Sqlite).await;
@@ -317,6 +331,8 @@ async fn a_server_of_a_developer_prints_six_lines_once_it_serves() {
     let has_page = reqwest::get(format!("{http}/docs")).await.unwrap().status().is_success();
     assert_eq!(lines[1].contains(&format!("{http}/docs")), has_page, "{}", lines[1]);
     assert!(lines[2].contains("console.enabled: true"), "{}", lines[2]);
+    let with_console = console_line(&database);
+    assert!(with_console.matches("/console for ").count() == 2, "{with_console}");
     assert!(lines[3].contains("top-ups are refused"), "{}", lines[3]);
     assert!(lines[4].contains(&database.source), "{}", lines[4]);
     assert!(lines[5].ends_with(&format!("kill {}", server.id())), "{}", lines[5]);

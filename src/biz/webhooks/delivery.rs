@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -48,6 +48,11 @@ struct Body<'m> {
     data: Value,
 }
 
+#[derive(Deserialize)]
+struct Named {
+    user_id: Option<String>,
+}
+
 impl Message {
     /// The JSON body. It is the same at each attempt.
     pub fn body(&self) -> String {
@@ -58,6 +63,12 @@ impl Message {
             data: serde_json::from_str(&self.data).unwrap_or_default(),
         };
         serde_json::to_string(&body).unwrap_or_default()
+    }
+
+    /// The user whom the data names. The data of an event of a user names that user.
+    pub fn user(&self) -> Option<UserId> {
+        let named: Named = serde_json::from_str(&self.data).ok()?;
+        named.user_id.map(UserId::from_stored)
     }
 }
 
@@ -239,6 +250,10 @@ mod tests {
             message.body(),
             r#"{"id":"00000000-0000-0000-0000-000000000000","type":"balance.low","created_at":"2025-11-30T02:30:00.000001Z","data":{"balance":"5","user_id":"ü"}}"#
         );
+        assert_eq!(message.user().as_ref().map(UserId::as_str), Some("ü"));
+        for data in [r#"{"month":"2025-11"}"#, r#"{"user_id":1}"#, ""] {
+            assert_eq!(Message { data: data.into(), ..message.clone() }.user(), None, "{data}");
+        }
     }
 
     #[test]

@@ -69,11 +69,11 @@ fn table(desk: &Desk, events: &[AuditEvent]) -> Markup {
     let texts = desk.texts;
     let columns = [
         texts.get("column.time"),
-        texts.get("audit.caller"),
         texts.get("audit.rpc"),
-        texts.get("nav.account"),
-        texts.get("audit.reason"),
         texts.get("audit.changed"),
+        texts.get("nav.account"),
+        texts.get("audit.caller"),
+        texts.get("audit.reason"),
         texts.get("failure_facts.request"),
     ];
     let currency = &desk.console.settings.currency;
@@ -87,15 +87,15 @@ fn table(desk: &Desk, events: &[AuditEvent]) -> Markup {
                             (format::time(&desk.console.calendar, event.created_at.as_ref()))
                         }
                     }
-                    td { (event.caller) " (" (event.role) ")" }
                     td { (event.rpc) }
+                    td.change { (figures::summary(texts, currency, (&event.before, &event.after), FIGURES)) }
                     td {
                         @if !event.user_id.is_empty() {
                             a href=(link("/console", &[("user_id", &event.user_id)])) { (event.user_id) }
                         }
                     }
+                    td { (event.caller) " (" (event.role) ")" }
                     td { (event.reason) }
-                    td.change { (figures::summary(texts, currency, (&event.before, &event.after), FIGURES)) }
                     td { code { (event.request_id) } }
                 }
             }

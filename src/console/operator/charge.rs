@@ -124,10 +124,10 @@ fn split<'p>(page: &'p Page, charge: &GetTransactionReply) -> Vec<(&'p str, Stri
 fn lines(page: &Page, charge: &GetTransactionReply) -> Markup {
     let texts = page.texts;
     let numbers = [
+        texts.get("column.amount"),
         texts.get("charge.quantity"),
         texts.get("charge.price"),
         texts.get("charge.factor"),
-        texts.get("column.amount"),
     ];
     let content = html! {
         (controls::head(&[texts.get("charge.class")], &numbers, &[]))
@@ -135,15 +135,16 @@ fn lines(page: &Page, charge: &GetTransactionReply) -> Markup {
             @for line in &charge.price_lines {
                 tr {
                     th scope="row" { (texts.word("price_class", &line.class)) }
+                    td.number { (format::wire_money(line.amount)) }
                     td.number { (format::count(line.tokens)) }
                     td.number { (format::number(line.price)) }
                     td.number { (format::number(line.factor)) }
-                    td.number { (format::wire_money(line.amount)) }
                 }
             }
             tr.balance {
-                th scope="row" colspan="4" { (texts.get("chart.total")) }
+                th scope="row" { (texts.get("chart.total")) }
                 td.number { (format::wire_money(charge.amount)) }
+                td colspan="3" {}
             }
         }
     };
@@ -194,17 +195,18 @@ fn stream<'p>(page: &'p Page, charge: &GetTransactionReply, stream: &StreamFacts
 
 fn records(page: &Page, behind: &ChargeFacts) -> Markup {
     let texts = page.texts;
-    let words = [texts.get("column.time"), texts.get("charge.record"), texts.get("column.type")];
+    let numbers = [texts.get("column.amount"), texts.get("column.units")];
+    let more = [texts.get("column.type"), texts.get("charge.record")];
     let content = html! {
-        (controls::head(&words, &[texts.get("column.units"), texts.get("column.amount")], &[]))
+        (controls::head(&[texts.get("column.time")], &numbers, &more))
         tbody {
             @for record in &behind.records {
                 tr {
                     td.time { (format::time(&page.console.calendar, Some(&record.created_at.into()))) }
-                    td { code { (record.id) } }
-                    td { (texts.word("record_type", &(record.kind as i32).to_string())) }
-                    td.number { (format::count(record.count.into())) }
                     td.number { (format::money(record.amount)) }
+                    td.number { (format::count(record.count.into())) }
+                    td { (texts.word("record_type", &(record.kind as i32).to_string())) }
+                    td { code { (record.id) } }
                 }
             }
         }
@@ -214,19 +216,19 @@ fn records(page: &Page, behind: &ChargeFacts) -> Markup {
 
 fn refunds(page: &Page, behind: &ChargeFacts) -> Markup {
     let texts = page.texts;
-    let words = [texts.get("column.time"), texts.get("charge.refund_id"), texts.get("audit.reason")];
-    let numbers = [texts.get("column.free"), texts.get("column.paid"), texts.get("column.amount")];
+    let numbers = [texts.get("column.amount"), texts.get("column.free"), texts.get("column.paid")];
+    let more = [texts.get("audit.reason"), texts.get("charge.refund_id")];
     let content = html! {
-        (controls::head(&words, &numbers, &[]))
+        (controls::head(&[texts.get("column.time")], &numbers, &more))
         tbody {
             @for refund in &behind.refunds {
                 tr {
                     td.time { (format::time(&page.console.calendar, Some(&refund.created_at.into()))) }
-                    td { code { (refund.id) } }
-                    td { (refund.content.reason) }
+                    td.number { (format::money(refund.amount)) }
                     td.number { (format::count(refund.free.into())) }
                     td.number { (format::count(refund.paid.into())) }
-                    td.number { (format::money(refund.amount)) }
+                    td { (refund.content.reason) }
+                    td { code { (refund.id) } }
                 }
             }
         }

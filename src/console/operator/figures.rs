@@ -1,5 +1,6 @@
 //! The state before and after a change, figure by figure, as an audit event and a preview have it.
 
+use chrono::DateTime;
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 
@@ -14,6 +15,10 @@ const AMOUNTS: [&str; 3] = [AMOUNT, "balance", "held"];
 const AMOUNT: &str = "amount";
 /// The object of the prices of a version, and in it that of its base prices.
 const PRICES: &str = "prices";
+/// The figures that are instants.
+const INSTANTS: [&str; 2] = ["effective_from", "replaced_secret_until"];
+/// The figures that name the thing that has changed, beside its account.
+const SUBJECTS: [&str; 4] = ["webhook_id", "model", "api_key_id", "payment_order_id"];
 /// Most rows. A state has few; a price version has the most.
 const MAX_ROWS: usize = 60;
 
@@ -40,16 +45,20 @@ pub(super) fn table(texts: Texts, currency: &str, before: Option<&str>, after: O
     controls::table(texts.get("figures.title"), &content)
 }
 
-/// The changed figures in one line each, at most so many. The page of the event has all of them.
+/// The name of the thing that has changed, and its changed figures in one line each, at most so many. The page of the event has all of them.
 pub(super) fn summary(texts: Texts, currency: &str, (before, after): (&str, &str), most: usize) -> Markup {
     let change = Change::of(Some(before), Some(after));
-    let mut names = change.names();
-    names.retain(|name| {
+    let (mut names, same): (Vec<_>, Vec<_>) = change.names().into_iter().partition(|name| {
         let (was, is) = change.states(name);
         was != is
     });
+    // One that is new or gone names itself among its changed figures, before the others.
+    names.sort_by_key(|name| !SUBJECTS.contains(name));
     html! {
         ul.list {
+            @for name in same.iter().filter(|name| SUBJECTS.contains(name)) {
+                li { span.quiet { (texts.word("figure", name)) } " " (shown(texts, currency, name, change.states(name).1)) }
+            }
             @for name in names.iter().take(most) {
                 @let (was, is) = change.states(name);
                 @let currency = change.currency_of(name, currency);
@@ -156,6 +165,10 @@ fn shown(texts: Texts, currency: &str, name: &str, value: Option<&Value>) -> Mar
             Ok(amount) => format!("{} {currency}", format::money(amount)),
             Err(_) => text.clone(),
         },
+        Some(Value::String(text)) if INSTANTS.contains(&name) => match DateTime::parse_from_rfc3339(text) {
+            Ok(at) => at.to_utc().format("%Y-%m-%d %H:%M:%S UTC").to_string(),
+            Err(_) => text.clone(),
+        },
         Some(Value::String(text)) => word(texts, name, text).to_owned(),
         Some(Value::Bool(true)) => texts.get("action.yes").to_owned(),
         Some(Value::Bool(false)) => texts.get("action.no").to_owned(),
@@ -183,7 +196,7 @@ fn plain(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, TimeDelta};
+    use chrono::TimeDelta;
     use uuid::Uuid;
 
     use super::*;
@@ -235,6 +248,17 @@ mod tests {
         let is_missing = |name: &String| Texts(Language::English).find_word("figure", name).is_none();
         let missing: Vec<_> = of_prices.chain(of_webhooks).filter(is_missing).collect();
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn a_summary_names_the_webhook_and_its_instants_without_fractions() {
+        let before = r#"{"webhook_id":"shop","active":true,"secrets":1}"#;
+        let after = r#"{"webhook_id":"shop","active":true,"secrets":2,
+            "replaced_secret_until":"2026-11-22T04:00:00.055265Z"}"#;
+        let html = summary(Texts(Language::English), "CNY", (before, after), 3).into_string();
+        let end = "<span class=\"figure\">2026-11-22 04:00:00 UTC</span>";
+        assert!(html.contains("Webhook</span> <span class=\"figure\">shop</span>") && html.contains(end), "{html}");
+        assert!(!html.contains("Active"), "only changed figures: {html}");
     }
 
     #[test]

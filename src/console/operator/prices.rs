@@ -6,7 +6,11 @@ use maud::{Markup, html};
 use super::{actions, desk::Desk};
 use crate::{
     console::{
-        controls::{self, badge},
+        controls::{
+            self,
+            Column::{Number, Text},
+            badge,
+        },
         format,
         layout::Tool,
         link::link,
@@ -61,29 +65,26 @@ fn seconds(at: Option<&Timestamp>) -> i64 {
 fn table(desk: &Desk, versions: &[PriceVersion], model: &str) -> Markup {
     let texts = desk.texts;
     let now = desk.console.calendar.now().utc.timestamp();
-    let words =
-        [texts.get("column.model"), texts.get("prices.version"), texts.get("prices.since"), texts.get("column.status")];
-    // A page of one model names it above.
-    let words = if model.is_empty() { &words[..] } else { &words[1..] };
-    let numbers = [
-        texts.word("price_class", "input"),
-        texts.word("price_class", "cached_input"),
-        texts.word("price_class", "output"),
+    let columns = [
+        Text(texts.get("column.model")),
+        Text(texts.get("column.status")),
+        Number(texts.word("price_class", "input")),
+        Number(texts.word("price_class", "cached_input")),
+        Number(texts.word("price_class", "output")),
+        Text(texts.get("prices.since")),
+        Text(texts.get("prices.version")),
+        Text(texts.get("prices.further")),
     ];
+    // A page of one model names it above.
+    let columns = if model.is_empty() { &columns[..] } else { &columns[1..] };
     let content = html! {
-        (controls::head(words, &numbers, &[texts.get("prices.further")]))
+        (controls::columns(columns))
         tbody {
             @for version in versions {
                 @let since = seconds(version.effective_from.as_ref());
                 tr {
                     @if model.is_empty() {
                         td.model { a href=(link(PATH, &[("model", &version.model)])) { (version.model) } }
-                    }
-                    td { code { (version.version_id) } }
-                    td.time {
-                        // Versions of the configuration have always been there.
-                        @if since > 0 { (format::time(&desk.console.calendar, version.effective_from.as_ref())) }
-                        @else { span.quiet { (texts.get("prices.configured")) } }
                     }
                     td.status {
                         @if !version.defect.is_empty() { (badge("bad", texts.get("prices.defect"))) " " (version.defect) }
@@ -98,6 +99,12 @@ fn table(desk: &Desk, versions: &[PriceVersion], model: &str) -> Markup {
                     @for price in [version.input, version.cached_input, version.output] {
                         td.number { (price.map(format::number).unwrap_or_default()) }
                     }
+                    td.time {
+                        // Versions of the configuration have always been there.
+                        @if since > 0 { (format::time(&desk.console.calendar, version.effective_from.as_ref())) }
+                        @else { span.quiet { (texts.get("prices.configured")) } }
+                    }
+                    td { code { (version.version_id) } }
                     td { (further(texts, version)) }
                 }
             }

@@ -6,7 +6,11 @@ use maud::{Markup, html};
 use super::{actions, desk::Desk};
 use crate::{
     console::{
-        controls::{self, badge},
+        controls::{
+            self,
+            Column::{Number, Text},
+            badge,
+        },
         format,
         layout::Tool,
         link::link,
@@ -72,23 +76,29 @@ fn state(texts: Texts, status: &str) -> Markup {
 
 fn table(desk: &Desk, payments: &[UnappliedPayment]) -> Markup {
     let texts = desk.texts;
-    let words = [texts.get("column.time"), texts.get("unapplied.payment"), texts.get("column.status")];
-    let more = [
-        texts.get("unapplied.cause"),
-        texts.get("column.order"),
-        texts.get("unapplied.resolution"),
-        texts.get("unapplied.decide"),
+    let columns = [
+        Text(texts.get("column.time")),
+        Number(texts.get("column.amount")),
+        Text(texts.get("column.status")),
+        Text(texts.get("unapplied.decide")),
+        Text(texts.get("unapplied.payment")),
+        Number(texts.get("unapplied.times")),
+        Text(texts.get("unapplied.cause")),
+        Text(texts.get("column.order")),
+        Text(texts.get("unapplied.resolution")),
     ];
-    let numbers = [texts.get("column.amount"), texts.get("unapplied.times")];
     let content = html! {
-        (controls::head(&words, &numbers, &more))
+        (controls::columns(&columns))
         tbody {
             @for payment in payments {
                 tr {
                     td.time { (format::time(&desk.console.calendar, payment.last_seen_at.as_ref())) }
-                    td { code { (payment.payment_order_id) } }
-                    td { (state(texts, &payment.status)) }
                     td.number { (format::wire_money(payment.amount)) " " (payment.currency) }
+                    td { (state(texts, &payment.status)) }
+                    td {
+                        @if desk.may_act && RESOLVABLE.contains(&payment.status.as_str()) { (decisions(texts, payment)) }
+                    }
+                    td { code { (payment.payment_order_id) } }
                     td.number { (format::count(payment.times_seen)) }
                     td { (texts.word("unapplied_cause", &payment.reason)) }
                     td { a href=(link("/console/find", &[("id", &payment.order_id)])) { code { (payment.order_id) } } }
@@ -97,9 +107,6 @@ fn table(desk: &Desk, payments: &[UnappliedPayment]) -> Markup {
                         @if !payment.user_id.is_empty() {
                             " " a href=(link("/console", &[("user_id", &payment.user_id)])) { (payment.user_id) }
                         }
-                    }
-                    td {
-                        @if desk.may_act && RESOLVABLE.contains(&payment.status.as_str()) { (decisions(texts, payment)) }
                     }
                 }
             }

@@ -20,7 +20,11 @@ use crate::{
         },
     },
     console::{
-        controls::{self, PROOF, badge, hidden},
+        controls::{
+            self,
+            Column::{Number, Text},
+            PROOF, badge, hidden,
+        },
         form::Fields,
         format,
         layout::Tool,
@@ -70,7 +74,7 @@ pub(super) async fn page(
         @if let Some(done) = DONE.iter().find(|done| **done == desk.parameter("done")) {
             p.notice role="status" { (texts.word("webhooks_done", done)) }
         }
-        (problem(wrong))
+        (problem(texts, wrong))
         section.card { h2 { (texts.get("webhooks.state")) } (facts(desk, &webhook)) }
         section.card {
             h2 { (texts.get("webhooks.deliveries")) }
@@ -112,6 +116,7 @@ fn facts(desk: &Desk, webhook: &Webhook) -> Markup {
         (texts.get("webhooks.failing_since"), format::time(calendar, webhook.failing_since.as_ref())),
         (texts.get("webhooks.failures"), format::count(webhook.failures.into())),
         (texts.get("webhooks.behind"), format::count(webhook.behind)),
+        (texts.get("webhooks.held_back_users"), format::count(webhook.held_back_users.into())),
         (texts.get("webhooks.failed_users"), format::count(webhook.failed_users.into())),
         (texts.get("webhooks.replaced_until"), format::time(calendar, webhook.replaced_secret_until.as_ref())),
         (texts.get("webhooks.updated"), format::time(calendar, webhook.updated_at.as_ref())),
@@ -144,31 +149,35 @@ fn outcomes(texts: Texts, id: &str, shown: &str) -> Markup {
 
 fn table(desk: &Desk, webhook: &Webhook, deliveries: &[WebhookDelivery]) -> Markup {
     let texts = desk.texts;
-    let first =
-        [texts.get("column.time"), texts.get("column.type"), texts.get("nav.account"), texts.get("webhooks.outcome")];
-    let mut last = vec![texts.get("webhooks.next"), texts.get("webhooks.event")];
-    if desk.may_act {
-        last.push(texts.get("webhooks.again"));
-    }
+    let again_column = desk.may_act.then(|| Text(texts.get("webhooks.again")));
+    let first = [Text(texts.get("column.time")), Text(texts.get("webhooks.outcome"))];
+    let further = [
+        Text(texts.get("column.type")),
+        Text(texts.get("nav.account")),
+        Number(texts.get("webhooks.took")),
+        Text(texts.get("webhooks.next")),
+        Text(texts.get("webhooks.event")),
+    ];
+    let columns: Vec<_> = first.into_iter().chain(again_column).chain(further).collect();
     let content = html! {
-        (controls::head(&first, &[texts.get("webhooks.took")], &last))
+        (controls::columns(&columns))
         tbody {
             @for delivery in deliveries {
                 tr {
                     td.time { (format::time(&desk.console.calendar, delivery.began_at.as_ref())) }
+                    td { (outcome(texts, delivery)) }
+                    @if desk.may_act {
+                        td { @if delivery.r#type != crate::biz::webhooks::TEST_TYPE { (again(desk, webhook, delivery)) } }
+                    }
                     td { code { (delivery.r#type) } }
                     td {
                         @if !delivery.user_id.is_empty() {
                             a href=(link("/console", &[("user_id", &delivery.user_id)])) { (delivery.user_id) }
                         }
                     }
-                    td { (outcome(texts, delivery)) }
                     td.number { (format::count(delivery.took_ms.into())) }
                     td.time { (format::time(&desk.console.calendar, delivery.next_at.as_ref())) }
-                    td { code { (delivery.event_id) } }
-                    @if desk.may_act {
-                        td { @if delivery.r#type != crate::biz::webhooks::TEST_TYPE { (again(desk, webhook, delivery)) } }
-                    }
+                    td.id { code { (delivery.event_id) } }
                 }
             }
         }

@@ -11,14 +11,15 @@ use crate::{
     },
     console::{
         controls::{PROOF, hidden},
+        failure,
         form::Fields,
         link::Encoded,
     },
     service::{
-        errors,
         proto::{PutWebhookRequest, Webhook},
         timestamp::Timestamp,
     },
+    texts::Texts,
 };
 
 pub(super) const PATH: &str = "/console/webhooks";
@@ -125,9 +126,9 @@ pub(super) fn form(desk: &Desk, values: &Values) -> Markup {
 }
 
 /// The reason why a form was refused.
-pub(super) fn problem(wrong: Option<&Error>) -> Markup {
+pub(super) fn problem(texts: Texts, wrong: Option<&Error>) -> Markup {
     html! {
-        @if let Some(error) = wrong { p.notice.bad role="alert" { (errors::message(error)) } }
+        @if let Some(error) = wrong { p.notice.bad role="alert" { (failure::message(texts, error)) } }
     }
 }
 

@@ -10,8 +10,17 @@ use super::{
     webhook_form::{PATH, Values, form, path_of, problem, stale},
 };
 use crate::{
-    biz::values::error::Error,
-    console::{controls, form::Fields, format, layout::Tool, link::link},
+    biz::values::{error::Error, invalid::Invalid},
+    console::{
+        controls::{
+            self,
+            Column::{Number, Text},
+        },
+        form::Fields,
+        format,
+        layout::Tool,
+        link::link,
+    },
     service::{
         errors,
         proto::{ListWebhooksRequest, Webhook},
@@ -43,7 +52,7 @@ async fn show(desk: &Desk, values: &Values, wrong: Option<&Error>) -> Result<Res
         @if desk.may_act {
             section.card {
                 h2 { (texts.get("webhooks.new")) }
-                (problem(wrong))
+                (problem(texts, wrong))
                 (form(desk, values))
             }
         }
@@ -54,18 +63,26 @@ async fn show(desk: &Desk, values: &Values, wrong: Option<&Error>) -> Result<Res
 
 fn table(desk: &Desk, webhooks: &[&Webhook]) -> Markup {
     let texts = desk.texts;
-    let first = [texts.get("webhooks.id"), texts.get("webhooks.url"), texts.get("column.status")];
-    let numbers = [texts.get("webhooks.behind"), texts.get("webhooks.failed_users")];
+    let columns = [
+        Text(texts.get("webhooks.id")),
+        Text(texts.get("column.status")),
+        Number(texts.get("webhooks.behind")),
+        Number(texts.get("webhooks.held_back_users")),
+        Number(texts.get("webhooks.failed_users")),
+        Text(texts.get("webhooks.url")),
+        Text(texts.get("webhooks.failing_since")),
+    ];
     let content = html! {
-        (controls::head(&first, &numbers, &[texts.get("webhooks.failing_since")]))
+        (controls::columns(&columns))
         tbody {
             @for webhook in webhooks {
                 tr {
                     th scope="row" { a href=(path_of(&webhook.webhook_id)) { (webhook.webhook_id) } }
-                    td { code { (webhook.url) } }
                     td { (webhook::state(texts, &webhook.state)) }
                     td.number { (format::count(webhook.behind)) }
+                    td.number { (format::count(webhook.held_back_users.into())) }
                     td.number { (format::count(webhook.failed_users.into())) }
+                    td { code { (webhook.url) } }
                     td.time { (format::time(&desk.console.calendar, webhook.failing_since.as_ref())) }
                 }
             }
@@ -94,6 +111,10 @@ pub(super) async fn put(desk: Desk, fields: Fields) -> Result<Response, Response
 }
 
 async fn change(desk: &Desk, values: &Values) -> Result<(String, String), Error> {
+    // The rpc would keep the stored URL and types, and not those of the form.
+    if values.url.is_empty() {
+        return Err(Invalid::new("url", "is required").into());
+    }
     let put = desk.console.api.webhooks.put_webhook(values.request(), desk.actor.clone()).await;
     let is_new = values.version.is_empty();
     Ok((values.id.clone(), put.map_err(|error| stale(desk, error, is_new))?.secret))

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::{
     quotas,
-    usage::heading,
+    usage::{days, heading},
     usage_data::{By, load},
 };
 use crate::{
@@ -18,10 +18,11 @@ use crate::{
         page::Page,
     },
     service::proto::{GetAccountReply, GetAccountRequest, GetStatsMonthRequest, GetStatsReply},
+    texts::Texts,
 };
 
 /// The status of an account that takes calls.
-const ACTIVE: &str = "ACTIVE";
+pub(super) const ACTIVE: &str = "ACTIVE";
 
 pub(super) async fn show(page: Page) -> Result<Response, Response> {
     let api = &page.console.api;
@@ -45,7 +46,10 @@ pub(super) async fn show(page: Page) -> Result<Response, Response> {
                 a href=(page.link("/console/usage", &[])) { (texts.get("overview.more_usage")) }
             }
             @if usage.chart.is_empty() { p.empty { (texts.get("usage.none")) } }
-            @else { (usage.chart.draw(texts, texts.get("usage.title"))) }
+            @else {
+                (usage.chart.draw(texts, texts.get("usage.title")))
+                details { summary { (texts.get("usage.by_day")) } (days(&page, &usage)) }
+            }
         }
         div.halves {
             section.card {
@@ -75,11 +79,18 @@ fn status(page: &Page, account: &GetAccountReply) -> Markup {
     let texts = page.texts;
     html! {
         @if account.status != ACTIVE {
-            p.notice.bad role="status" {
-                (texts.with("overview.not_active", &[("status", &texts.word("account_status", &account.status))]))
-            }
+            (not_active(texts, &account.status))
         }
         @if page.is_read_only && !page.is_for_operators() { p.notice { (texts.get("overview.read_only")) } }
+    }
+}
+
+/// The notice of an account with another status than [`ACTIVE`].
+pub(super) fn not_active(texts: Texts, status: &str) -> Markup {
+    html! {
+        p.notice.bad role="status" {
+            (texts.with("overview.not_active", &[("status", &texts.word("account_status", status))]))
+        }
     }
 }
 

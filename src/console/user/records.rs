@@ -11,7 +11,11 @@ use super::usage_data::{By, groups};
 use crate::{
     biz::values::error::Result as Answer,
     console::{
-        controls::{self, badge, select},
+        controls::{
+            self,
+            Column::{Number, Text},
+            badge, select,
+        },
         format,
         layout::Section,
         page::Page,
@@ -144,16 +148,20 @@ fn filters(page: &Page, offered: &Choices) -> Markup {
 
 fn list(page: &Page, reply: &ListRecordsReply) -> Markup {
     let texts = page.texts;
-    let words =
-        [texts.get("column.time"), texts.get("column.service"), texts.get("column.type"), texts.get("column.model")];
-    let numbers = [
-        texts.get("column.units"),
-        texts.get("column.tokens_in"),
-        texts.get("column.tokens_out"),
-        texts.get("column.cost"),
+    let columns = [
+        Text(texts.get("column.time")),
+        Number(texts.get("column.cost")),
+        Text(texts.get("column.type")),
+        Text(texts.get("column.service")),
+        Text(texts.get("column.model")),
+        Number(texts.get("column.units")),
+        Number(texts.get("column.tokens_in")),
+        Number(texts.get("column.tokens_out")),
+        Text(texts.get("column.api_key")),
+        Text(texts.get("column.trace_id")),
     ];
     let content = html! {
-        (controls::head(&words, &numbers, &[texts.get("column.api_key"), texts.get("column.trace_id")]))
+        (controls::columns(&columns))
         tbody { @for record in &reply.records { (row(page, texts, record)) } }
     };
     html! {
@@ -176,11 +184,12 @@ fn row(page: &Page, texts: Texts, record: &BillingRecord) -> Markup {
                 // The trace id may be beyond the edge of a narrow page.
                 @if page.is_for_operators() && !record.trace_id.is_empty() { a href=(charge) { (time) } } @else { (time) }
             }
-            td { (record.service_name) }
+            td.number { (format::wire_money(record.amount)) }
             td {
                 (badge(if is_refund { "good" } else { "neutral" }, kind))
                 @if !record.late_of.is_empty() { " " (texts.with("records.late_of", &[("month", &record.late_of)])) }
             }
+            td { (record.service_name) }
             td.model {
                 (record.model)
                 @if !record.served_model.is_empty() && record.served_model != record.model {
@@ -191,7 +200,6 @@ fn row(page: &Page, texts: Texts, record: &BillingRecord) -> Markup {
             td.number { (format::count(record.count.into())) }
             td.number { (tokens(record.input_tokens)) }
             td.number { (tokens(record.output_tokens)) }
-            td.number { (format::wire_money(record.amount)) }
             td { code { (record.api_key_id) } }
             td {
                 @if page.is_for_operators() { a href=(charge) { code { (record.trace_id) } } } @else { code { (record.trace_id) } }

@@ -87,16 +87,16 @@ fn months(page: &Page, month: &str) -> Markup {
 fn table(texts: Texts, statement: &GetStatementReply) -> Markup {
     let balance = |name: &str, amount: f64| {
         html! {
-            tr.balance { th scope="row" colspan="6" { (name) } td.number { (format::wire_money(amount)) } }
+            tr.balance { th scope="row" { (name) } td.number { (format::wire_money(amount)) } td colspan="5" {} }
         }
     };
     let numbers = [
-        texts.get("column.calls"),
+        texts.get("column.amount"),
+        texts.get("statement.number"),
         texts.get("column.free"),
         texts.get("column.paid"),
         texts.get("column.tokens_in"),
         texts.get("column.tokens_out"),
-        texts.get("column.amount"),
     ];
     let content = html! {
         (controls::head(&[texts.get("statement.line")], &numbers, &[]))
@@ -119,10 +119,10 @@ fn row(texts: Texts, line: &StatementLine) -> Markup {
                 @if !line.model.is_empty() { " \u{b7} " (line.model) }
                 @if !line.late_of.is_empty() { " " (texts.with("records.late_of", &[("month", &line.late_of)])) }
             }
+            td.number { (format::wire_money(line.amount)) }
             @for count in [line.calls, line.free_count, line.paid_count, line.input_tokens, line.output_tokens] {
                 td.number { (number(count)) }
             }
-            td.number { (format::wire_money(line.amount)) }
         }
     }
 }

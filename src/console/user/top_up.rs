@@ -1,10 +1,13 @@
 //! The form of a top-up, and its start.
 
+use std::fmt::Display;
+
 use axum::response::{IntoResponse, Redirect, Response};
 use http::StatusCode;
 use maud::{Markup, html};
 use uuid::Uuid;
 
+use super::overview::{ACTIVE, not_active};
 use crate::{
     biz::values::{
         error::{Error, Result as Answer},
@@ -13,6 +16,7 @@ use crate::{
     },
     console::{
         controls::{PROOF, hidden},
+        failure,
         form::Fields,
         format,
         layout::Section,
@@ -20,9 +24,8 @@ use crate::{
         page::Page,
     },
     service::{
-        error_texts::message_in,
         errors,
-        proto::{GetAccountRequest, RechargeRequest},
+        proto::{GetAccountReply, GetAccountRequest, RechargeRequest},
     },
 };
 
@@ -90,23 +93,33 @@ async fn recharge(page: &Page, values: &Values) -> Answer<String> {
 async fn form(page: &Page, values: Values, wrong: Option<&Error>) -> Result<Response, Response> {
     let account = GetAccountRequest { user_id: page.user.clone() };
     let account = page.ok(page.console.api.accounts.get_account(account).await)?;
-    let (texts, balance) = (page.texts, format::wire_money(account.balance));
-    let is_open = account.status == "ACTIVE" && !page.is_read_only;
+    let texts = page.texts;
     let content = html! {
         section.narrow.card {
             h1 { (texts.get("top_up.title")) }
-            p.quiet { (texts.with("top_up.balance", &[("amount", &balance), ("currency", &account.currency)])) }
+            p.quiet { (balance(page, &account)) }
             @if let Some(error) = wrong {
                 p.notice.bad role="alert" {
-                    @if is_used(error) { (texts.get("top_up.new_key")) } @else { (message_in(error, texts.0)) }
+                    @if is_used(error) { (texts.get("top_up.new_key")) } @else { (failure::message(texts, error)) }
                 }
             }
-            @if is_open { (fields(page, &values, &account.currency)) }
-            @else { p.notice.bad { (texts.get("top_up.closed")) } }
+            @if account.status != ACTIVE { (not_active(texts, &account.status)) }
+            @else if page.is_read_only { p.notice { (texts.get("overview.read_only")) } }
+            @else { (fields(page, &values, &account.currency)) }
         }
     };
     let status = wrong.map_or(StatusCode::OK, |error| errors::kind(error).http);
     Ok(page.respond_with(status, Section::TopUps, texts.get("top_up.title"), content))
+}
+
+/// The balance, for its user or for an operator.
+pub(super) fn balance(page: &Page, account: &GetAccountReply) -> String {
+    let balance = format::wire_money(account.balance);
+    let values: [(&str, &dyn Display); 2] = [("amount", &balance), ("currency", &account.currency)];
+    match page.is_for_operators() {
+        true => page.texts.with("top_up.balance_of_user", &values),
+        false => page.texts.with("top_up.balance", &values),
+    }
 }
 
 fn fields(page: &Page, values: &Values, currency: &str) -> Markup {

@@ -7,10 +7,15 @@ use axum::{
 use futures_util::try_join;
 use maud::{Markup, html};
 
+use super::top_up::balance;
 use crate::{
     biz::values::error::Result as Answer,
     console::{
-        controls::{self, amount, badge},
+        controls::{
+            self,
+            Column::{Number, Text},
+            amount, badge,
+        },
         format,
         layout::Section,
         link::{Encoded, link},
@@ -58,19 +63,29 @@ pub(super) async fn list(page: Page) -> Result<Response, Response> {
 
 fn table(page: &Page, reply: &ListRechargeOrdersReply) -> Markup {
     let texts = page.texts;
-    let words =
-        [texts.get("column.time"), texts.get("column.order"), texts.get("column.method"), texts.get("column.status")];
+    let columns = [
+        Text(texts.get("column.time")),
+        Number(texts.get("column.amount")),
+        Text(texts.get("column.status")),
+        Number(texts.get("column.refunded")),
+        Text(texts.get("column.method")),
+        Text(texts.get("column.order")),
+    ];
     let content = html! {
-        (controls::head(&words, &[texts.get("column.amount"), texts.get("column.refunded")], &[]))
+        (controls::columns(&columns))
         tbody {
             @for order in &reply.orders {
                 tr {
-                    td.time { (format::time(&page.console.calendar, order.created_at.as_ref())) }
-                    td { a href=(address(page, &order.order_id, "")) { code { (order.order_id) } } }
-                    td { (texts.word("method", &order.payment_method)) }
-                    td { (status(texts, &order.status)) }
+                    @let address = address(page, &order.order_id, "");
+                    td.time {
+                        // The order may be beyond the edge of a narrow page.
+                        a href=(address) { (format::time(&page.console.calendar, order.created_at.as_ref())) }
+                    }
                     td.number { (format::wire_money(order.amount)) }
+                    td { (status(texts, &order.status)) }
                     td.number { (format::wire_money(order.refunded_amount)) }
+                    td { (texts.word("method", &order.payment_method)) }
+                    td { a href=(address) { code { (order.order_id) } } }
                 }
             }
         }
@@ -108,11 +123,10 @@ pub(super) async fn show(page: Page, Path(order_id): Path<String>) -> Result<Res
     let path = format!("/console/top-ups/{}", Encoded(&order.order_id));
     let next = page.link(&path, &[("wait", &(waits.min(MAX_WAITS) + 1).to_string())]);
     let follows = (is_pending && waits < MAX_WAITS).then_some((WAIT_SECONDS, next.as_str()));
-    let balance =
-        [("amount", &format::wire_money(account.balance) as &dyn std::fmt::Display), ("currency", &account.currency)];
-    let balance = texts.with("top_up.balance", &balance);
+    let balance = balance(&page, &account);
     let title = match order.status.as_str() {
         PENDING => texts.get("top_ups.waiting"),
+        "success" if page.is_for_operators() => texts.word("order_status", "success"),
         "success" => texts.get("top_ups.credited"),
         _ => texts.get("top_ups.one"),
     };

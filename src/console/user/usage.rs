@@ -67,6 +67,15 @@ fn by_name(texts: Texts, by: By) -> &'static str {
     }
 }
 
+/// The head of the column of the groups.
+fn column(texts: Texts, by: By) -> &'static str {
+    match by {
+        By::Service => texts.get("column.service"),
+        By::Model => texts.get("column.model"),
+        By::ApiKey => texts.get("column.api_key"),
+    }
+}
+
 fn filters(page: &Page, by: By, measure: Measure) -> Markup {
     let texts = page.texts;
     let groups = By::ALL.map(|by| (by.name().to_owned(), by_name(texts, by).to_owned()));
@@ -89,27 +98,27 @@ fn sums(texts: Texts, by: By, shown: &Use) -> Markup {
         value => value.to_owned(),
     };
     let numbers = [
+        texts.get("column.cost"),
         texts.get("column.calls"),
         texts.get("column.units"),
         texts.get("column.free"),
         texts.get("column.tokens_in"),
         texts.get("column.tokens_out"),
         texts.get("column.refunded"),
-        texts.get("column.cost"),
     ];
     let counts = |group: &UsageGroup| {
         [group.calls, group.total_units, group.free_units, group.input_tokens, group.output_tokens].map(format::count)
     };
     let content = html! {
-        (controls::head(&[by_name(texts, by)], &numbers, &[]))
+        (controls::head(&[column(texts, by)], &numbers, &[]))
         tbody {
             @let others = shown.others.iter().map(|group| (texts.get("usage.other").to_owned(), group));
             @for (name, group) in shown.groups.iter().map(|group| (name(group), group)).chain(others) {
                 tr {
                     th scope="row" { (name) }
+                    td.number { (format::wire_money(group.total_cost)) }
                     @for count in counts(group) { td.number { (count) } }
                     td.number { (format::wire_money(group.refunded_cost)) }
-                    td.number { (format::wire_money(group.total_cost)) }
                 }
             }
         }
@@ -118,10 +127,10 @@ fn sums(texts: Texts, by: By, shown: &Use) -> Markup {
 }
 
 /// The numbers of the chart, newest first. A day leads to its records.
-fn days(page: &Page, shown: &Use) -> Markup {
+pub(super) fn days(page: &Page, shown: &Use) -> Markup {
     let (texts, chart) = (page.texts, &shown.chart);
-    let columns: Vec<&str> = chart.series.iter().map(|(name, _)| name.as_str()).collect();
-    let columns = [columns, vec![texts.get("chart.total")]].concat();
+    let columns = chart.series.iter().map(|(name, _)| name.as_str());
+    let columns: Vec<&str> = [texts.get("chart.total")].into_iter().chain(columns).collect();
     let content = html! {
         (controls::head(&[texts.get("column.day")], &columns, &[]))
         tbody {
@@ -130,8 +139,8 @@ fn days(page: &Page, shown: &Use) -> Markup {
                     th scope="row" {
                         a href=(page.link("/console/records", &[("from", date), ("to", date)])) { (date) }
                     }
-                    @for (_, values) in &chart.series { td.number { (chart.measure.text(values[day])) } }
                     td.number { (chart.measure.text(chart.total(day))) }
+                    @for (_, values) in &chart.series { td.number { (chart.measure.text(values[day])) } }
                 }
             }
         }

@@ -180,7 +180,7 @@ fn examples(page: &mut String, content: &Value) {
         let value = &example["value"];
         let value = value.as_str().map(str::to_owned).or_else(|| serde_json::to_string_pretty(value).ok());
         let summary = Escaped(text(&example["summary"]));
-        add!(page, "<p>{summary}:</p>\n<pre><code>{}</code></pre>", Escaped(&value.unwrap_or_default()));
+        add!(page, "<p>{summary}:</p>\n<pre tabindex=\"0\"><code>{}</code></pre>", Escaped(&value.unwrap_or_default()));
     }
 }
 

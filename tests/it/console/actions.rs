@@ -324,10 +324,15 @@ async fn a_refused_action_says_why_and_a_slip_in_a_user_id_opens_no_account(#[va
     for (action, fields, status, why) in [
         ("adjust", vec![("user_id", "alcie"), ("amount", "5"), ("reason", "r")], 400, "has no account"),
         ("adjust", vec![("user_id", "alice"), ("amount", "-9999"), ("reason", "r")], 400, "balance is not enough"),
-        ("adjust", vec![("user_id", "alice"), ("amount", "five"), ("reason", "r")], 400, "amount"),
-        ("adjust", vec![("user_id", "alice"), ("amount", "5"), ("reason", "")], 400, "reason"),
+        ("adjust", vec![("user_id", "alice"), ("amount", "five"), ("reason", "r")], 400, "Amount: "),
+        ("adjust", vec![("user_id", "alice"), ("amount", "5"), ("reason", "")], 400, "Reason: "),
         ("refund", vec![("user_id", "alice"), ("trace_id", "none"), ("reason", "r")], 404, "not found"),
-        ("refund", vec![("user_id", "alice"), ("trace_id", "call-1"), ("count", "999"), ("reason", "r")], 400, "count"),
+        (
+            "refund",
+            vec![("user_id", "alice"), ("trace_id", "call-1"), ("count", "999"), ("reason", "r")],
+            400,
+            "Units: ",
+        ),
         ("plan", vec![("user_id", "alice"), ("plan", "platinum")], 400, "platinum"),
         (
             "resolve-payment",
@@ -337,8 +342,8 @@ async fn a_refused_action_says_why_and_a_slip_in_a_user_id_opens_no_account(#[va
         ),
         ("refund-top-up", vec![("order_id", "o"), ("reason", "r")], 503, "payment is unavailable"),
         ("refund-top-up", vec![("order_id", "o"), ("amount", "0"), ("reason", "r")], 400, "must be above 0"),
-        ("price", vec![("model", "m"), ("tiers", "x"), ("effective_from", "2999-01-01T00:00:00")], 400, "tiers"),
-        ("status", vec![("user_id", "alice"), ("status", "ASLEEP"), ("reason", "r")], 400, "status"),
+        ("price", vec![("model", "m"), ("tiers", "x"), ("effective_from", "2999-01-01T00:00:00")], 400, "Tiers: "),
+        ("status", vec![("user_id", "alice"), ("status", "ASLEEP"), ("reason", "r")], 400, "Status: "),
     ] {
         let refused = previewed(&operator, action, &fields).await;
         assert!(refused.status == status && refused.text().contains(why), "{action} {fields:?}: {}", refused.text());

@@ -105,6 +105,38 @@ async fn no_page_breaks_its_policy_or_is_wider_than_a_phone(#[values(MySql, Sqli
     }
 }
 
+#[tokio::test]
+async fn money_status_and_actions_are_in_sight_on_a_phone() {
+    let (paying, _receiver) = with_strays(Sqlite).await;
+    let service = &paying.service;
+    paying.recharge("u", 12.0).await;
+    let browser = Browser::open().await;
+    let [user, operators] = [service.app.http_addr, service.app.grpc_addr];
+    // The last cell of each row that must be in sight: its amount, its status or its action.
+    for (page, cell) in [
+        (format!("http://{user}/console/usage"), "td.number"),
+        (format!("http://{user}/console/records"), "td.number"),
+        (format!("http://{user}/console/statement"), "td.number"),
+        (format!("http://{user}/console/top-ups"), "td .badge"),
+        (format!("http://{operators}/console/charge?user_id=u&trace_id=llm-2"), "td.number"),
+        (format!("http://{operators}/console/unapplied-payments"), "td .badge"),
+        (format!("http://{operators}/console/webhooks"), "td .badge"),
+        (format!("http://{operators}/console/webhooks/up"), "td form button"),
+    ] {
+        for width in [390, 1_280] {
+            browser.look(width, 800, "light").await;
+            browser.go_to(&page).await;
+            let ends = format!(
+                "return [...document.querySelectorAll('main tbody tr:first-child')].map(row => row.querySelector({cell:?}))\
+                 .filter(cell => cell).map(cell => cell.getBoundingClientRect().right / innerWidth)"
+            );
+            let ends = browser.run(&ends).await;
+            let ends: Vec<f64> = ends.as_array().unwrap().iter().map(|end| end.as_f64().unwrap()).collect();
+            assert!(!ends.is_empty() && ends.iter().all(|end| *end <= 1.0), "{page} at {width}: {ends:?}");
+        }
+    }
+}
+
 /// `BILLING_AXE` is the path of axe.min.js; `make test-console` sets it.
 #[tokio::test]
 async fn axe_finds_nothing_on_any_page() {

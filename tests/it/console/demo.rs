@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{visitor::Visitor, year::fill};
+use super::{
+    visitor::Visitor,
+    year::{DAYS, fill},
+};
 use crate::harness::{Database, Service, Sqlite, TestClock};
 
 /// As `configs/local.yaml`, on free ports.
@@ -22,7 +25,7 @@ pub fn end() -> DateTime<Utc> {
 /// A server over the history, at its end, with further settings.
 pub async fn service_with(further: &[(&str, &str)]) -> Service {
     let database = Database::create(Sqlite).await;
-    let calls = fill(database.config(&SETTINGS), "demo", end()).await.unwrap();
+    let calls = fill(database.config(&SETTINGS), "demo", end(), DAYS).await.unwrap();
     assert!(calls > 4_000, "{calls}");
     let service = at_the_end(database, further).await;
     super::summed(&service, "demo").await;
@@ -42,7 +45,7 @@ async fn a_year_of_a_demo_user_has_right_books_and_comes_once() {
     let database = service.database;
     service.app.stop().await;
     database.assert_audit_is_clean().await;
-    fill(database.config(&SETTINGS), "demo", end()).await.unwrap();
+    fill(database.config(&SETTINGS), "demo", end(), DAYS).await.unwrap();
     let service = at_the_end(database, &[]).await;
     let after = service.account("demo").await;
     assert_eq!((after.balance, after.held, after.quotas), (before.balance, before.held, before.quotas));
@@ -57,5 +60,19 @@ async fn a_year_of_a_demo_user_has_right_books_and_comes_once() {
             statement.contains("Charges \u{b7} llm \u{b7} gpt-4.1") && statement.contains("Top-ups"),
             "{statement}"
         );
+    }
+}
+
+/// The last step of the history on accounts for which the days before left nothing.
+#[tokio::test]
+async fn a_call_is_in_progress_on_each_last_day_also_with_an_empty_balance() {
+    let database = Database::create(Sqlite).await;
+    let last_days = ["2026-02-28T00:00:00Z", "2026-10-01T12:00:00Z", "2026-11-30T23:59:59Z", "2028-02-29T12:00:00Z"];
+    for (number, last) in last_days.iter().enumerate() {
+        let user = format!("u{number}");
+        fill(database.config(&SETTINGS), &user, last.parse().unwrap(), 0).await.unwrap();
+        let held =
+            database.rows(&["COUNT(*)"], &format!("FROM user_balance WHERE user_id = '{user}' AND held > 0")).await;
+        assert_eq!(held, [["1"]], "{last}");
     }
 }

@@ -74,7 +74,8 @@ async fn an_operator_finds_an_account_a_charge_and_a_top_up() {
     let paying = Paying::start_with(Sqlite, &super::OPEN).await;
     let service = &paying.service;
     history(service, "alice").await;
-    let order = paying.recharge("alice", 12.0).await.order_id;
+    let started = paying.recharge("alice", 12.0).await;
+    let order = started.order_id;
     let (operator, user) = (Visitor::of_operators(service), Visitor::of(service));
     let first = operator.get("/console").await;
     assert_eq!((first.status, first.header("location")), (303, "/console/find"));
@@ -105,6 +106,12 @@ async fn an_operator_finds_an_account_a_charge_and_a_top_up() {
         "{}",
         shown.html
     );
+    paying.press(&started.payment_url, "SUCCESS").await;
+    paying.until_order_is(&order, "success").await;
+    let (of_operator, own) =
+        (operator.get(led.header("location")).await.text(), user.get(led.header("location")).await.text());
+    assert!(of_operator.contains("The balance is") && !of_operator.contains("our balance"), "{of_operator}");
+    assert!(own.contains("Your balance is") && own.contains("Credited to your balance"), "{own}");
     assert_eq!(operator.get("/console/find?id=none").await.status, 404);
     assert_eq!(operator.post("/console/top-up?user_id=alice", &[("amount", "5")]).await.status, 404);
 }
@@ -146,7 +153,7 @@ async fn a_charge_is_explained_by_the_lines_of_its_price() {
             .split("</table>")
             .next()
             .unwrap();
-        assert_eq!(of_lines.matches("<th scope=\"row\">").count(), lines.len(), "{text}");
+        assert_eq!(of_lines.matches("<th scope=\"row\">").count(), lines.len() + 1, "the lines and their sum: {text}");
         for line in lines {
             assert!(text.contains(&super::pages::money(&line["amount"])), "{line} is not in {text}");
         }

@@ -72,9 +72,9 @@ async fn the_usage_by_each_property_has_the_numbers_of_rest(#[values(MySql, Sqli
             let numbers = numbers.map(|name| count(&group[name]));
             let row = format!(
                 "{name} {} {} {}",
+                money(&group["total_cost"]),
                 numbers.join(" "),
-                money(&group["refunded_cost"]),
-                money(&group["total_cost"])
+                money(&group["refunded_cost"])
             );
             assert!(text.contains(&row), "{row} is not in {text}");
         }
@@ -82,6 +82,15 @@ async fn the_usage_by_each_property_has_the_numbers_of_rest(#[values(MySql, Sqli
         let (_, month) = service.get("/api/v1/billing/stats/summary?user_id=u").await;
         assert!(text.contains(&format!("All days {}", money(&month["total_cost"]))), "{text}");
     }
+    // The chart of the overview has the same table as that of this page.
+    let visitor = Visitor::of(&service);
+    let days = async |page: &str| {
+        let shown = visitor.get(page).await;
+        let table = shown.html.split("<caption class=\"unseen\">By day</caption>").nth(1).map(str::to_owned);
+        table.unwrap_or_else(|| panic!("{page}: {}", shown.html)).split("</table>").next().unwrap().to_owned()
+    };
+    let table = days("/console/usage").await;
+    assert_eq!((days("/console").await, table.matches("<tr>").count()), (table, 31));
 }
 
 #[rstest]
@@ -105,7 +114,7 @@ async fn records_are_shown_filtered_and_paged_as_rest_does(#[values(MySql, Sqlit
                 let cells: Vec<_> = row.split("<td").skip(1).map(|cell| cell.split_once('>').unwrap().1).collect();
                 let text = |cell: &str| cell.split('<').next().unwrap().to_owned();
                 let code = |cell: &str| cell.split("<code>").nth(1).unwrap().split('<').next().unwrap().to_owned();
-                (code(cells[9]), text(cells[1]), text(cells[4]), text(cells[7]))
+                (code(cells[9]), text(cells[3]), text(cells[5]), text(cells[1]))
             }));
             let older = shown.attributes("href").into_iter().find(|link| link.contains("after="));
             match older {
@@ -166,7 +175,7 @@ async fn the_statement_of_a_month_has_the_lines_of_rest(#[values(MySql, Sqlite)]
             ["calls", "free_count", "paid_count", "input_tokens", "output_tokens"].map(|name| count(&line[name]));
         let counts = counts.iter().filter(|count| *count != "0").map(|count| format!(" {count}"));
         let row =
-            format!("{kind}{}{} {}", names.collect::<String>(), counts.collect::<String>(), money(&line["amount"]));
+            format!("{kind}{} {}{}", names.collect::<String>(), money(&line["amount"]), counts.collect::<String>());
         assert!(text.contains(&row), "{row} is not in {text}");
     }
     let future = Visitor::of(&service).get("/console/statement?month=9999-01").await;

@@ -103,6 +103,7 @@ async fn who_may_only_read_sees_no_form_that_changes_something() {
     assert!(shown.text().contains("Your sign-in may read") && !shown.html.contains("href=\"/console/top-up\""));
     let page = visitor.get("/console/top-up").await;
     assert!(!page.html.contains("action=\"/console/top-up"), "{}", page.html);
+    assert!(page.text().contains("Your sign-in may read") && !page.text().contains("This account is"));
     let refused = visitor.post("/console/top-up", &[("amount", "5")]).await;
     assert_eq!((refused.status, refused.text().contains("10013")), (403, true));
     // The forms that concern no account are there.

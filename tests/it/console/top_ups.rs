@@ -46,7 +46,7 @@ async fn a_top_up_goes_to_the_pay_page_and_back_to_the_credit(#[values(MySql, Sq
     let paid = visitor.get(&format!("/console/top-ups/{}/pay", order.order_id)).await;
     assert_eq!(paid.status, 303, "a paid order has no way to pay");
     let list = visitor.get("/console/top-ups").await;
-    assert!(list.text().contains(&format!("{} WeChat Pay Credited 50.50 0.00", order.order_id)), "{}", list.text());
+    assert!(list.text().contains(&format!("50.50 Credited 0.00 WeChat Pay {}", order.order_id)), "{}", list.text());
     paying.assert_books("u", 50.5).await;
 }
 
@@ -119,7 +119,7 @@ async fn a_wrong_amount_stays_in_the_form_with_its_reason() {
         let form =
             visitor.submit("/console/top-up", "/console/top-up", &[("amount", wrong), ("method", "stripe")]).await;
         assert_eq!(form.status, 400, "{wrong}");
-        assert!(form.html.contains("role=\"alert\"") && form.text().contains("amount"), "{}", form.text());
+        assert!(form.html.contains("role=\"alert\"") && form.text().contains("Amount: "), "{}", form.text());
         assert!(form.html.contains(&format!("value=\"{wrong}\"")), "{}", form.html);
     }
     let other = visitor.submit("/console/top-up", "/console/top-up", &[("amount", "5"), ("method", "cash")]).await;
@@ -140,7 +140,9 @@ async fn an_account_that_is_not_active_is_offered_no_top_up() {
         "{}",
         page.text()
     );
-    assert!(!visitor.get("/console/top-up").await.html.contains("action=\"/console/top-up"));
+    let form = visitor.get("/console/top-up").await;
+    assert!(!form.html.contains("action=\"/console/top-up") && form.text().contains("This account is frozen"));
+    assert!(!form.text().contains("Your sign-in"), "one reason: {}", form.text());
     let fields: Vec<_> = hidden.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(FORM).collect();
     let refused = visitor.post("/console/top-up", &fields).await;
     assert_eq!(refused.status, 403);

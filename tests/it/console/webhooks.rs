@@ -95,8 +95,10 @@ async fn an_operator_makes_a_webhook_tests_it_replaces_its_secret_and_deletes_it
     assert!(stale.status == 400 && stale.text().contains("has changed since"), "{}", stale.text());
     assert_eq!(webhook(&service.internal, "w").await.state, "paused");
     let bad = change(&operator, ONE, &[("url", "ftp://a/")]).await;
-    assert!(bad.status == 400 && bad.text().contains("url: must begin with https"), "{}", bad.text());
+    assert!(bad.status == 400 && bad.text().contains("URL: must begin with https"), "{}", bad.text());
     assert!(bad.attributes("value").contains(&"ftp://a/".to_owned()), "the form keeps what was entered");
+    let empty = change(&operator, ONE, &[("url", "")]).await;
+    assert!(empty.status == 400 && empty.text().contains("URL: is required"), "{}", empty.text());
 
     // It is deleted when that is confirmed.
     let action = format!("{ONE}/delete");

@@ -16,7 +16,7 @@ use crate::{
     harness::{MySql, Service, charge, wait::until},
 };
 
-const BOARDS: [&str; 4] = ["business", "cache", "jobs", "service"];
+const BOARDS: [&str; 5] = ["business", "cache", "events", "jobs", "service"];
 
 fn boards() -> Vec<(String, Value)> {
     let entries = fs::read_dir(root().join("deploy/grafana/dashboards")).unwrap();
@@ -104,7 +104,8 @@ async fn every_metric_of_the_boards_is_shown_by_a_server_or_by_cron() {
     let mut text = String::new();
     until("accounts are counted and ops_stats read", async || {
         text = reqwest::get(&url).await.unwrap().text().await.unwrap();
-        text.contains("\nbilling_low_counted_") && text.contains("\nbilling_unapplied_payments ")
+        let gauges = ["low_counted_", "unapplied_payments ", "webhook_backlog ", "events_kept "];
+        gauges.iter().all(|gauge| text.contains(&format!("\nbilling_{gauge}")))
     })
     .await;
     server.stop().await;

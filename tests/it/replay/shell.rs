@@ -124,7 +124,8 @@ impl<'s> Shell<'s> {
 
     /// The standard output of a command.
     pub fn run(&mut self, command: &str) -> String {
-        let command = self.server.here(command).replace("cargo run --quiet --example gateway --", &gateway());
+        let command =
+            self.server.here(command).replace("cargo run --quiet --profile quick --example gateway --", &gateway());
         // Braces keep variables, and the command does not read the next ones.
         writeln!(self.commands, "{{ {command}\n}} < /dev/null; printf '\\n%s\\n' '{END}'").unwrap();
         let mut output = String::new();
@@ -158,5 +159,8 @@ fn gateway() -> String {
     if built.exists() {
         return built.display().to_string();
     }
-    format!("cargo run --quiet --manifest-path {}/Cargo.toml --example gateway --", env!("CARGO_MANIFEST_DIR"))
+    format!(
+        "cargo run --quiet --profile quick --manifest-path {}/Cargo.toml --example gateway --",
+        env!("CARGO_MANIFEST_DIR")
+    )
 }

@@ -53,6 +53,34 @@ async fn a_webhook_is_made_changed_and_deleted_and_each_call_leaves_an_audit_eve
 
 #[rstest]
 #[tokio::test]
+async fn a_change_without_a_url_keeps_url_and_types_and_one_with_a_url_replaces_both(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let service = start(on).await;
+    let types = vec!["month.closed".to_owned()];
+    let made = PutWebhookRequest { types: types.clone(), ..put_request("w", "http://127.0.0.1:1/a") };
+    service.internal.clone().put_webhook(made).await.unwrap();
+    let paused = PutWebhookRequest { active: Some(false), ..put_request("w", "") };
+    let paused = service.internal.clone().put_webhook(paused).await.unwrap().into_inner();
+    assert!(paused.changed && paused.secret.is_empty());
+    let stored = webhook(&service.internal, "w").await;
+    assert_eq!((stored.state.as_str(), stored.url.as_str(), &stored.types), ("paused", "http://127.0.0.1:1/a", &types));
+
+    let post = async |body: Value| service.post("/internal/v1/billing/webhooks", body.to_string()).await;
+    let (status, active) = post(json!({"webhook_id": "w", "active": true})).await;
+    let shown = &active["webhook"];
+    assert_eq!((status, &shown["state"], &shown["types"]), (200, &json!("active"), &json!(types)), "{active}");
+    assert_eq!(shown["url"], "http://127.0.0.1:1/a");
+    let (status, refused) = post(json!({"webhook_id": "w", "types": ["balance.low"]})).await;
+    assert_eq!((status, &refused["metadata"]["field"]), (400, &json!("url")), "{refused}");
+    let (status, same) = post(json!({"webhook_id": "w"})).await;
+    assert_eq!((status, &same["changed"]), (200, &json!(false)), "{same}");
+    let (_, all) = post(json!({"webhook_id": "w", "url": "http://127.0.0.1:1/b"})).await;
+    assert_eq!((&all["webhook"]["types"], &all["webhook"]["url"]), (&json!([]), &json!("http://127.0.0.1:1/b")));
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_change_of_a_webhook_that_has_changed_since_is_refused(#[values(MySql, Sqlite)] on: Backend) {
     let service = start(on).await;
     let put = async |change: Value| {
@@ -127,6 +155,8 @@ async fn a_bad_webhook_is_refused_by_the_name_of_its_field() {
         (PutWebhookRequest { webhook_id: String::new(), ..good() }, "webhook_id"),
         (PutWebhookRequest { webhook_id: "a b".into(), ..good() }, "webhook_id"),
         (PutWebhookRequest { url: "ftp://a/".into(), ..good() }, "url"),
+        (put_request("new", ""), "url"),
+        (PutWebhookRequest { types: vec!["balance.low".into()], ..put_request("new", "") }, "url"),
         (PutWebhookRequest { types: vec!["no.such".into()], ..good() }, "types"),
         (PutWebhookRequest { overlap_hours: Some(1), ..good() }, "overlap_hours"),
         (PutWebhookRequest { overlap_hours: Some(721), rotate_secret: true, ..good() }, "overlap_hours"),

@@ -266,7 +266,7 @@ impl Delivery {
     fn user(&self) -> OrderKey {
         match &self.source {
             Source::Feed(event) => event.user.clone(),
-            Source::Resend(_) => None,
+            Source::Resend(_) => self.message.user(),
         }
     }
 }

@@ -75,10 +75,11 @@ impl Field {
         }
     }
 
-    pub(super) fn input(&self, texts: Texts, value: &str) -> Markup {
+    /// The input, with its hint. `zone` is the billing zone, in which pages show times.
+    pub(super) fn input(&self, texts: Texts, zone: &str, value: &str) -> Markup {
         let (name, label, required) = (self.name, self.label(texts), self.is_required);
-        let hint = texts.find_word("field_hint", name);
-        let describes = hint.map(|_| format!("hint-{name}"));
+        let hint = texts.find_word("field_hint", name).map(|hint| hint.replace("{zone}", zone));
+        let describes = hint.as_ref().map(|_| format!("hint-{name}"));
         html! {
             div.field.whole[matches!(self.kind, Kind::Choice(_) | Kind::Lines(_))] {
                 @match self.kind {

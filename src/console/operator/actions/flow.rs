@@ -28,11 +28,12 @@ use crate::{
     },
     console::{
         controls::{PROOF, hidden},
+        failure,
         form::Fields,
         link::link,
         operator::{desk::Desk, event, figures},
     },
-    service::{error_texts::message_in, errors},
+    service::errors,
 };
 
 /// The hidden fields of a confirmation.
@@ -202,7 +203,7 @@ fn respond(desk: &Desk, action: &Action, values: &Values, notice: Option<&Notice
             h1 { (title) }
             @match notice {
                 None => {},
-                Some(Notice::Refused(error)) => p.notice.bad role="alert" { (message_in(error, desk.texts.0)) },
+                Some(Notice::Refused(error)) => p.notice.bad role="alert" { (failure::message(desk.texts, error)) },
                 Some(Notice::NothingToDo) => p.notice role="status" { (desk.texts.get("action.nothing")) },
                 Some(Notice::Changed) => p.notice role="alert" { (desk.texts.get("action.changed")) },
                 Some(Notice::Unknown) => p.notice role="alert" { (desk.texts.get("action.unknown")) },
@@ -214,12 +215,12 @@ fn respond(desk: &Desk, action: &Action, values: &Values, notice: Option<&Notice
 }
 
 fn show_form(desk: &Desk, action: &'static Action, values: &Values, notice: Option<&Notice<'_>>) -> Response {
-    let texts = desk.texts;
+    let (texts, zone) = (desk.texts, desk.console.calendar.zone_name());
     let content = html! {
         p.quiet { (texts.word("action_about", action.name)) }
         form.stack.pairs[action.fields.len() > LONG] method="post" action=(action.path()) {
             (hidden(PROOF, &desk.proof))
-            @for field in action.fields { (field.input(texts, values.get(field.name))) }
+            @for field in action.fields { (field.input(texts, zone, values.get(field.name))) }
             p.whole { button.primary { (texts.get("action.preview")) } }
         }
     };
