@@ -217,7 +217,7 @@ pub(super) static DAILY: LazyLock<String> = LazyLock::new(|| {
 
 /// The groups of some days that differ from the records, of the days that have all records or more. Takes
 /// the days, twice the days with the times of their records, twice the days, and the limit.
-fn differing(days: &str, records_of_days: &str) -> String {
+pub(super) fn differing(days: &str, records_of_days: &str) -> String {
     let of_table = list(|(column, _)| column.to_owned());
     let zeros = list(|_| "0".to_owned());
     let recorded = list(|(column, _)| format!("0 AS recorded_{column}"));

@@ -36,8 +36,9 @@ use crate::{
     biz::{
         charge::prices::import::Conversion,
         jobs::{
+            progress::Progress,
             reset::FreeUnits,
-            runs::{Begun, LEASE, Run},
+            runs::{Begun, LEASE, Run, in_time},
         },
         values::calendar::{Calendar, Clock},
     },
@@ -50,12 +51,13 @@ use crate::{
 /// The jobs that apply to the configuration, with the begin of their next period.
 pub fn timetable(config: &Config, calendar: Arc<Calendar>) -> Arc<Timetable> {
     let (zone, jobs) = (config.billing.timezone, Job::ALL.map(|job| (job, job.applies(config))));
+    let cron = config.cron.clone();
     Arc::new(move || {
         let now = calendar.now().utc.with_timezone(&zone);
         let planned = |(job, applies): (Job, bool)| {
-            let next = || schedule(job).ok()?.find_next_occurrence(&now, false).ok();
-            let next = job.schedule().and_then(|_| next()).map(|next| next.to_utc());
-            applies.then(|| Planned { job: job.name(), schedule: job.schedule(), next })
+            let next = || schedule(job, &cron).ok()?.find_next_occurrence(&now, false).ok();
+            let next = job.schedule(&cron).and_then(|_| next()).map(|next| next.to_utc());
+            applies.then(|| Planned { job: job.name(), schedule: job.schedule(&cron), next })
         };
         jobs.into_iter().filter_map(planned).collect()
     })
@@ -75,6 +77,13 @@ const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 4);
 
 /// Time in which an interrupted run sends its last updates to Redis.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The form of the begin of a period.
+const INSTANT: &str = "%Y-%m-%dT%H:%M:%SZ";
+/// Behind the begin of a stored run that was made by hand.
+const BY_REQUEST: &str = "by request";
+/// Stored runs that are read to find the last one of the schedule.
+const LAST_RUNS: u32 = 100;
 
 /// A new id of a lease holder, unique among all processes.
 fn owner() -> String {
@@ -123,7 +132,12 @@ impl Runner {
     /// The scheduled jobs that apply to the configuration, with their schedules.
     pub fn scheduled(&self) -> impl Iterator<Item = (Job, &'static str)> + '_ {
         let wanted = Job::ALL.into_iter().filter(|job| job.applies(&self.config));
-        wanted.filter_map(|job| Some((job, job.schedule()?)))
+        wanted.filter_map(|job| Some((job, self.schedule(job)?)))
+    }
+
+    /// Cron fields of a job; `None` if it only runs by hand.
+    pub fn schedule(&self, job: Job) -> Option<&'static str> {
+        job.schedule(&self.config.cron)
     }
 
     /// The zone of the schedules.
@@ -137,14 +151,15 @@ impl Runner {
     /// The schedule can't be parsed. The built-in schedules can.
     pub fn next(&self, job: Job) -> anyhow::Result<DateTime<Utc>> {
         let now = self.calendar.now().utc.with_timezone(&self.config.billing.timezone);
-        Ok(schedule(job)?.find_next_occurrence(&now, false)?.to_utc())
+        Ok(schedule(job, &self.config.cron)?.find_next_occurrence(&now, false)?.to_utc())
     }
 
     /// The current period of a job: its begin by the clock of the billing zone, and the settings
     /// that the run depends on. Changed settings make a new period.
     fn period(&self, job: Job) -> anyhow::Result<String> {
         let now = self.calendar.now().utc;
-        let began = period_began(job, now, self.config.billing.timezone)?.format("%Y-%m-%dT%H:%M:%SZ");
+        let began = period_began(job, now, self.config.billing.timezone, &self.config.cron)?;
+        let began = began.format(INSTANT);
         Ok(match job {
             // Changed free quotas must be written to the rows of the next month.
             Job::ResetQuotas => format!("{began} {}", self.quotas_configured()),
@@ -199,7 +214,10 @@ impl Runner {
 
     async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
-        let Begun::Ours { position } = self.store.begin_run(&run).await? else { return Ok(None) };
+        let Begun::Ours { mut position } = in_time(self.store.begin_run(&run)).await? else { return Ok(None) };
+        if position.is_none() && !run.is_by_hand && job == Job::AuditAll {
+            position = self.unfinished(&run).await?;
+        }
         let started = Instant::now();
         display.begins(match (&position, resumes) {
             (Some(_), true) => Beginning::Resumed,
@@ -227,11 +245,32 @@ impl Runner {
                 Err(anyhow!(why))
             }
         };
-        if let Err(error) = self.store.end_run(&run, done.is_ok()).await {
+        if run.is_by_hand && job == Job::AuditAll && done.is_ok() {
+            self.keep_result(&run, progress.position()).await?;
+        }
+        if let Err(error) = in_time(self.store.end_run(&run, done.is_ok())).await {
             tracing::warn!(%error, %job, "release of the lease failed; the lease expires by itself");
         }
         self.count(job, &done, started.elapsed());
         done.map(Some)
+    }
+
+    /// The position of the last scheduled run before `run`, if that has not finished: an audit of everything may take
+    /// longer than its period.
+    async fn unfinished(&self, run: &Run) -> anyhow::Result<Option<String>> {
+        let runs = in_time(self.store.last_runs(run.job, LAST_RUNS)).await?;
+        let before = runs.into_iter().find(|stored| stored.period < run.period && !stored.period.contains(' '));
+        Ok(before.filter(|before| before.finished_at.is_none()).and_then(|before| before.position))
+    }
+
+    /// Stores the result of a whole audit by hand as that of a scheduled one, so that the metrics show it. The lease
+    /// has the same owner.
+    async fn keep_result(&self, run: &Run, position: Option<String>) -> anyhow::Result<()> {
+        let period = format!("{} {BY_REQUEST}", self.calendar.now().utc.format(INSTANT));
+        let kept = Run { period, is_by_hand: false, ..run.clone() };
+        in_time(self.store.begin_run(&kept)).await?;
+        in_time(self.store.renew_run(&kept, position.as_deref())).await?;
+        Ok(in_time(self.store.end_run(&kept, true)).await?)
     }
 
     fn count(&self, job: Job, done: &anyhow::Result<JobReport>, took: Duration) {

@@ -13,4 +13,5 @@ pub mod reset;
 mod retry;
 pub mod rollup;
 pub mod runs;
+pub mod seals;
 pub mod use_audit;

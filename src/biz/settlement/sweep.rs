@@ -9,6 +9,9 @@ use super::{
 };
 use crate::biz::values::{calendar::Calendar, error::Result};
 
+/// The stored name of the job, whose lease each sweep takes.
+pub const JOB: &str = "expire-reservations";
+
 /// Reservations that are read and posted together.
 const CHUNK: u32 = 500;
 

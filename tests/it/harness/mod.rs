@@ -143,12 +143,13 @@ impl Database {
         Config::load(&self.config_file(changes)).unwrap()
     }
 
-    /// Runs the audit, like `cron --once audit`.
+    /// Runs the whole audit, like `cron --once audit --full`.
     pub async fn audit(&self) -> AuditReport {
         let identity = self.identity.lock().unwrap().clone();
         let identity: Vec<_> = identity.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let store = app::connect(&self.config(&identity)).await.unwrap();
-        let report = audit::audit(&*store, &progress::Unwatched).await.unwrap();
+        let config = self.config(&identity);
+        let store = app::connect(&config).await.unwrap();
+        let report = audit::audit(&*store, &config.calendar(TestClock::real()), &progress::Unwatched).await.unwrap();
         store.close().await;
         report
     }

@@ -10,7 +10,10 @@ use billing_service::{
         account::{Account, Balance},
         audit_trail::{AuditEvent, AuditFilter, AuditTrail, SET_API_KEY_QUOTA, SET_USER_LIMITS},
         events::{EventFilter, reader::FeedReader},
-        jobs::audit::Evidence,
+        jobs::{
+            audit::Evidence,
+            seals::store::{Since, TraceSpan},
+        },
         limits::{
             caps::{Caps, LimitStore},
             key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
@@ -129,6 +132,17 @@ impl Stage for Arc<dyn Store> {
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {
         let all = (**self).evidence(Some(&UserId::from_stored(format!("{case}-"))), USERS.into()).await.unwrap();
-        all.into_iter().filter(|evidence| evidence.user.as_str().starts_with(case)).collect()
+        let mut evidence: Vec<Evidence> =
+            all.into_iter().filter(|evidence| evidence.user.as_str().starts_with(case)).collect();
+        // The nightly audit reads the same, without seals.
+        let users: Vec<UserId> = evidence.iter().map(|evidence| evidence.user.clone()).collect();
+        let unsealed = self.unsealed(&users, Since::BEGINNING).await.unwrap();
+        assert_eq!(unsealed.differing, []);
+        let all = TraceSpan::behind(String::new());
+        assert_eq!(self.differing_charges(&users, Since::BEGINNING, &all).await.unwrap(), []);
+        assert_eq!(self.differing_use_since(&users, Since::BEGINNING).await.unwrap(), []);
+        assert_eq!(self.differing_transactions(&users, &all, ALL).await.unwrap(), []);
+        evidence.extend(unsealed.evidence);
+        evidence
     }
 }

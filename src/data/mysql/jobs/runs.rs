@@ -69,9 +69,12 @@ impl RunStore for MySqlStore {
                 sqlx::query(end).bind(run.job).bind(run.key())
             };
             self.reader.execute(end).await?;
-            let forget =
-                sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND");
-            self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;
+            // Periods begin with their day, and the key with the period.
+            let forget = sqlx::query(
+                "DELETE FROM job_run WHERE job = ? AND period < DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL ? SECOND, '%Y-%m-%d') \
+                 AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND",
+            );
+            self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs()).bind(REMEMBERED.as_secs())).await?;
         }
         self.give_lease_back(run).await
     }

@@ -130,9 +130,13 @@ fn end(connection: &mut Connection, run: &Run, is_done: bool) -> rusqlite::Resul
                 params![run.job, run.key()],
             )?;
         }
+        // Periods begin with their day, and the key with the period.
         transaction.execute(
-            &format!("DELETE FROM job_run WHERE job = ? AND started_at < {NOW} - ?"),
-            params![run.job, REMEMBERED.as_micros() as i64],
+            &format!(
+                "DELETE FROM job_run WHERE job = ?1 AND period < date('now', '-' || ?2 || ' seconds') \
+                 AND started_at < {NOW} - ?2 * 1000000"
+            ),
+            params![run.job, REMEMBERED.as_secs() as i64],
         )?;
     }
     transaction.execute(

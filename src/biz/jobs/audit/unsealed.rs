@@ -1,0 +1,155 @@
+//! The nightly audit: compares the history since the last seal of each account.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+};
+
+use futures_util::{Stream, TryStreamExt, stream};
+
+use super::{
+    books::compare,
+    pieces::{Group, groups, trace_spans},
+    whole::{AuditReport, Findings, audit_user},
+};
+use crate::biz::{
+    account::users::UserSpan,
+    jobs::{
+        progress::Progress,
+        retry::repeat,
+        seals::store::{Changed, END, SealStore, Since},
+        use_audit::{UseRange, ranges_of},
+    },
+    values::{
+        calendar::{Calendar, Month},
+        error::StoreError,
+        ids::UserId,
+    },
+};
+
+/// Users between two checkpoints. Most of them have not changed since their seals.
+const USERS_AT_A_TIME: u32 = 20_000;
+/// Spans of users that are read at once, each on a connection of its own.
+const SPANS_AT_ONCE: usize = 2;
+
+/// Audits the users with an account, a seal or a quota of this month from their last seals on, and reports each
+/// difference at once. Resumes from the checkpoint of `progress`.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], also if the lease of the run is lost; [`StoreError::Failed`].
+pub async fn audit_unsealed(
+    store: &dyn SealStore,
+    calendar: &Calendar,
+    progress: &dyn Progress,
+) -> Result<AuditReport, StoreError> {
+    let month = calendar.now().month;
+    let mut findings = Findings::begin(store, progress).await?;
+    let mut suspects = 0;
+    let spans = spans(store, findings.scan.last.clone());
+    let read = spans.map_ok(|(span, users)| async move {
+        let found = suspects_of(store, &span, month).await?;
+        Ok::<_, StoreError>((span, users, found))
+    });
+    // In the order of the spans, because the checkpoint follows them.
+    let mut read = pin!(read.try_buffered(SPANS_AT_ONCE));
+    while let Some((span, users, found)) = read.try_next().await? {
+        for suspect in found {
+            suspects += 1;
+            audit_user(store, calendar, &suspect, &mut |difference| findings.note(difference)).await?;
+        }
+        findings.reached(span.last, users).await?;
+    }
+    Ok(findings.report(suspects))
+}
+
+/// The spans of all users behind `after`, with the number of their accounts. The last span has no account, because
+/// accounts may be lost behind the last one.
+fn spans(store: &dyn SealStore, after: Option<UserId>) -> impl Stream<Item = Result<(UserSpan, u64), StoreError>> + '_ {
+    stream::try_unfold(Some(after), move |after| async move {
+        let Some(after) = after else { return Ok(None) };
+        Ok(Some(match repeat(|| store.span(after.as_ref(), USERS_AT_A_TIME)).await? {
+            Some((span, users)) => {
+                let last = span.last.clone();
+                ((span, users), Some(Some(last)))
+            }
+            None => ((UserSpan { after, last: UserId::from_stored(END) }, 0), None),
+        }))
+    })
+}
+
+async fn suspects_of(store: &dyn SealStore, span: &UserSpan, month: Month) -> Result<BTreeSet<UserId>, StoreError> {
+    let changed = repeat(|| store.changed_accounts(span)).await?;
+    let mut suspects = differing(store, &changed).await?;
+    suspects.extend(repeat(|| store.lost_accounts(span, month)).await?);
+    Ok(suspects)
+}
+
+/// The users whose account does not follow from their last seal and their unsealed history.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub(in crate::biz::jobs) async fn differing(
+    store: &dyn SealStore,
+    changed: &[Changed],
+) -> Result<BTreeSet<UserId>, StoreError> {
+    let (lost, changed): (Vec<_>, Vec<_>) = changed.iter().partition(|account| account.has_lost_seal);
+    let mut suspects: BTreeSet<UserId> = lost.into_iter().map(|account| account.user.clone()).collect();
+    // Nearly all accounts have the same last month.
+    let mut by_month: BTreeMap<Since, BTreeMap<UserId, &Changed>> = BTreeMap::new();
+    for account in changed {
+        by_month.entry(account.since()).or_default().insert(account.user.clone(), account);
+    }
+    for (since, accounts) in &by_month {
+        let users: Vec<UserId> = accounts.keys().cloned().collect();
+        for group in groups(store, &users, *since).await? {
+            suspects.extend(differing_in(store, group, accounts, *since).await?);
+        }
+    }
+    Ok(suspects)
+}
+
+/// As [`differing`], for a group of accounts with the same last month.
+async fn differing_in(
+    store: &dyn SealStore,
+    group: Group,
+    accounts: &BTreeMap<UserId, &Changed>,
+    since: Since,
+) -> Result<BTreeSet<UserId>, StoreError> {
+    let unsealed = repeat(|| store.unsealed(&group.users, since)).await?;
+    let mut suspects = BTreeSet::from_iter(unsealed.differing);
+    for mut evidence in unsealed.evidence {
+        if let Some(last) = accounts.get(&evidence.user).and_then(|account| account.sealed.as_ref()) {
+            last.figures.add_to(&mut evidence);
+        }
+        if !compare(&evidence).is_empty() {
+            suspects.insert(evidence.user);
+        }
+    }
+    // In statements of their own, so that no snapshot stays open for them.
+    for span in trace_spans(store, &group).await? {
+        suspects.extend(repeat(|| store.differing_charges(&group.users, since, &span)).await?);
+    }
+    match group.users.first() {
+        Some(user) if group.is_large => {
+            suspects.extend(differs_in_use(store, user, since).await?.then(|| user.clone()))
+        }
+        _ => suspects.extend(repeat(|| store.differing_use_since(&group.users, since)).await?),
+    }
+    Ok(suspects)
+}
+
+/// Whether the rollup by service, model and API key of one user differs from the unsealed records.
+async fn differs_in_use(store: &dyn SealStore, user: &UserId, since: Since) -> Result<bool, StoreError> {
+    for mut range in ranges_of(store, user).await? {
+        if let UseRange::Days { days, .. } = &mut range {
+            if days.last < since.day {
+                continue;
+            }
+            days.first = days.first.max(since.day);
+        }
+        if !repeat(|| store.differing_use(&range, 1)).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

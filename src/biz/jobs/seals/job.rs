@@ -1,0 +1,194 @@
+//! The job that seals closed months.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{Datelike, TimeDelta};
+
+use super::{
+    content::{Content, HistoryRow, Kind},
+    history,
+    store::{Changed, NewSeal, SealStore, Sealed, Since, USERS_AT_ONCE, hash},
+};
+use crate::biz::{
+    events::closing::last_to_close,
+    jobs::{
+        audit::{MAX_REPORTED, pieces::compare_transactions, unsealed, whole::audit_user},
+        progress::{Progress, ScanPosition},
+        retry::repeat,
+    },
+    values::{
+        calendar::{Calendar, Month},
+        error::StoreError,
+        ids::UserId,
+    },
+};
+
+/// Users between two checkpoints.
+const USERS_AT_A_TIME: u32 = 5_000;
+/// Seals that one transaction writes.
+const SEALS_AT_ONCE: usize = 200;
+/// A month is sealed so long after it has closed. A settlement that was decided before the close is committed by
+/// then.
+const AFTER_CLOSE: TimeDelta = TimeDelta::hours(24);
+
+/// The result of a run. The counts include the interrupted run from which this one resumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedMonths {
+    pub accounts: u64,
+    /// Accounts that differ from their history or their seals, and stay unsealed. The run names each.
+    pub left: u64,
+    /// The last sealed month.
+    pub month: Month,
+}
+
+/// The last month that may be sealed.
+pub fn last_to_seal(calendar: &Calendar) -> Month {
+    last_to_close(calendar, calendar.at(calendar.now().utc - AFTER_CLOSE))
+}
+
+/// Seals the history of every account up to the last closed month. Resumes from the checkpoint of `progress`. A run
+/// that is killed leaves whole seals, and the next run goes on behind them.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], also if the lease of the run is lost; [`StoreError::Failed`].
+pub async fn seal_months(
+    store: &dyn SealStore,
+    calendar: &Calendar,
+    is_dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<SealedMonths, StoreError> {
+    let month = last_to_seal(calendar);
+    let mut scan = ScanPosition::<3>::of(progress);
+    let number = u64::from(month.first_day().num_days_from_ce().unsigned_abs());
+    if scan.counts[2] != number {
+        // A run for another month has left other accounts unsealed.
+        scan = ScanPosition { counts: [0, 0, number], last: None };
+    }
+    progress.expect(store.users_behind(scan.last.as_ref()).await?);
+    // Ends: each span begins behind the last.
+    while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_A_TIME)).await? {
+        let mut changed = repeat(|| store.changed_accounts(&span)).await?;
+        changed.retain(|account| account.sealed.as_ref().is_none_or(|sealed| sealed.month < month));
+        let mut left = differing(store, calendar, &changed).await?;
+        changed.retain(|account| !left.contains(&account.user));
+        let mut seals = sealed(store, calendar, month, &changed).await?;
+        // No other audit but the whole one compares all transactions, and it would find them behind the seal.
+        let to_seal: Vec<UserId> = seals.iter().map(|seal| seal.user.clone()).collect();
+        compare_transactions(store, &to_seal, &mut |user, _| {
+            left.insert(user);
+        })
+        .await?;
+        seals.retain(|seal| !left.contains(&seal.user));
+        if !is_dry_run {
+            for some in seals.chunks(SEALS_AT_ONCE) {
+                left.extend(write(store, some, calendar).await?);
+            }
+        }
+        seals.retain(|seal| !left.contains(&seal.user));
+        scan.counts[0] += seals.len() as u64;
+        for user in left {
+            scan.counts[1] += 1;
+            if scan.counts[1] <= MAX_REPORTED {
+                progress.report(&format!("user {user}: has differences; not sealed"));
+            }
+        }
+        scan.last = Some(span.last);
+        progress.reached(&scan.to_string(), users).await?;
+    }
+    if !is_dry_run && repeat(|| store.all_sealed_up_to()).await?.is_none_or(|noted| noted < month) {
+        repeat(|| store.note_all_sealed(month)).await?;
+    }
+    let [accounts, left, _] = scan.counts;
+    Ok(SealedMonths { accounts, left, month })
+}
+
+/// The accounts that differ. An account that the nightly audit suspects is audited whole.
+async fn differing(
+    store: &dyn SealStore,
+    calendar: &Calendar,
+    accounts: &[Changed],
+) -> Result<BTreeSet<UserId>, StoreError> {
+    let mut left = BTreeSet::new();
+    for suspect in unsealed::differing(store, accounts).await? {
+        let mut differences = 0_u64;
+        audit_user(store, calendar, &suspect, &mut |_| differences += 1).await?;
+        if differences > 0 {
+            left.insert(suspect);
+        }
+    }
+    Ok(left)
+}
+
+/// Writes seals. Returns the users who have another seal of the month.
+async fn write(store: &dyn SealStore, seals: &[NewSeal], calendar: &Calendar) -> Result<Vec<UserId>, StoreError> {
+    repeat(|| write_once(store, seals, calendar)).await
+}
+
+async fn write_once(store: &dyn SealStore, seals: &[NewSeal], calendar: &Calendar) -> Result<Vec<UserId>, StoreError> {
+    let at = calendar.now().utc;
+    let error = match store.seal(seals.to_vec(), at).await {
+        Ok(()) => return Ok(Vec::new()),
+        Err(error) => error,
+    };
+    // The seals were written and the answer was lost, or another process has written some of them.
+    let users: Vec<UserId> = seals.iter().map(|seal| seal.user.clone()).collect();
+    let (stored, _) = store.seals(&users).await?;
+    let stored: BTreeMap<(UserId, Month), String> =
+        stored.into_iter().map(|stored| ((stored.user, stored.month), stored.seal)).collect();
+    let known = |seal: &NewSeal| stored.get(&(seal.user.clone(), seal.sealed.month));
+    let missing: Vec<NewSeal> = seals.iter().filter(|seal| known(seal).is_none()).cloned().collect();
+    if missing.len() == seals.len() {
+        return Err(error);
+    }
+    if !missing.is_empty() {
+        store.seal(missing, at).await?;
+    }
+    let others = seals.iter().filter(|seal| known(seal).is_some_and(|stored| *stored != seal.sealed.seal));
+    Ok(others.map(|seal| seal.user.clone()).collect())
+}
+
+/// The new seals of some accounts. An account without history since its last seal gets none.
+async fn sealed(
+    store: &dyn SealStore,
+    calendar: &Calendar,
+    month: Month,
+    accounts: &[Changed],
+) -> Result<Vec<NewSeal>, StoreError> {
+    let until = Since::end_of(month, calendar);
+    let mut by_month: BTreeMap<Since, Vec<&Changed>> = BTreeMap::new();
+    for account in accounts {
+        by_month.entry(account.since()).or_default().push(account);
+    }
+    let mut seals = Vec::new();
+    for (since, accounts) in by_month {
+        let span = (since.at, until.at);
+        for some in accounts.chunks(USERS_AT_ONCE) {
+            let users: Vec<UserId> = some.iter().map(|account| account.user.clone()).collect();
+            let figures = |account: &&Changed| account.sealed.as_ref().map(|sealed| sealed.figures).unwrap_or_default();
+            let mut contents: Vec<Content> = some.iter().map(|account| Content::behind(figures(account))).collect();
+            for kind in Kind::ALL {
+                let mut note = |row| add(&users, &mut contents, kind, &row);
+                history::read(store, kind, &users, span, &mut note).await?;
+            }
+            let with_rows = some.iter().zip(contents).filter(|(_, content)| !content.is_empty());
+            seals.extend(with_rows.map(|(account, content)| new_seal(account, (month, until), &content)));
+        }
+    }
+    Ok(seals)
+}
+
+fn add(users: &[UserId], contents: &mut [Content], kind: Kind, row: &HistoryRow) {
+    if let Ok(index) = users.binary_search(&row.user) {
+        contents[index].add(kind, row);
+    }
+}
+
+fn new_seal(account: &Changed, (month, since): (Month, Since), content: &Content) -> NewSeal {
+    let before = account.sealed.as_ref().map_or("", |sealed| sealed.seal.as_str());
+    let seal = hash(before, &account.user, month, content);
+    NewSeal {
+        user: account.user.clone(),
+        sealed: Sealed { month, since, version: account.version, figures: content.figures, seal },
+        content: content.stored(),
+    }
+}

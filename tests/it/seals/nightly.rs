@@ -1,0 +1,163 @@
+//! The nightly audit begins at the seals, and finds each difference since then.
+
+use billing_service::{
+    app,
+    biz::{account::users::UserSpan, values::ids::UserId},
+};
+use rstest::rstest;
+
+use super::a_year;
+use crate::harness::{Backend, MySql, Service, Sqlite, charge};
+
+#[rstest]
+#[tokio::test]
+async fn the_nightly_audit_finds_each_difference_of_unsealed_days(#[values(MySql, Sqlite)] on: Backend) {
+    let service = a_year(on).await;
+    assert_eq!(service.seal().await.accounts, 3);
+    let unit = if on == MySql { "1" } else { "1000000" };
+    let of_november = "user_id = 'ann' AND trace_id = 'charge-11'";
+    let changes = [
+        (format!("UPDATE billing_record SET amount = amount + {unit} WHERE type = 2 AND {of_november}"), "user ann: balance says"),
+        (format!("UPDATE billing_record SET amount = amount - {unit} WHERE type = 2 AND {of_november}"), ""),
+        (format!("UPDATE billing_record SET count = count + 1 WHERE type = 1 AND {of_november}"), "user ann: used quota of asset in 2026-11 says"),
+        (format!("UPDATE billing_record SET count = count - 1 WHERE type = 1 AND {of_november}"), ""),
+        (format!("UPDATE billing_transaction SET amount = amount + {unit} WHERE {of_november}"), "user ann: transaction charge-11 says"),
+        (format!("UPDATE billing_transaction SET amount = amount - {unit} WHERE {of_november}"), ""),
+        (format!("UPDATE billing_transaction SET status = 'RELEASED' WHERE {of_november}"), "user ann: transaction charge-11 says"),
+        (format!("UPDATE billing_transaction SET status = 'COMMITTED' WHERE {of_november}"), ""),
+        ("UPDATE usage_daily SET paid_records = paid_records + 1 WHERE user_id = 'ann' AND usage_date = '2026-11-05'".into(), "user ann: rollup of asset on 2026-11-05 says"),
+        ("UPDATE usage_daily SET paid_records = paid_records - 1 WHERE user_id = 'ann' AND usage_date = '2026-11-05'".into(), ""),
+        // An account without a change since its seal.
+        (format!("UPDATE user_balance SET balance = balance + {unit} WHERE user_id = 'old'"), "user old: balance says"),
+        (format!("UPDATE user_balance SET balance = balance - {unit} WHERE user_id = 'old'"), ""),
+        (format!("UPDATE user_balance SET held = held + {unit} WHERE user_id = 'old'"), "user old: held balance says"),
+        (format!("UPDATE user_balance SET held = held - {unit} WHERE user_id = 'old'"), ""),
+        // A seal with wrong figures.
+        (format!("UPDATE sealed_account SET charged = charged + {unit} WHERE user_id = 'ann'"), "user ann: last seal, of 2026-10: charged amount says"),
+        (format!("UPDATE sealed_account SET charged = charged - {unit} WHERE user_id = 'ann'"), ""),
+    ];
+    for (change, line) in changes {
+        service.database.execute(&change).await;
+        let found = service.nightly_audit().await;
+        let lines: Vec<String> = found.differences.iter().map(ToString::to_string).collect();
+        match line {
+            "" => assert_eq!(lines, Vec::<String>::new(), "{change}"),
+            line => assert!(lines.iter().any(|found| found.starts_with(line)), "{change}: {lines:#?}"),
+        }
+    }
+}
+
+/// The accounts that the nightly audit reads.
+async fn read_at_night(service: &Service) -> Vec<String> {
+    let store = app::connect(&service.database.config(&[])).await.unwrap();
+    let all = UserSpan { after: None, last: UserId::from_stored("zzz") };
+    let changed = store.changed_accounts(&all).await.unwrap();
+    store.close().await;
+    changed.iter().map(|account| account.user.to_string()).collect()
+}
+
+#[rstest]
+#[tokio::test]
+async fn accounts_without_a_change_since_their_seals_are_not_read(#[values(MySql, Sqlite)] on: Backend) {
+    let service = a_year(on).await;
+    assert_eq!(read_at_night(&service).await, ["ann", "bob", "old"], "without seals");
+    assert_eq!(service.seal_as_in_november().await.accounts, 3);
+    // ann has a hold, and bob a record of November.
+    assert_eq!(read_at_night(&service).await, ["ann", "bob"]);
+    let one = service.sql_amount(100);
+    let november = service.sql_time("2026-10-31T15:30:00Z");
+    let march = service.sql_time("2026-03-09T04:00:00Z");
+    for (change, undo) in [
+        ("version = version + 1".to_owned(), "version = version - 1".to_owned()),
+        (format!("balance = balance + {one}"), format!("balance = balance - {one}")),
+        (format!("held = {one}"), "held = 0".into()),
+        // An hour covers the difference of two clocks.
+        (format!("updated_at = {november}"), format!("updated_at = {march}")),
+    ] {
+        service.database.execute(&format!("UPDATE user_balance SET {change} WHERE user_id = 'old'")).await;
+        if !change.starts_with("updated_at") {
+            service.put_times_back().await;
+        }
+        assert_eq!(read_at_night(&service).await, ["ann", "bob", "old"], "{change}");
+        service.database.execute(&format!("UPDATE user_balance SET {undo} WHERE user_id = 'old'")).await;
+        service.put_times_back().await;
+        assert_eq!(read_at_night(&service).await, ["ann", "bob"], "{undo}");
+    }
+    service.assert_seals_hold().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_charge_without_the_write_of_its_quiet_account_is_found(#[values(MySql, Sqlite)] on: Backend) {
+    let service = a_year(on).await;
+    assert_eq!(service.seal_as_in_november().await.accounts, 3);
+    assert_eq!(service.found_at_night().await, Vec::<String>::new());
+    service.charge_in_part("old", "in-part", "2026-11-20T04:00:00Z", true).await;
+    assert_eq!(read_at_night(&service).await, ["ann", "bob", "old"]);
+    let found = service.found_at_night().await;
+    assert!(found.iter().any(|line| line.starts_with("user old: balance says")), "{found:#?}");
+    // It is not sealed either.
+    service.clock.set("2026-12-05T04:00:00Z");
+    assert_eq!(service.seal().await.left, 1);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_lost_account_is_found(#[values(MySql, Sqlite)] on: Backend) {
+    let service = a_year(on).await;
+    service.clock.set("2026-10-09T04:00:00Z");
+    service.deduct(charge("zed", "asset", 2)).await;
+    service.clock.set("2026-11-21T04:00:00Z");
+    assert_eq!(service.seal_as_in_november().await.accounts, 4);
+    // One that has no seal, but a quota of this month.
+    service.deduct(charge("new", "asset", 4)).await;
+    assert_eq!(service.found_at_night().await, Vec::<String>::new());
+    // zed is behind all accounts that are left.
+    for user in ["bob", "new", "zed"] {
+        service.database.execute(&format!("DELETE FROM user_balance WHERE user_id = '{user}'")).await;
+        let found = service.found_at_night().await;
+        let line = format!("user {user}: balance says no account, should be");
+        assert!(found.iter().any(|found| found.starts_with(&line)), "{found:#?}");
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_that_goes_on_after_its_month_was_sealed_is_clean(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[values(1, 2)] charged_by: i32,
+) {
+    let service = a_year(on).await;
+    let of_stream = "user_id = 'bob' AND trace_id = 'charge-10'";
+    // By the report of a stream, and by that and a commit.
+    service
+        .database
+        .execute(&format!("UPDATE billing_transaction SET charged_by = {charged_by} WHERE {of_stream}"))
+        .await;
+    assert_eq!(service.seal_as_in_november().await.accounts, 3);
+    service.assert_seals_hold().await;
+    // The rest of the stream: a record of now, and an addition to its transaction.
+    let (amount, now) = (service.sql_amount(10), service.sql_time("2026-11-20T04:00:00Z"));
+    service.record("bob", "charge-10", &now, "2026-11-20").await;
+    for sql in [
+        format!(
+            "UPDATE billing_transaction SET paid_count = paid_count + 2, amount = amount + {amount} WHERE {of_stream}"
+        ),
+        format!("UPDATE user_balance SET balance = balance - {amount}, version = version + 1 WHERE user_id = 'bob'"),
+        format!(
+            "INSERT INTO usage_daily (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, \
+             paid_records) VALUES ('bob', '2026-11-20', 'asset', 0, 2, {amount}, 0, 1)"
+        ),
+        "UPDATE billing_record SET late_of = '2026-10' WHERE user_id = 'bob' AND usage_date = '2026-11-20'".into(),
+    ] {
+        service.database.execute(&sql).await;
+    }
+    service.assert_seals_hold().await;
+    service.clock.set("2026-12-05T04:00:00Z");
+    let sealed = service.seal().await;
+    assert_eq!((sealed.accounts, sealed.left), (2, 0));
+    service.assert_seals_hold().await;
+    // More records than the transaction has are a difference.
+    service.record("bob", "charge-10", &service.sql_time("2026-12-05T03:00:00Z"), "2026-12-05").await;
+    assert!(!service.found_at_night().await.is_empty());
+}
