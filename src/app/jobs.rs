@@ -22,7 +22,7 @@ use crate::{
             Caches,
             reconcile::{ReconciledCache, Reconciler},
         },
-        jobs::runs::{Run, under_lease},
+        jobs::runs::under_lease,
         recharge::{
             Recharges,
             reconcile::{ReconcilePreview, Reconciled, ReconciledOrders, Waits},
@@ -41,8 +41,6 @@ use crate::{
 
 /// Interval at which the reservations that are past their expiry are ended, by one of the servers. Cron does so too.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// The period of the sweeps of servers. They leave no stored runs.
-const SWEEP_PERIOD: &str = "servers";
 
 /// Starts the jobs that every server runs beside its requests, until it stops.
 pub(super) fn spawn_regular(config: &Config, core: &Core) {
@@ -95,10 +93,9 @@ impl Sweeper {
     }
 
     async fn sweep(&self) {
-        let run = Run { job: sweep::JOB, period: SWEEP_PERIOD.into(), is_by_hand: true, owner: self.owner.clone() };
         let count = |ended, effect| self.observer.count_ended(&ended, effect);
         let sweep = sweep::sweep(&*self.store, &self.engine, &self.calendar, count);
-        match under_lease(&*self.store, &run, sweep).await {
+        match under_lease(&*self.store, sweep::JOB, &self.owner, sweep).await {
             Ok(None | Some(Ok(Swept { freed: 0, charged: 0, failed: 0 }))) => {}
             Ok(Some(Ok(Swept { freed, charged, failed }))) => {
                 tracing::info!(freed, charged, failed, "expired reservations ended");

@@ -106,7 +106,8 @@ async fn an_audit_whose_snapshot_is_ended_goes_on() {
     let calendar = Calendar::new(chrono_tz::Asia::Shanghai, TestClock::real());
     let audits = async {
         loop {
-            let report = audit::audit(&*store, &calendar, &Unwatched).await.expect("the audit goes on");
+            let report =
+                audit::audit(audit::Sources::new(&*store, &calendar), &Unwatched).await.expect("the audit goes on");
             assert_eq!((report.users, report.difference_count), (6_001, 0));
             if *ended.lock().unwrap() >= ENDS {
                 return;

@@ -102,7 +102,8 @@ async fn the_whole_audit_counts_by_schedule_and_by_hand_and_goes_on_in_the_next_
         };
         ran.map(|report| report.expect("no other process runs it").lines).map_err(|error| error.to_string())
     };
-    let cut = whole("2026-11-16T04:00:00Z", Counted::cut_after(1), false).await;
+    // The periods begin on Sundays at 05:00 in Shanghai.
+    let cut = whole("2026-11-14T21:00:01Z", Counted::cut_after(1), false).await;
     assert_eq!((cut, differences(&database).await), (Err("the run was interrupted".into()), None));
     // The first 200 users are not audited again in the next week.
     set_balances(&database, 0, "'user00000'").await;
@@ -121,6 +122,38 @@ async fn the_whole_audit_counts_by_schedule_and_by_hand_and_goes_on_in_the_next_
     let clean = whole("2026-11-25T04:00:00Z", Counted::all(), true).await;
     assert_eq!(clean.unwrap(), ["audit-all: 500 users, 0 differences"]);
     assert_eq!(differences(&database).await, Some(0));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_whole_audit_goes_on_from_no_checkpoint_that_is_older_than_the_last_period(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let database = migrated(Database::create(on).await).await;
+    users(&database, 500).await;
+    set_balances(&database, 1, "'user00000', 'user00499'").await;
+    let clock = TestClock::real();
+    let whole = async |instant: &str, watched: Counted, is_by_hand: bool| {
+        clock.set(instant);
+        let runner = runner(database.config(&[]), &clock, watched.stop.clone()).await;
+        let ran = match is_by_hand {
+            true => runner.run_now(Job::AuditAll, false, &watched).await,
+            false => runner.run_due(Job::AuditAll, &watched).await,
+        };
+        ran.ok().flatten().map(|report| report.lines)
+    };
+    // The first run waits for the night of a Sunday.
+    assert_eq!(whole("2026-11-12T04:00:00Z", Counted::all(), false).await, None);
+    assert_eq!(database.rows(&["COUNT(*)"], "FROM job_run").await, [["0"]]);
+    assert_eq!(whole("2026-11-14T21:00:01Z", Counted::cut_after(1), false).await, None);
+    set_balances(&database, 0, "'user00000'").await;
+    let line = |count| Some(vec![format!("audit-all: 500 users, {count} differences")]);
+    assert_eq!(whole("2026-11-30T04:00:00Z", Counted::all(), false).await, line(1), "two periods later");
+    // An audit by hand finished after the checkpoint.
+    assert_eq!(whole("2026-12-06T04:00:00Z", Counted::cut_after(1), false).await, None);
+    assert_eq!(whole("2026-12-07T04:00:00Z", Counted::all(), true).await, line(1));
+    set_balances(&database, 1, "'user00000'").await;
+    assert_eq!(whole("2026-12-13T04:00:00Z", Counted::all(), false).await, line(2));
 }
 
 #[rstest]

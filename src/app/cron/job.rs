@@ -147,6 +147,11 @@ impl Job {
         )
     }
 
+    /// Whether the first run reads the whole history.
+    pub(super) fn reads_all_history(self) -> bool {
+        matches!(self, Self::AuditAll | Self::SealMonths)
+    }
+
     /// Longest time of a run. The limit keeps a run that hangs from blocking the next ones.
     pub(super) fn limit(self) -> Duration {
         match self {

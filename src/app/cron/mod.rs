@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -38,7 +38,8 @@ use crate::{
         jobs::{
             progress::Progress,
             reset::FreeUnits,
-            runs::{Begun, LEASE, Run, in_time},
+            retry::repeat,
+            runs::{Begun, LEASE, Run, StoredRun, in_time},
         },
         values::calendar::{Calendar, Clock},
     },
@@ -82,8 +83,11 @@ const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(8);
 const INSTANT: &str = "%Y-%m-%dT%H:%M:%SZ";
 /// Behind the begin of a stored run that was made by hand.
 const BY_REQUEST: &str = "by request";
-/// Stored runs that are read to find the last one of the schedule.
+/// Stored runs that are read to find those of the schedule.
 const LAST_RUNS: u32 = 100;
+/// The first run of a job that reads the whole history begins so long after the begin of a period, and not at any hour
+/// of the day on which a new release starts.
+const FIRST_RUN: TimeDelta = TimeDelta::minutes(10);
 
 /// A new id of a lease holder, unique among all processes.
 fn owner() -> String {
@@ -157,9 +161,7 @@ impl Runner {
     /// The current period of a job: its begin by the clock of the billing zone, and the settings
     /// that the run depends on. Changed settings make a new period.
     fn period(&self, job: Job) -> anyhow::Result<String> {
-        let now = self.calendar.now().utc;
-        let began = period_began(job, now, self.config.billing.timezone, &self.config.cron)?;
-        let began = began.format(INSTANT);
+        let began = self.began(job, self.calendar.now().utc)?.format(INSTANT);
         Ok(match job {
             // Changed free quotas must be written to the rows of the next month.
             Job::ResetQuotas => format!("{began} {}", self.quotas_configured()),
@@ -167,6 +169,11 @@ impl Runner {
             Job::ArchiveRecords => format!("{began} {}m", self.config.billing.record_months.map_or(0, NonZeroU32::get)),
             _ => began.to_string(),
         })
+    }
+
+    /// The begin of the period of a job that contains `at`.
+    fn began(&self, job: Job, at: DateTime<Utc>) -> anyhow::Result<DateTime<Utc>> {
+        period_began(job, at, self.config.billing.timezone, &self.config.cron)
     }
 
     /// A short hash of the configured free quotas.
@@ -186,8 +193,22 @@ impl Runner {
     /// # Errors
     /// The run failed, was interrupted or took too long. It is begun again later.
     pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
+        if job.reads_all_history() && self.waits_for_its_first_run(job).await? {
+            return Ok(None);
+        }
         let run = Run { job: job.name(), period: self.period(job)?, is_by_hand: false, owner: owner() };
         self.run(job, run, true, display).await
+    }
+
+    /// Whether a job without any stored run of its schedule waits for the begin of its next period.
+    async fn waits_for_its_first_run(&self, job: Job) -> anyhow::Result<bool> {
+        let now = self.calendar.now().utc;
+        if now < self.began(job, now)? + FIRST_RUN {
+            return Ok(false);
+        }
+        // Those by hand have a word behind their period.
+        let runs = in_time(self.store.last_runs(job.name(), LAST_RUNS)).await?;
+        Ok(runs.iter().all(|stored| stored.period.contains(' ')))
     }
 
     /// Runs a job now, even if its period is done; `None` if another process runs the job. With
@@ -215,8 +236,8 @@ impl Runner {
     async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let Begun::Ours { mut position } = in_time(self.store.begin_run(&run)).await? else { return Ok(None) };
-        if position.is_none() && !run.is_by_hand && job == Job::AuditAll {
-            position = self.unfinished(&run).await?;
+        if position.is_none() && !run.is_by_hand && job.reads_all_history() {
+            position = self.unfinished(job).await?;
         }
         let started = Instant::now();
         display.begins(match (&position, resumes) {
@@ -246,7 +267,7 @@ impl Runner {
             }
         };
         if run.is_by_hand && job == Job::AuditAll && done.is_ok() {
-            self.keep_result(&run, progress.position()).await?;
+            self.keep_result(job, progress.position()).await;
         }
         if let Err(error) = in_time(self.store.end_run(&run, done.is_ok())).await {
             tracing::warn!(%error, %job, "release of the lease failed; the lease expires by itself");
@@ -255,22 +276,25 @@ impl Runner {
         done.map(Some)
     }
 
-    /// The position of the last scheduled run before `run`, if that has not finished: an audit of everything may take
-    /// longer than its period.
-    async fn unfinished(&self, run: &Run) -> anyhow::Result<Option<String>> {
-        let runs = in_time(self.store.last_runs(run.job, LAST_RUNS)).await?;
-        let before = runs.into_iter().find(|stored| stored.period < run.period && !stored.period.contains(' '));
-        Ok(before.filter(|before| before.finished_at.is_none()).and_then(|before| before.position))
+    /// The position of the run of the period before, if it has not finished and no run has finished since: an audit of
+    /// everything may take longer than its period, and seals of all accounts longer than a night. An older checkpoint
+    /// proves nothing about today.
+    async fn unfinished(&self, job: Job) -> anyhow::Result<Option<String>> {
+        let began = self.began(job, self.calendar.now().utc)?;
+        let before = self.began(job, began - TimeDelta::seconds(1))?.format(INSTANT).to_string();
+        let runs = in_time(self.store.last_runs(job.name(), LAST_RUNS)).await?;
+        let before = runs.iter().find(|stored| stored.period == before && stored.finished_at.is_none());
+        let since = |before: &StoredRun| runs.iter().any(|stored| stored.finished_at >= Some(before.started_at));
+        Ok(before.filter(|before| !since(before)).and_then(|before| before.position.clone()))
     }
 
-    /// Stores the result of a whole audit by hand as that of a scheduled one, so that the metrics show it. The lease
-    /// has the same owner.
-    async fn keep_result(&self, run: &Run, position: Option<String>) -> anyhow::Result<()> {
+    /// Stores the result of a whole audit by hand beside those of the schedule, so that the metrics show it. The audit
+    /// is good without that.
+    async fn keep_result(&self, job: Job, position: Option<String>) {
         let period = format!("{} {BY_REQUEST}", self.calendar.now().utc.format(INSTANT));
-        let kept = Run { period, is_by_hand: false, ..run.clone() };
-        in_time(self.store.begin_run(&kept)).await?;
-        in_time(self.store.renew_run(&kept, position.as_deref())).await?;
-        Ok(in_time(self.store.end_run(&kept, true)).await?)
+        if let Err(error) = repeat(|| in_time(self.store.keep_run(job.name(), &period, position.as_deref()))).await {
+            tracing::warn!(%error, %job, "result of the run not stored; the metrics do not show it");
+        }
     }
 
     fn count(&self, job: Job, done: &anyhow::Result<JobReport>, took: Duration) {

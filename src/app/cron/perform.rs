@@ -13,7 +13,7 @@ use crate::{
         events::closing::{announce_closed_months, last_to_close},
         jobs::{
             archive::{Archived, archive_records},
-            audit,
+            audit::{self, Sources},
             expire_events::{count_old_events, delete_old_events},
             import_prices,
             progress::Progress,
@@ -167,7 +167,7 @@ impl Runner {
     }
 
     async fn audit(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
-        let report = audit::audit_unsealed(&*self.store, &self.calendar, progress).await?;
+        let report = audit::audit_unsealed(self.sources(), progress).await?;
         let whole = format!("audit: {} users were audited whole", report.suspects);
         let whole = (report.suspects > 0).then_some(whole);
         let sum = format!("audit: {} users, {} differences", report.users, report.difference_count);
@@ -175,17 +175,22 @@ impl Runner {
     }
 
     async fn audit_all(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
-        let report = audit::audit(&*self.store, &self.calendar, progress).await?;
+        let report = audit::audit(self.sources(), progress).await?;
         let sum = format!("audit-all: {} users, {} differences", report.users, report.difference_count);
         Ok(JobReport { lines: vec![sum], is_good: report.difference_count == 0 })
     }
 
     async fn seal_months(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
-        let SealedMonths { accounts, left, month } =
-            seal_months(&*self.store, &self.calendar, is_dry_run, progress).await?;
+        let SealedMonths { accounts, left, lacking, month } = seal_months(self.sources(), is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be sealed" } else { "sealed" };
+        let lost = format!("seal-months: {lacking} accounts lacked seals of earlier months");
         let line = format!("seal-months: {accounts} accounts {verb} up to {month}, {left} with differences left");
-        Ok(JobReport { lines: vec![line], is_good: left == 0 })
+        let lines = (lacking > 0).then_some(lost).into_iter().chain([line]).collect();
+        Ok(JobReport { lines, is_good: left == 0 && lacking == 0 })
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources::new(&*self.store, &self.calendar)
     }
 
     async fn archive(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {

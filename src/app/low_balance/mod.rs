@@ -11,7 +11,7 @@ use crate::{
         account::catalog::Catalog,
         jobs::{
             low_balance::{KeptCounts, LowBalanceStore, Thresholds, basis},
-            runs::{Run, RunStore, in_time, under_lease},
+            runs::{RunStore, in_time, under_lease},
         },
         values::{calendar::Calendar, error::StoreError},
     },
@@ -21,8 +21,8 @@ use crate::{
 /// Interval at which a server reads the counts, and the shortest time between two counts.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Pause while another server makes the first count.
-const SOON: Duration = Duration::from_secs(1);
-/// The pause after a count is at least this many times its duration, because a count reads all
+const SOON: Duration = Duration::from_secs(5);
+/// The pause after a count, also a failed one, is at least this many times its duration, because a count reads all
 /// accounts.
 const SHARE: u32 = 20;
 /// Deadline of a count, shorter than the longest work under a lease.
@@ -43,15 +43,20 @@ pub(super) struct LowBalances<S: ?Sized> {
 
 impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
     /// Shows the counts at once and then at intervals, until `stop`. After a failed count the gauges keep
-    /// their values.
+    /// their values, and the next count of this server waits as after a good one.
     pub(super) async fn show_regularly(self, stop: CancellationToken) {
         let showing = async {
             loop {
-                let shown = self.show().await.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "count of low accounts failed; the gauges keep their values");
-                    true
-                });
-                sleep(if shown { PAUSE } else { SOON }).await;
+                let began = Instant::now();
+                let pause = match self.show().await {
+                    Ok(true) => PAUSE,
+                    Ok(false) => SOON,
+                    Err(error) => {
+                        tracing::warn!(%error, "count of low accounts failed; the gauges keep their values");
+                        pause_after(began)
+                    }
+                };
+                sleep(pause).await;
             }
         };
         stop.run_until_cancelled(showing).await;
@@ -62,9 +67,8 @@ impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
         let basis = basis(self.thresholds, self.calendar.now().month);
         let mut kept = in_time(self.store.kept_counts(&basis)).await?;
         if self.is_due(kept.as_ref()) {
-            // A run by hand leaves no row of its period. Whether the count is due is asked again under the lease.
-            let run = Run { job: JOB, period: basis.clone(), is_by_hand: true, owner: self.owner.clone() };
-            if let Some(counted) = under_lease(&*self.store, &run, self.count(&basis)).await? {
+            // Whether the count is due is asked again under the lease.
+            if let Some(counted) = under_lease(&*self.store, JOB, &self.owner, self.count(&basis)).await? {
                 kept = Some(counted?);
             }
         }
@@ -80,22 +84,30 @@ impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
 
     /// Counts and stores the counts, unless another server did so before the lease was taken.
     async fn count(&self, basis: &str) -> Result<KeptCounts, StoreError> {
-        if let Some(kept) = self.store.kept_counts(basis).await?
-            && !self.is_due(Some(&kept))
-        {
+        let kept = self.store.kept_counts(basis).await?;
+        if let Some(kept) = kept.clone().filter(|kept| !self.is_due(Some(kept))) {
             return Ok(kept);
         }
         let (began, now) = (Instant::now(), self.calendar.now());
         let counting = self.store.count_low(self.thresholds, now.month, TIMEOUT);
-        let counts = timeout(TIMEOUT, counting)
+        let counted = timeout(TIMEOUT, counting)
             .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}").into())))?;
-        let pause = (began.elapsed() * SHARE).max(PAUSE);
-        let pause = TimeDelta::from_std(pause).unwrap_or_default();
-        let kept = KeptCounts { counts, counted_at: now.utc, due_at: self.calendar.now().utc + pause };
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}").into())));
+        let due_at = self.calendar.now().utc + TimeDelta::from_std(pause_after(began)).unwrap_or_default();
+        let (failed, kept) = match (counted, kept) {
+            (Ok(counts), _) => (None, KeptCounts { counts, counted_at: now.utc, due_at }),
+            // The last counts stay, so that the other servers wait too.
+            (Err(error), Some(last)) => (Some(error), KeptCounts { due_at, ..last }),
+            (Err(error), None) => return Err(error),
+        };
         self.store.keep_counts(basis, &kept).await?;
-        Ok(kept)
+        failed.map_or(Ok(kept), Err)
     }
+}
+
+/// The pause after a count.
+fn pause_after(began: Instant) -> Duration {
+    (began.elapsed() * SHARE).max(PAUSE)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::biz::{
     account::catalog::{Price, ServiceTerms},
     jobs::{
         low_balance::{LowCounts, Percent},
-        runs::Begun,
+        runs::{Begun, Run},
     },
     values::{
         calendar::{Clock, Month},
@@ -52,20 +52,32 @@ impl LowBalanceStore for Script {
 
 #[async_trait]
 impl RunStore for Script {
-    async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
-        let mut holder = self.holder.lock().unwrap();
-        if holder.is_some() {
-            return Ok(Begun::Elsewhere);
-        }
-        *holder = Some(run.owner.clone());
-        Ok(Begun::Ours { position: None })
+    async fn begin_run(&self, _: &Run) -> Result<Begun, StoreError> {
+        unreachable!("no run is stored")
     }
 
     async fn renew_run(&self, _: &Run, _: Option<&str>) -> Result<bool, StoreError> {
-        Ok(true)
+        unreachable!("no run is stored")
     }
 
     async fn end_run(&self, _: &Run, _: bool) -> Result<(), StoreError> {
+        unreachable!("no run is stored")
+    }
+
+    async fn keep_run(&self, _: &'static str, _: &str, _: Option<&str>) -> Result<(), StoreError> {
+        unreachable!("no run is stored")
+    }
+
+    async fn take_lease(&self, _: &'static str, owner: &str) -> Result<bool, StoreError> {
+        let mut holder = self.holder.lock().unwrap();
+        let is_free = holder.is_none();
+        if is_free {
+            *holder = Some(owner.to_owned());
+        }
+        Ok(is_free)
+    }
+
+    async fn give_lease_back(&self, _: &'static str, _: &str) -> Result<(), StoreError> {
         *self.holder.lock().unwrap() = None;
         Ok(())
     }
@@ -133,13 +145,13 @@ async fn a_failed_count_keeps_the_gauge_and_a_hanging_count_times_out() {
         counting(vec![(3, None), (1, Some(7)), (1, None), (100, Some(8)), (1, Some(3))]);
     tokio::spawn(accounts.show_regularly(CancellationToken::new()));
     let mut seen = Vec::new();
-    for seconds in [50, 70, 120, 60] {
+    for seconds in [50, 70, 120, 700, 120] {
         sleep(Duration::from_secs(seconds)).await;
         seen.push(shown(&metrics));
     }
-    // The gauge is absent before the first count. The count of 100 s times out after 40 s.
-    assert_eq!(seen, [None, Some(7), Some(7), Some(3)]);
-    assert_eq!(*store.asked.lock().unwrap(), [0, 63, 124, 185, 285]);
+    // The gauge is absent before the first count. The count of 100 s times out after 40 s, and the pause is 800 s.
+    assert_eq!(seen, [None, Some(7), Some(7), Some(7), Some(3)]);
+    assert_eq!(*store.asked.lock().unwrap(), [0, 63, 124, 185, 1_025]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,6 +173,21 @@ async fn one_server_counts_for_all_and_another_when_it_is_gone() {
     assert_eq!(asked.len(), 3, "{asked:?}");
     assert!(asked[1] >= 210, "{asked:?}");
     assert_eq!((shown(&first), shown(&second)), (Some(1), Some(3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_count_that_is_too_slow_is_not_repeated_by_the_other_servers_in_turn() {
+    let (store, servers) = counting(vec![(1, Some(7)), (100, None), (100, None), (1, Some(8))]);
+    let stop = CancellationToken::new();
+    for (_, server) in servers {
+        tokio::spawn(server.show_regularly(stop.clone()));
+        sleep(Duration::from_secs(2)).await;
+    }
+    sleep(Duration::from_secs(900)).await;
+    let asked = store.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 3, "one count of 40 s in 840 s: {asked:?}");
+    assert!(asked[2] >= asked[1] + 840, "{asked:?}");
+    stop.cancel();
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ pub mod low_balance;
 pub mod ops_stats;
 pub mod progress;
 pub mod reset;
-mod retry;
+pub mod retry;
 pub mod rollup;
 pub mod runs;
 pub mod seals;

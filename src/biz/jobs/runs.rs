@@ -106,6 +106,24 @@ pub trait RunStore: Send + Sync + 'static {
     /// # Errors
     /// As [`Self::begin_run`]; the lease then expires after [`LEASE`].
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError>;
+
+    /// Stores a run of a job as one that finished now, with its last checkpoint. Touches no lease.
+    ///
+    /// # Errors
+    /// As [`Self::begin_run`].
+    async fn keep_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError>;
+
+    /// Takes the lease of a job for [`LEASE`]; `false` if another process has it. Stores no run.
+    ///
+    /// # Errors
+    /// As [`Self::begin_run`].
+    async fn take_lease(&self, job: &'static str, owner: &str) -> Result<bool, StoreError>;
+
+    /// Releases the lease of a job.
+    ///
+    /// # Errors
+    /// As [`Self::end_run`].
+    async fn give_lease_back(&self, job: &'static str, owner: &str) -> Result<(), StoreError>;
 }
 
 /// Deadline of an access to a lease or a stored run, for example over a connection that went silent.
@@ -123,24 +141,27 @@ pub async fn in_time<T>(access: impl Future<Output = Result<T, StoreError>>) -> 
     timeout(ACCESS_TIMEOUT, access).await.unwrap_or_else(late)
 }
 
-/// Runs `work` under the lease of its job; `None` if another process has the lease or the period is done. The lease
-/// is not renewed. Always returns within [`LEASE`].
+/// Runs `work` under the lease of a job; `None` if another process has the lease. Stores no run, and does not renew
+/// the lease. Always returns within [`LEASE`].
 ///
 /// # Errors
-/// As [`RunStore::begin_run`]; [`StoreError::Unavailable`] if an access to the lease or the work takes too long.
+/// As [`RunStore::take_lease`]; [`StoreError::Unavailable`] if an access to the lease or the work takes too long.
 pub async fn under_lease<T, E>(
     store: &(impl RunStore + ?Sized),
-    run: &Run,
+    job: &'static str,
+    owner: &str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<Option<Result<T, E>>, StoreError> {
-    let Begun::Ours { .. } = in_time(store.begin_run(run)).await? else { return Ok(None) };
+    if !in_time(store.take_lease(job, owner)).await? {
+        return Ok(None);
+    }
     let done = timeout(LONGEST_WORK, work).await;
-    if let Err(error) = in_time(store.end_run(run, matches!(done, Ok(Ok(_))))).await {
-        tracing::warn!(%error, job = run.job, "release of the lease failed; the lease expires by itself");
+    if let Err(error) = in_time(store.give_lease_back(job, owner)).await {
+        tracing::warn!(%error, job, "release of the lease failed; the lease expires by itself");
     }
     match done {
         Ok(done) => Ok(Some(done)),
-        Err(_) => Err(StoreError::Unavailable(format!("{} did not end in {LONGEST_WORK:?}", run.job).into())),
+        Err(_) => Err(StoreError::Unavailable(format!("{job} did not end in {LONGEST_WORK:?}").into())),
     }
 }
 
@@ -173,28 +194,39 @@ mod tests {
     #[async_trait]
     impl RunStore for Hanging {
         async fn begin_run(&self, _: &Run) -> Result<Begun, StoreError> {
-            self.answer("begin", Begun::Ours { position: None }).await
+            unreachable!("no run is stored")
         }
 
         async fn renew_run(&self, _: &Run, _: Option<&str>) -> Result<bool, StoreError> {
-            self.answer("renew", true).await
+            unreachable!("no run is stored")
         }
 
-        async fn end_run(&self, _: &Run, is_done: bool) -> Result<(), StoreError> {
-            self.answer(if is_done { "end" } else { "give up" }, ()).await
+        async fn end_run(&self, _: &Run, _: bool) -> Result<(), StoreError> {
+            unreachable!("no run is stored")
+        }
+
+        async fn keep_run(&self, _: &'static str, _: &str, _: Option<&str>) -> Result<(), StoreError> {
+            unreachable!("no run is stored")
+        }
+
+        async fn take_lease(&self, _: &'static str, _: &str) -> Result<bool, StoreError> {
+            self.answer("take", true).await
+        }
+
+        async fn give_lease_back(&self, _: &'static str, _: &str) -> Result<(), StoreError> {
+            self.answer("give back", ()).await
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn work_under_a_lease_ends_before_the_lease_wherever_it_hangs() {
         for (accesses, hangs, expected) in [
-            (0, false, &["begin"][..]),
-            (1, false, &["begin", "end"]),
-            (1, true, &["begin", "give up"]),
-            (2, true, &["begin", "give up"]),
+            (0, false, &["take"][..]),
+            (1, false, &["take", "give back"]),
+            (1, true, &["take", "give back"]),
+            (2, true, &["take", "give back"]),
         ] {
             let store = Hanging { accesses_that_answer: accesses, seen: Mutex::default() };
-            let run = Run { job: "j", period: "p".into(), is_by_hand: true, owner: "o".into() };
             let work = async {
                 if hangs {
                     std::future::pending::<()>().await;
@@ -202,7 +234,7 @@ mod tests {
                 Ok::<_, ()>(1)
             };
             let began = tokio::time::Instant::now();
-            let done = under_lease(&store, &run, work).await;
+            let done = under_lease(&store, "j", "o", work).await;
             assert_eq!(done.is_ok(), accesses == 1 && !hangs, "{done:?}");
             assert!(began.elapsed() < LEASE, "{:?}", began.elapsed());
             assert_eq!(*store.seen.lock().unwrap(), expected);

@@ -212,7 +212,7 @@ pub fn differing_transaction_of(row: &impl Columns) -> Result<(UserId, Differing
 }
 
 fn charge_book_of(row: &impl Columns, first: usize) -> Result<ChargeBook, StoreError> {
-    Ok(ChargeBook { free: row.sum(first)?, paid: row.sum(first + 1)?, amount: row.money(first + 2)? })
+    Ok(ChargeBook { free: row.number(first)?, paid: row.number(first + 1)?, amount: row.money(first + 2)? })
 }
 
 /// The number of reservations that no sweep would find.

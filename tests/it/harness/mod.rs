@@ -34,7 +34,7 @@ use std::{
 use billing_service::{
     app::{self, App},
     biz::{
-        jobs::audit::{self, AuditReport},
+        jobs::audit::{self, AuditReport, Sources},
         values::calendar::Clock,
     },
     config::Config,
@@ -149,7 +149,8 @@ impl Database {
         let identity: Vec<_> = identity.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let config = self.config(&identity);
         let store = app::connect(&config).await.unwrap();
-        let report = audit::audit(&*store, &config.calendar(TestClock::real()), &progress::Unwatched).await.unwrap();
+        let calendar = config.calendar(TestClock::real());
+        let report = audit::audit(Sources::new(&*store, &calendar), &progress::Unwatched).await.unwrap();
         store.close().await;
         report
     }

@@ -1,12 +1,53 @@
 //! The whole audit names each sealed row, and each seal, that was changed.
 
+use billing_service::biz::jobs::audit::AtOnce;
 use rstest::rstest;
 
 use super::{a_year, month};
 use crate::harness::{Backend, MySql, Sqlite, charge};
 
 /// Changes of sealed rows with their reversals, and the line of the whole audit that names each.
-const CHANGES: [(&str, &str, &str); 22] = [
+const CHANGES: [(&str, &str, &str); 30] = [
+    (
+        "UPDATE billing_transaction SET reports = '[1]' WHERE user_id = 'ann' AND trace_id = 'charge-4'",
+        "UPDATE billing_transaction SET reports = NULL WHERE user_id = 'ann' AND trace_id = 'charge-4'",
+        "user ann: seal of 2026-10: transactions says",
+    ),
+    (
+        "UPDATE quota_opening SET units = units + 1 WHERE user_id = 'bob'",
+        "UPDATE quota_opening SET units = units - 1 WHERE user_id = 'bob'",
+        "user bob: seal of 2026-10: openings says",
+    ),
+    (
+        "UPDATE quota_opening SET reset_month = '2025-11' WHERE user_id = 'bob'",
+        "UPDATE quota_opening SET reset_month = '2025-12' WHERE user_id = 'bob'",
+        "user bob: seal of 2026-10: openings says",
+    ),
+    (
+        "UPDATE sealed_month SET month = '2026-09' WHERE user_id = 'bob'",
+        "UPDATE sealed_month SET month = '2026-10' WHERE user_id = 'bob'",
+        "user bob: seal of 2026-09: records says",
+    ),
+    (
+        "UPDATE sealed_account SET month = '2026-09' WHERE user_id = 'bob'",
+        "UPDATE sealed_account SET month = '2026-10' WHERE user_id = 'bob'",
+        "user bob: last seal, of 2026-10: month says 2026-09",
+    ),
+    (
+        "UPDATE sealed_account SET given_back = given_back + 1 WHERE user_id = 'bob'",
+        "UPDATE sealed_account SET given_back = given_back - 1 WHERE user_id = 'bob'",
+        "user bob: last seal, of 2026-10: amount given back says",
+    ),
+    (
+        "UPDATE sealed_account SET given_back_count = given_back_count + 1 WHERE user_id = 'bob'",
+        "UPDATE sealed_account SET given_back_count = given_back_count - 1 WHERE user_id = 'bob'",
+        "user bob: last seal, of 2026-10: units given back says",
+    ),
+    (
+        "UPDATE sealed_account SET seal = REPLACE(seal, 'a', '!') WHERE user_id = 'bob'",
+        "UPDATE sealed_account SET seal = REPLACE(seal, '!', 'a') WHERE user_id = 'bob'",
+        "user bob: last seal, of 2026-10: hash says",
+    ),
     (
         "UPDATE sealed_account SET balance = balance + 1 WHERE user_id = 'old'",
         "UPDATE sealed_account SET balance = balance - 1 WHERE user_id = 'old'",
@@ -142,6 +183,16 @@ async fn the_whole_audit_names_each_sealed_row_that_was_changed(#[values(MySql, 
         let left: Vec<String> = service.database.audit().await.differences.iter().map(ToString::to_string).collect();
         assert_eq!(left, known, "after {undo}");
     }
+    // The end of the last seal.
+    let [wrong, right] = ["2026-09-30T16:00:00Z", "2026-10-31T16:00:00Z"].map(|at| service.sql_time(at));
+    let end = |at: &str| format!("UPDATE sealed_account SET sealed_until = {at} WHERE user_id = 'bob'");
+    service.database.execute(&end(&wrong)).await;
+    let found = service.found_in_all().await;
+    assert!(found.iter().any(|line| line.starts_with("user bob: last seal, of 2026-10: end says")), "{found:#?}");
+    service.database.execute(&end(&right)).await;
+    // The version only tells the nightly audit which accounts to read.
+    service.database.execute("UPDATE sealed_account SET version = version + 1 WHERE user_id = 'bob'").await;
+    assert_eq!(service.found_in_all().await, known);
     // A record that is gone, with everything that follows from it.
     let gone = "user_id = 'bob' AND trace_id = 'charge-7'";
     service.database.execute(&format!("DELETE FROM billing_record WHERE {gone}")).await;
@@ -180,7 +231,11 @@ async fn the_whole_audit_names_accounts_whose_seals_were_dropped(#[values(MySql,
         found,
         ["user ann: last seal says none, should be 2026-10", "user bob: last seal says none, should be 2026-10"]
     );
-    // The next run seals both anew.
-    assert_eq!(service.seal().await.accounts, 2);
+    // The next run names both, and seals them anew.
+    let (sealed, lines) = service.seal_in(AtOnce::default()).await;
+    assert_eq!((sealed.accounts, sealed.left, sealed.lacking), (2, 0, 2));
+    let lacked = "lacked seals up to 2026-10: they were deleted, or an earlier run left it; sealed anew";
+    assert_eq!(lines, [format!("user ann: {lacked}"), format!("user bob: {lacked}")]);
     service.assert_audit_is_clean().await;
+    assert_eq!(service.seal().await.lacking, 0);
 }

@@ -1,9 +1,10 @@
 //! The job that seals months beside other processes, and its refusals.
 
 use billing_service::{
-    app,
+    app::{self, cron::Job},
     biz::jobs::{
-        runs::{Begun, Run, under_lease},
+        audit::Sources,
+        runs::under_lease,
         seals::job::{SealedMonths, seal_months},
     },
 };
@@ -11,7 +12,7 @@ use rstest::rstest;
 
 use super::{a_year, month};
 use crate::{
-    cron::end_lease,
+    cron::{Counted, end_lease, runner},
     harness::{Backend, MySql, Service, Sqlite, charge, progress::Unwatched},
 };
 
@@ -22,12 +23,27 @@ async fn a_transaction_without_its_records_is_not_sealed_over(#[values(MySql, Sq
     // The caller has its answer, and a repeat gets it again. Records, balance and quota are lost.
     service.charge_in_part("bob", "alone", "2026-10-20T04:00:00Z", false).await;
     assert_eq!(service.found_at_night().await, Vec::<String>::new(), "no record leads to it");
-    assert_eq!(service.seal().await, SealedMonths { accounts: 2, left: 1, month: month("2026-10") });
+    assert_eq!(service.seal().await, SealedMonths { accounts: 2, left: 1, lacking: 0, month: month("2026-10") });
     let found = service.found_in_all().await;
     assert!(found.iter().any(|line| line.starts_with("user bob: transaction alone says")), "{found:#?}");
-    service.database.execute("DELETE FROM billing_transaction WHERE trace_id = 'alone'").await;
-    assert_eq!(service.seal().await, SealedMonths { accounts: 1, left: 0, month: month("2026-10") });
+    let undo = "DELETE FROM billing_transaction WHERE trace_id = 'alone'";
+    service.database.execute(undo).await;
+    assert_eq!(service.seal().await, SealedMonths { accounts: 1, left: 0, lacking: 1, month: month("2026-10") });
     service.assert_seals_hold().await;
+
+    // The next month: one behind the last seal.
+    service.clock.set("2026-12-05T04:00:00Z");
+    for user in ["ann", "bob"] {
+        service.deduct(charge(user, "asset", 1)).await;
+    }
+    service.charge_in_part("bob", "alone", "2026-11-20T04:00:00Z", false).await;
+    assert_eq!(service.seal().await, SealedMonths { accounts: 1, left: 1, lacking: 0, month: month("2026-11") });
+    service.database.execute(undo).await;
+    // One of sealed months is for the whole audit.
+    service.charge_in_part("bob", "alone", "2026-03-20T04:00:00Z", false).await;
+    assert_eq!(service.seal().await, SealedMonths { accounts: 1, left: 0, lacking: 1, month: month("2026-11") });
+    let found = service.found_in_all().await;
+    assert!(found.iter().any(|line| line.starts_with("user bob: transaction alone says")), "{found:#?}");
 }
 
 #[rstest]
@@ -39,8 +55,8 @@ async fn an_account_whose_last_seal_is_lost_stops_no_other(#[values(MySql, Sqlit
     let line = "user ann: last seal, of 2026-10: account says none, should be one";
     assert_eq!(service.found_at_night().await, [line]);
     for (at, expected) in [
-        ("2026-11-21T04:00:00Z", SealedMonths { accounts: 0, left: 1, month: month("2026-10") }),
-        ("2026-12-05T04:00:00Z", SealedMonths { accounts: 1, left: 1, month: month("2026-11") }),
+        ("2026-11-21T04:00:00Z", SealedMonths { accounts: 0, left: 1, lacking: 0, month: month("2026-10") }),
+        ("2026-12-05T04:00:00Z", SealedMonths { accounts: 1, left: 1, lacking: 0, month: month("2026-11") }),
     ] {
         service.clock.set(at);
         service.deduct(charge("bob", "asset", 1)).await;
@@ -58,8 +74,8 @@ async fn two_runs_at_once_seal_each_account_once(#[values(MySql, Sqlite)] on: Ba
     let (one, other) = (app::connect(&config).await.unwrap(), app::connect(&config).await.unwrap());
     let calendar = config.calendar(service.clock.clone());
     let (first, second) = tokio::join!(
-        seal_months(&*one, &calendar, false, &Unwatched),
-        seal_months(&*other, &calendar, false, &Unwatched)
+        seal_months(Sources::new(&*one, &calendar), false, &Unwatched),
+        seal_months(Sources::new(&*other, &calendar), false, &Unwatched)
     );
     assert_eq!((first.unwrap().left, second.unwrap().left), (0, 0));
     one.close().await;
@@ -71,35 +87,47 @@ async fn two_runs_at_once_seal_each_account_once(#[values(MySql, Sqlite)] on: Ba
 
 #[rstest]
 #[tokio::test]
+async fn a_run_that_seals_anew_what_was_sealed_is_not_good(#[values(MySql, Sqlite)] on: Backend) {
+    let service = a_year(on).await;
+    let run = async || {
+        let cron = runner(service.database.config(&[]), &service.clock, Counted::all().stop).await;
+        cron.run_now(Job::SealMonths, false, &Counted::all()).await.unwrap().unwrap()
+    };
+    assert!(run().await.is_good);
+    for table in ["sealed_month", "sealed_account"] {
+        service.database.execute(&format!("DELETE FROM {table} WHERE user_id = 'ann'")).await;
+    }
+    let report = run().await;
+    let expected = [
+        "seal-months: 1 accounts lacked seals of earlier months",
+        "seal-months: 1 accounts sealed up to 2026-10, 0 with differences left",
+    ];
+    assert_eq!((report.lines, report.is_good), (expected.map(str::to_owned).into(), false));
+    assert!(run().await.is_good);
+}
+
+#[rstest]
+#[tokio::test]
 async fn one_process_has_a_lease_and_another_when_it_is_gone(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let config = service.database.config(&[]);
     let (one, other) = (app::connect(&config).await.unwrap(), app::connect(&config).await.unwrap());
-    let run = |owner: &str, minute: u32| Run {
-        job: "sweep-of-a-test",
-        period: format!("2026-11-21T04:{minute:02}:00Z servers"),
-        is_by_hand: false,
-        owner: owner.into(),
-    };
-    let done = async { Ok::<_, ()>(1) };
+    let job = "sweep-of-a-test";
+    let done = async |answer: u32| Ok::<_, ()>(answer);
     let nested = async {
-        // While the first process works, the second one does not, in this minute or the next.
-        for minute in [1, 2] {
-            let refused = under_lease(&*other, &run("other", minute), async { Ok::<_, ()>(2) }).await;
-            assert_eq!(refused, Ok(None));
-        }
+        assert_eq!(under_lease(&*other, job, "other", done(2)).await, Ok(None), "the first process works");
         Ok::<_, ()>(1)
     };
-    assert_eq!(under_lease(&*one, &run("one", 1), nested).await, Ok(Some(Ok(1))));
-    assert_eq!(under_lease(&*other, &run("other", 1), done).await, Ok(None), "this minute is done");
-    // The first process dies in the next minute.
-    assert!(matches!(one.begin_run(&run("one", 2)).await, Ok(Begun::Ours { .. })));
-    assert_eq!(under_lease(&*other, &run("other", 2), async { Ok::<_, ()>(2) }).await, Ok(None));
-    end_lease(&service.database, "sweep-of-a-test").await;
-    assert_eq!(under_lease(&*other, &run("other", 2), async { Ok::<_, ()>(2) }).await, Ok(Some(Ok(2))));
-    // A failure leaves the minute to the others.
-    assert_eq!(under_lease(&*other, &run("other", 3), async { Err::<(), _>("down") }).await, Ok(Some(Err("down"))));
-    assert_eq!(under_lease(&*one, &run("one", 3), async { Ok::<_, ()>(3) }).await, Ok(Some(Ok(3))));
+    assert_eq!(under_lease(&*one, job, "one", nested).await, Ok(Some(Ok(1))));
+    // The first process dies with the lease.
+    assert_eq!(one.take_lease(job, "one").await, Ok(true));
+    assert_eq!(under_lease(&*other, job, "other", done(2)).await, Ok(None));
+    end_lease(&service.database, job).await;
+    assert_eq!(under_lease(&*other, job, "other", done(2)).await, Ok(Some(Ok(2))));
+    // A failure leaves the lease to the others.
+    assert_eq!(under_lease(&*other, job, "other", async { Err::<(), _>("down") }).await, Ok(Some(Err("down"))));
+    assert_eq!(under_lease(&*one, job, "one", done(3)).await, Ok(Some(Ok(3))));
+    assert_eq!(service.database.rows(&["job"], "FROM job_run WHERE job = 'sweep-of-a-test'").await, [[""; 1]; 0]);
     one.close().await;
     other.close().await;
 }

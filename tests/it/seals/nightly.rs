@@ -103,6 +103,59 @@ async fn a_charge_without_the_write_of_its_quiet_account_is_found(#[values(MySql
 
 #[rstest]
 #[tokio::test]
+async fn money_that_moved_without_the_write_of_its_quiet_account_is_found(#[values(MySql, Sqlite)] on: Backend) {
+    let service = a_year(on).await;
+    assert_eq!(service.seal_as_in_november().await.accounts, 3);
+    let (one, now) = (service.sql_amount(100), service.sql_time("2026-11-20T04:00:00Z"));
+    let (created, old) = (service.sql_time("2026-03-10T04:00:00Z"), "FROM recharge_order WHERE order_id = 'o'");
+    for (kind, rows, undo) in [
+        (
+            "an adjustment",
+            vec![format!(
+                "INSERT INTO balance_adjustment (user_id, adjustment_id, amount, reason, operator, request_id, \
+                 balance_after, created_at) VALUES ('old', 'x', {one}, 'r', 'o', '', {one}, {now})"
+            )],
+            vec!["DELETE FROM balance_adjustment WHERE user_id = 'old'".to_owned()],
+        ),
+        (
+            "a top-up that was pending for long",
+            vec![format!(
+                "INSERT INTO recharge_order (order_id, user_id, amount, payment_method, status, created_at, updated_at, \
+                 credited_at) VALUES ('o', 'old', {one}, 'stripe', 'success', {created}, {now}, {now})"
+            )],
+            vec![format!("DELETE {old}")],
+        ),
+        (
+            "the refund of an old top-up",
+            vec![
+                format!(
+                    "INSERT INTO recharge_order (order_id, user_id, amount, payment_method, status, created_at, \
+                     updated_at, credited_at) VALUES ('o', 'old', {one}, 'stripe', 'success', {created}, {created}, {created})"
+                ),
+                format!(
+                    "INSERT INTO recharge_refund (refund_id, order_id, user_id, kind, status, amount, request_id, \
+                     balance_after, created_at, updated_at, settled_at) VALUES ('f', 'o', 'old', 'requested', 'success', \
+                     {one}, '', 0, {created}, {now}, {now})"
+                ),
+            ],
+            vec!["DELETE FROM recharge_refund WHERE refund_id = 'f'".to_owned(), format!("DELETE {old}")],
+        ),
+    ] {
+        for sql in rows {
+            service.database.execute(&sql).await;
+        }
+        assert_eq!(read_at_night(&service).await, ["ann", "bob", "old"], "{kind}");
+        assert!(!service.found_at_night().await.is_empty(), "{kind}");
+        for sql in undo {
+            service.database.execute(&sql).await;
+        }
+        assert_eq!(read_at_night(&service).await, ["ann", "bob"], "without {kind}");
+    }
+    assert_eq!(service.found_at_night().await, Vec::<String>::new());
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_lost_account_is_found(#[values(MySql, Sqlite)] on: Backend) {
     let service = a_year(on).await;
     service.clock.set("2026-10-09T04:00:00Z");

@@ -2,23 +2,47 @@
 
 use std::collections::BTreeMap;
 
-use super::books::DifferingTransaction;
+use chrono::{DateTime, Utc};
+
 use crate::biz::{
     jobs::{
         retry::repeat,
-        seals::store::{SealStore, Since, TraceSpan, USERS_AT_ONCE},
+        seals::store::{END, SealStore, Since, TimeSpan, TraceSpan, USERS_AT_ONCE},
     },
-    values::{error::StoreError, ids::UserId},
+    values::{calendar::Calendar, error::StoreError, ids::UserId},
 };
 
-/// Most records of the users that one statement compares, unless they are of one user.
-const RECORDS_AT_ONCE: u64 = 40_000;
+/// Most rows that one statement of an audit compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtOnce {
+    /// Records of several users.
+    pub records: u64,
+    /// Records, or transactions, of one user with more records than that.
+    pub of_one_user: u32,
+}
+
+impl Default for AtOnce {
+    fn default() -> Self {
+        Self { records: 40_000, of_one_user: 200_000 }
+    }
+}
+
+/// The parts that an audit reads with.
+#[derive(Clone, Copy)]
+pub struct Sources<'s> {
+    pub store: &'s dyn SealStore,
+    pub calendar: &'s Calendar,
+    pub at_once: AtOnce,
+}
+
+impl<'s> Sources<'s> {
+    pub fn new(store: &'s dyn SealStore, calendar: &'s Calendar) -> Self {
+        Self { store, calendar, at_once: AtOnce::default() }
+    }
+}
+
 /// Users whose sizes one statement reads.
 const SIZES_AT_ONCE: usize = 5_000;
-/// Transactions of one user that one statement compares.
-const TRACES_AT_ONCE: u32 = 200_000;
-/// Most differing transactions that one statement reads.
-const MAX_TRANSACTIONS: u32 = 10_000;
 
 /// Users that are compared together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,27 +52,27 @@ pub struct Group {
     pub is_large: bool,
 }
 
-/// The groups of some users, by the number of their unsealed records.
+/// The groups of some users, by the number of their records since `since`.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-pub async fn groups(store: &dyn SealStore, users: &[UserId], since: Since) -> Result<Vec<Group>, StoreError> {
+pub async fn groups(sources: Sources<'_>, users: &[UserId], since: Since) -> Result<Vec<Group>, StoreError> {
     let mut sizes = BTreeMap::new();
     for some in users.chunks(SIZES_AT_ONCE) {
-        sizes.extend(repeat(|| store.unsealed_sizes(some, since)).await?);
+        sizes.extend(repeat(|| sources.store.unsealed_sizes(some, since)).await?);
     }
-    Ok(grouped(users, &sizes))
+    Ok(grouped(users, &sizes, sources.at_once.records))
 }
 
-fn grouped(users: &[UserId], sizes: &BTreeMap<UserId, u64>) -> Vec<Group> {
+fn grouped(users: &[UserId], sizes: &BTreeMap<UserId, u64>, most: u64) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut total = 0_u64;
     for user in users {
         let size = sizes.get(user).copied().unwrap_or(0);
-        let is_large = size > RECORDS_AT_ONCE;
+        let is_large = size > most;
         total = total.saturating_add(size);
         match groups.last_mut() {
-            Some(group) if !group.is_large && total <= RECORDS_AT_ONCE && group.users.len() < USERS_AT_ONCE => {
+            Some(group) if !group.is_large && total <= most && group.users.len() < USERS_AT_ONCE => {
                 group.users.push(user.clone());
             }
             _ => {
@@ -60,39 +84,43 @@ fn grouped(users: &[UserId], sizes: &BTreeMap<UserId, u64>) -> Vec<Group> {
     groups
 }
 
-/// The spans of trace ids of a group, each for one statement.
+/// The spans of times of the records of a group since `since`, each for one statement. All records of one time are
+/// in one span.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-pub async fn trace_spans(store: &dyn SealStore, group: &Group) -> Result<Vec<TraceSpan>, StoreError> {
+pub async fn time_spans(sources: Sources<'_>, group: &Group, since: Since) -> Result<Vec<TimeSpan>, StoreError> {
+    let Sources { store, at_once, .. } = sources;
+    let (mut ends, mut from): (Vec<DateTime<Utc>>, _) = (Vec::new(), since.at);
+    if let (true, Some(user)) = (group.is_large, group.users.first()) {
+        // Ends, because each time is behind the last one.
+        while let Some(end) = repeat(|| store.time_behind(user, from, at_once.of_one_user)).await? {
+            ends.push(end);
+            from = end;
+        }
+    }
+    let is_part = !ends.is_empty();
+    let begins = std::iter::once(since.at).chain(ends.clone());
+    let spans = begins.zip(ends.into_iter().chain([Since::END]));
+    Ok(spans.map(|(from, until)| TimeSpan { from, until, is_part }).collect())
+}
+
+/// The spans of trace ids of the transactions of a group, each for one statement.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub async fn trace_spans(sources: Sources<'_>, group: &Group) -> Result<Vec<TraceSpan>, StoreError> {
+    let Sources { store, at_once, .. } = sources;
     let mut spans = Vec::new();
     let mut after = String::new();
     if let (true, Some(user)) = (group.is_large, group.users.first()) {
         // Ends, because each span begins behind the last one.
-        while let Some(last) = repeat(|| store.trace_behind(user, &after, TRACES_AT_ONCE)).await? {
+        while let Some(last) = repeat(|| store.trace_behind(user, &after, at_once.of_one_user)).await? {
             spans.push(TraceSpan { after: std::mem::replace(&mut after, last.clone()), last });
         }
     }
-    spans.push(TraceSpan::behind(after));
+    spans.push(TraceSpan { after, last: END.to_owned() });
     Ok(spans)
-}
-
-/// Calls `note` for each transaction of some users, in key order, that differs from all its records.
-///
-/// # Errors
-/// [`StoreError::Unavailable`], [`StoreError::Failed`].
-pub async fn compare_transactions(
-    store: &dyn SealStore,
-    users: &[UserId],
-    note: &mut (dyn FnMut(UserId, DifferingTransaction) + Send),
-) -> Result<(), StoreError> {
-    for group in groups(store, users, Since::BEGINNING).await? {
-        for span in trace_spans(store, &group).await? {
-            let differing = repeat(|| store.differing_transactions(&group.users, &span, MAX_TRANSACTIONS)).await?;
-            differing.into_iter().for_each(|(user, transaction)| note(user, transaction));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -101,7 +129,7 @@ mod tests {
 
     #[test]
     fn users_are_grouped_up_to_both_limits_and_a_large_one_is_alone() {
-        let most = RECORDS_AT_ONCE;
+        let most = AtOnce::default().records;
         let users: Vec<UserId> = ["a", "b", "c", "d", "e", "f"].map(UserId::from_stored).into();
         let sizes = [1, most - 1, 1, most + 1, 0, 2];
         let sizes = users.iter().cloned().zip(sizes).collect();
@@ -110,9 +138,10 @@ mod tests {
             groups.into_iter().map(shown).collect::<Vec<_>>()
         };
         let expected = [("ab", false), ("c", false), ("d", true), ("ef", false)];
-        assert_eq!(shown(grouped(&users, &sizes)), expected.map(|(users, large)| (users.to_owned(), large)));
+        assert_eq!(shown(grouped(&users, &sizes, most)), expected.map(|(users, large)| (users.to_owned(), large)));
         let many: Vec<UserId> = (0..=USERS_AT_ONCE).map(|n| UserId::from_stored(format!("{n:05}"))).collect();
-        let lengths: Vec<usize> = grouped(&many, &BTreeMap::new()).iter().map(|group| group.users.len()).collect();
+        let lengths: Vec<usize> =
+            grouped(&many, &BTreeMap::new(), most).iter().map(|group| group.users.len()).collect();
         assert_eq!(lengths, [USERS_AT_ONCE, 1]);
     }
 }

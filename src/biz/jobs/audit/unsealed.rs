@@ -9,7 +9,8 @@ use futures_util::{Stream, TryStreamExt, stream};
 
 use super::{
     books::compare,
-    pieces::{Group, groups, trace_spans},
+    charges::compare_records,
+    pieces::{Group, Sources, groups},
     whole::{AuditReport, Findings, audit_user},
 };
 use crate::biz::{
@@ -20,11 +21,7 @@ use crate::biz::{
         seals::store::{Changed, END, SealStore, Since},
         use_audit::{UseRange, ranges_of},
     },
-    values::{
-        calendar::{Calendar, Month},
-        error::StoreError,
-        ids::UserId,
-    },
+    values::{calendar::Month, error::StoreError, ids::UserId},
 };
 
 /// Users between two checkpoints. Most of them have not changed since their seals.
@@ -37,17 +34,14 @@ const SPANS_AT_ONCE: usize = 2;
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], also if the lease of the run is lost; [`StoreError::Failed`].
-pub async fn audit_unsealed(
-    store: &dyn SealStore,
-    calendar: &Calendar,
-    progress: &dyn Progress,
-) -> Result<AuditReport, StoreError> {
+pub async fn audit_unsealed(sources: Sources<'_>, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
+    let Sources { store, calendar, .. } = sources;
     let month = calendar.now().month;
     let mut findings = Findings::begin(store, progress).await?;
     let mut suspects = 0;
     let spans = spans(store, findings.scan.last.clone());
     let read = spans.map_ok(|(span, users)| async move {
-        let found = suspects_of(store, &span, month).await?;
+        let found = suspects_of(sources, &span, month).await?;
         Ok::<_, StoreError>((span, users, found))
     });
     // In the order of the spans, because the checkpoint follows them.
@@ -55,7 +49,7 @@ pub async fn audit_unsealed(
     while let Some((span, users, found)) = read.try_next().await? {
         for suspect in found {
             suspects += 1;
-            audit_user(store, calendar, &suspect, &mut |difference| findings.note(difference)).await?;
+            audit_user(sources, &suspect, &mut |difference| findings.note(difference)).await?;
         }
         findings.reached(span.last, users).await?;
     }
@@ -77,9 +71,10 @@ fn spans(store: &dyn SealStore, after: Option<UserId>) -> impl Stream<Item = Res
     })
 }
 
-async fn suspects_of(store: &dyn SealStore, span: &UserSpan, month: Month) -> Result<BTreeSet<UserId>, StoreError> {
+async fn suspects_of(sources: Sources<'_>, span: &UserSpan, month: Month) -> Result<BTreeSet<UserId>, StoreError> {
+    let store = sources.store;
     let changed = repeat(|| store.changed_accounts(span)).await?;
-    let mut suspects = differing(store, &changed).await?;
+    let mut suspects = differing(sources, &changed).await?;
     suspects.extend(repeat(|| store.lost_accounts(span, month)).await?);
     Ok(suspects)
 }
@@ -89,7 +84,7 @@ async fn suspects_of(store: &dyn SealStore, span: &UserSpan, month: Month) -> Re
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
 pub(in crate::biz::jobs) async fn differing(
-    store: &dyn SealStore,
+    sources: Sources<'_>,
     changed: &[Changed],
 ) -> Result<BTreeSet<UserId>, StoreError> {
     let (lost, changed): (Vec<_>, Vec<_>) = changed.iter().partition(|account| account.has_lost_seal);
@@ -101,8 +96,8 @@ pub(in crate::biz::jobs) async fn differing(
     }
     for (since, accounts) in &by_month {
         let users: Vec<UserId> = accounts.keys().cloned().collect();
-        for group in groups(store, &users, *since).await? {
-            suspects.extend(differing_in(store, group, accounts, *since).await?);
+        for group in groups(sources, &users, *since).await? {
+            suspects.extend(differing_in(sources, group, accounts, *since).await?);
         }
     }
     Ok(suspects)
@@ -110,11 +105,12 @@ pub(in crate::biz::jobs) async fn differing(
 
 /// As [`differing`], for a group of accounts with the same last month.
 async fn differing_in(
-    store: &dyn SealStore,
+    sources: Sources<'_>,
     group: Group,
     accounts: &BTreeMap<UserId, &Changed>,
     since: Since,
 ) -> Result<BTreeSet<UserId>, StoreError> {
+    let store = sources.store;
     let unsealed = repeat(|| store.unsealed(&group.users, since)).await?;
     let mut suspects = BTreeSet::from_iter(unsealed.differing);
     for mut evidence in unsealed.evidence {
@@ -126,9 +122,10 @@ async fn differing_in(
         }
     }
     // In statements of their own, so that no snapshot stays open for them.
-    for span in trace_spans(store, &group).await? {
-        suspects.extend(repeat(|| store.differing_charges(&group.users, since, &span)).await?);
-    }
+    let mut note = |user, _| {
+        suspects.insert(user);
+    };
+    compare_records(sources, &group, since, &mut note).await?;
     match group.users.first() {
         Some(user) if group.is_large => {
             suspects.extend(differs_in_use(store, user, since).await?.then(|| user.clone()))

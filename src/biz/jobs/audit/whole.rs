@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{
     books::{Difference, Evidence, Owner, compare, compare_transaction, compare_use},
-    pieces::compare_transactions,
+    charges::compare_all_charges,
+    pieces::Sources,
 };
 use crate::biz::{
     account::users::UserSpan,
@@ -17,7 +18,7 @@ use crate::biz::{
         },
         use_audit::{UseRange, ranges, ranges_of},
     },
-    values::{calendar::Calendar, error::StoreError, ids::UserId},
+    values::{error::StoreError, ids::UserId},
 };
 
 /// The result of an audit. The counts include the interrupted run from which this one resumes.
@@ -93,11 +94,8 @@ impl<'p> Findings<'p> {
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], also if the lease of the run is lost; [`StoreError::Failed`].
-pub async fn audit(
-    store: &dyn SealStore,
-    calendar: &Calendar,
-    progress: &dyn Progress,
-) -> Result<AuditReport, StoreError> {
+pub async fn audit(sources: Sources<'_>, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
+    let store = sources.store;
     let mut findings = Findings::begin(store, progress).await?;
     // Ends, because each chunk begins after the last one.
     loop {
@@ -106,7 +104,7 @@ pub async fn audit(
         let span = UserSpan { after: findings.scan.last.clone(), last: end.user.clone() };
         // In statements of their own, because one snapshot of all records would stay open for minutes.
         let ranges = ranges(store, &span).await?;
-        compare_all(store, calendar, &chunk, &ranges, &mut |difference| findings.note(difference)).await?;
+        compare_all(sources, &chunk, &ranges, &mut |difference| findings.note(difference)).await?;
         findings.reached(span.last, chunk.len() as u64).await?;
     }
 }
@@ -116,24 +114,23 @@ pub async fn audit(
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
 pub(in crate::biz::jobs) async fn audit_user(
-    store: &dyn SealStore,
-    calendar: &Calendar,
+    sources: Sources<'_>,
     user: &UserId,
     note: &mut (dyn FnMut(Difference) + Send),
 ) -> Result<(), StoreError> {
-    let evidence = repeat(|| store.evidence_of(user)).await?;
-    let ranges = ranges_of(store, user).await?;
-    compare_all(store, calendar, &[evidence], &ranges, note).await
+    let evidence = repeat(|| sources.store.evidence_of(user)).await?;
+    let ranges = ranges_of(sources.store, user).await?;
+    compare_all(sources, &[evidence], &ranges, note).await
 }
 
 /// Compares the books of some users, in key order, with their history and their seals.
 async fn compare_all(
-    store: &dyn SealStore,
-    calendar: &Calendar,
+    sources: Sources<'_>,
     evidence: &[Evidence],
     ranges: &[UseRange],
     note: &mut (dyn FnMut(Difference) + Send),
 ) -> Result<(), StoreError> {
+    let Sources { store, calendar, .. } = sources;
     let users: Vec<UserId> = evidence.iter().map(|evidence| evidence.user.clone()).collect();
     let mut clean = BTreeSet::from_iter(users.iter().cloned());
     let mut noted = |difference: Difference| {
@@ -148,7 +145,7 @@ async fn compare_all(
             compare_use(&user, &differing).into_iter().for_each(&mut noted);
         }
     }
-    compare_transactions(store, &users, &mut |user, differing| noted(compare_transaction(user, differing))).await?;
+    compare_all_charges(sources, &users, &mut |user, differing| noted(compare_transaction(user, differing))).await?;
     verify(store, calendar, &users).await?.into_iter().for_each(&mut noted);
     // An account that differs is not sealed.
     let clean: Vec<UserId> = clean.into_iter().collect();

@@ -7,12 +7,20 @@ use chrono::{Datelike, TimeDelta};
 use super::{
     content::{Content, HistoryRow, Kind},
     history,
+    proof::lacking_seals,
     store::{Changed, NewSeal, SealStore, Sealed, Since, USERS_AT_ONCE, hash},
 };
 use crate::biz::{
     events::closing::last_to_close,
     jobs::{
-        audit::{MAX_REPORTED, pieces::compare_transactions, unsealed, whole::audit_user},
+        audit::{
+            MAX_REPORTED,
+            books::Owner,
+            charges::compare_unrecorded,
+            pieces::{Sources, groups},
+            unsealed,
+            whole::audit_user,
+        },
         progress::{Progress, ScanPosition},
         retry::repeat,
     },
@@ -37,6 +45,9 @@ pub struct SealedMonths {
     pub accounts: u64,
     /// Accounts that differ from their history or their seals, and stay unsealed. The run names each.
     pub left: u64,
+    /// Accounts that lacked seals of months that were sealed for all before: their seals were deleted, or they had
+    /// been left. The run names each, and seals it.
+    pub lacking: u64,
     /// The last sealed month.
     pub month: Month,
 }
@@ -52,33 +63,28 @@ pub fn last_to_seal(calendar: &Calendar) -> Month {
 /// # Errors
 /// [`StoreError::Unavailable`], also if the lease of the run is lost; [`StoreError::Failed`].
 pub async fn seal_months(
-    store: &dyn SealStore,
-    calendar: &Calendar,
+    sources: Sources<'_>,
     is_dry_run: bool,
     progress: &dyn Progress,
 ) -> Result<SealedMonths, StoreError> {
+    let Sources { store, calendar, .. } = sources;
     let month = last_to_seal(calendar);
-    let mut scan = ScanPosition::<3>::of(progress);
+    let mut scan = ScanPosition::<4>::of(progress);
     let number = u64::from(month.first_day().num_days_from_ce().unsigned_abs());
-    if scan.counts[2] != number {
+    if scan.counts[3] != number {
         // A run for another month has left other accounts unsealed.
-        scan = ScanPosition { counts: [0, 0, number], last: None };
+        scan = ScanPosition { counts: [0, 0, 0, number], last: None };
     }
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each span begins behind the last.
     while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_A_TIME)).await? {
         let mut changed = repeat(|| store.changed_accounts(&span)).await?;
         changed.retain(|account| account.sealed.as_ref().is_none_or(|sealed| sealed.month < month));
-        let mut left = differing(store, calendar, &changed).await?;
+        let mut left = differing(sources, &changed).await?;
+        left.extend(unrecorded(sources, &changed).await?);
         changed.retain(|account| !left.contains(&account.user));
+        let lacking = lacking(sources, &changed).await?;
         let mut seals = sealed(store, calendar, month, &changed).await?;
-        // No other audit but the whole one compares all transactions, and it would find them behind the seal.
-        let to_seal: Vec<UserId> = seals.iter().map(|seal| seal.user.clone()).collect();
-        compare_transactions(store, &to_seal, &mut |user, _| {
-            left.insert(user);
-        })
-        .await?;
-        seals.retain(|seal| !left.contains(&seal.user));
         if !is_dry_run {
             for some in seals.chunks(SEALS_AT_ONCE) {
                 left.extend(write(store, some, calendar).await?);
@@ -86,10 +92,18 @@ pub async fn seal_months(
         }
         seals.retain(|seal| !left.contains(&seal.user));
         scan.counts[0] += seals.len() as u64;
-        for user in left {
+        for user in &left {
             scan.counts[1] += 1;
             if scan.counts[1] <= MAX_REPORTED {
                 progress.report(&format!("user {user}: has differences; not sealed"));
+            }
+        }
+        for (user, should_be) in lacking.iter().filter(|(user, _)| !left.contains(user)) {
+            scan.counts[2] += 1;
+            if scan.counts[2] <= MAX_REPORTED {
+                progress.report(&format!(
+                    "user {user}: lacked seals up to {should_be}: they were deleted, or an earlier run left it; sealed anew"
+                ));
             }
         }
         scan.last = Some(span.last);
@@ -98,25 +112,61 @@ pub async fn seal_months(
     if !is_dry_run && repeat(|| store.all_sealed_up_to()).await?.is_none_or(|noted| noted < month) {
         repeat(|| store.note_all_sealed(month)).await?;
     }
-    let [accounts, left, _] = scan.counts;
-    Ok(SealedMonths { accounts, left, month })
+    let [accounts, left, lacking, _] = scan.counts;
+    Ok(SealedMonths { accounts, left, lacking, month })
 }
 
 /// The accounts that differ. An account that the nightly audit suspects is audited whole.
-async fn differing(
-    store: &dyn SealStore,
-    calendar: &Calendar,
-    accounts: &[Changed],
-) -> Result<BTreeSet<UserId>, StoreError> {
+async fn differing(sources: Sources<'_>, accounts: &[Changed]) -> Result<BTreeSet<UserId>, StoreError> {
     let mut left = BTreeSet::new();
-    for suspect in unsealed::differing(store, accounts).await? {
+    for suspect in unsealed::differing(sources, accounts).await? {
         let mut differences = 0_u64;
-        audit_user(store, calendar, &suspect, &mut |_| differences += 1).await?;
+        audit_user(sources, &suspect, &mut |_| differences += 1).await?;
         if differences > 0 {
             left.insert(suspect);
         }
     }
     Ok(left)
+}
+
+/// The accounts with a transaction without records since their last seals. A record leads to its transaction, which
+/// the audit has compared. No record leads to these, and the digests do not have them.
+async fn unrecorded(sources: Sources<'_>, accounts: &[Changed]) -> Result<BTreeSet<UserId>, StoreError> {
+    let mut found = BTreeSet::new();
+    for (since, accounts) in by_begin(accounts) {
+        let users: Vec<UserId> = accounts.iter().map(|account| account.user.clone()).collect();
+        // By the whole history, because the transactions have no index by time.
+        for group in groups(sources, &users, Since::BEGINNING).await? {
+            let mut note = |user, _| {
+                found.insert(user);
+            };
+            compare_unrecorded(sources, &group, since, &mut note).await?;
+        }
+    }
+    Ok(found)
+}
+
+/// The accounts that lack seals of months that were sealed for all, each with the last of these months.
+async fn lacking(sources: Sources<'_>, accounts: &[Changed]) -> Result<Vec<(UserId, String)>, StoreError> {
+    let mut found = Vec::new();
+    for some in accounts.chunks(USERS_AT_ONCE) {
+        let users: Vec<UserId> = some.iter().map(|account| account.user.clone()).collect();
+        let lacking = lacking_seals(sources.store, sources.calendar, &users).await?;
+        found.extend(lacking.into_iter().filter_map(|difference| match difference.owner {
+            Owner::User(user) => Some((user, difference.should_be)),
+            Owner::ApiKey(_) => None,
+        }));
+    }
+    Ok(found)
+}
+
+/// Some accounts by the begin of their unsealed history.
+fn by_begin(accounts: &[Changed]) -> BTreeMap<Since, Vec<&Changed>> {
+    let mut by_begin: BTreeMap<Since, Vec<&Changed>> = BTreeMap::new();
+    for account in accounts {
+        by_begin.entry(account.since()).or_default().push(account);
+    }
+    by_begin
 }
 
 /// Writes seals. Returns the users who have another seal of the month.
@@ -155,12 +205,8 @@ async fn sealed(
     accounts: &[Changed],
 ) -> Result<Vec<NewSeal>, StoreError> {
     let until = Since::end_of(month, calendar);
-    let mut by_month: BTreeMap<Since, Vec<&Changed>> = BTreeMap::new();
-    for account in accounts {
-        by_month.entry(account.since()).or_default().push(account);
-    }
     let mut seals = Vec::new();
-    for (since, accounts) in by_month {
+    for (since, accounts) in by_begin(accounts) {
         let span = (since.at, until.at);
         for some in accounts.chunks(USERS_AT_ONCE) {
             let users: Vec<UserId> = some.iter().map(|account| account.user.clone()).collect();

@@ -16,7 +16,7 @@ use crate::biz::{
     },
 };
 
-/// Users that are read together.
+/// Most users that are read together.
 pub const USERS_AT_ONCE: usize = 1_000;
 
 /// The begin of the unsealed history of an account.
@@ -33,6 +33,12 @@ impl Since {
             (Some(day), Some(at)) => Self { at, day },
             _ => Self { at: DateTime::UNIX_EPOCH, day: NaiveDate::MIN },
         };
+
+    /// After all history.
+    pub const END: DateTime<Utc> = match DateTime::from_timestamp(253_370_764_800, 0) {
+        Some(at) => at,
+        None => DateTime::<Utc>::MAX_UTC,
+    };
 
     /// The end of a sealed month.
     pub fn end_of(month: Month, calendar: &Calendar) -> Self {
@@ -118,6 +124,15 @@ pub struct Unsealed {
     pub differing: Vec<UserId>,
 }
 
+/// The records from a time to before another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeSpan {
+    pub from: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+    /// Whether the compared history goes on beyond the span.
+    pub is_part: bool,
+}
+
 /// The trace ids behind `after`, up to and including `last`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceSpan {
@@ -156,21 +171,40 @@ pub trait SealStore: AuditStore {
     /// The users with a rollup by service, model and API key that differs from the unsealed records; one snapshot.
     async fn differing_use_since(&self, users: &[UserId], since: Since) -> Result<Vec<UserId>, StoreError>;
 
-    /// The users with unsealed records of `traces` that differ from their transactions; one snapshot.
+    /// The first `limit` transactions, by user and trace id, that differ from their records in a span of times; one
+    /// snapshot.
     async fn differing_charges(
+        &self,
+        users: &[UserId],
+        times: &TimeSpan,
+        limit: u32,
+    ) -> Result<Vec<(UserId, DifferingTransaction)>, StoreError>;
+
+    /// The last time of the `count` records of a user behind `from`; `None` if there are fewer.
+    async fn time_behind(
+        &self,
+        user: &UserId,
+        from: DateTime<Utc>,
+        count: u32,
+    ) -> Result<Option<DateTime<Utc>>, StoreError>;
+
+    /// The first `limit` charges of `traces` that were made since `since`, by user and trace id, without their main
+    /// record at their time; one snapshot. A charge that was late has its records at another time.
+    async fn unrecorded(
         &self,
         users: &[UserId],
         since: Since,
         traces: &TraceSpan,
-    ) -> Result<Vec<UserId>, StoreError>;
-
-    /// The first `limit` transactions of `traces` that differ from all their records; one snapshot.
-    async fn differing_transactions(
-        &self,
-        users: &[UserId],
-        traces: &TraceSpan,
         limit: u32,
     ) -> Result<Vec<(UserId, DifferingTransaction)>, StoreError>;
+
+    /// Those of `traces`, with their users, that have records since `since`.
+    async fn recorded(
+        &self,
+        users: &[UserId],
+        since: Since,
+        traces: &[String],
+    ) -> Result<Vec<(UserId, String)>, StoreError>;
 
     /// The trace id of the transaction that is `count` behind `after`; `None` if there are fewer.
     async fn trace_behind(&self, user: &UserId, after: &str, count: u32) -> Result<Option<String>, StoreError>;

@@ -47,6 +47,8 @@ pub(super) fn scoped(sql: &'static str, scope: &Scope<'_>) -> Statement {
             Piece::Value("id") => statement.texts([scope.id]),
             Piece::Value("after_trace") => statement.texts([scope.after_trace]),
             Piece::Value("last_trace") => statement.texts([scope.last_trace]),
+            Piece::Value("traces") => statement.texts(scope.traces.iter().map(String::as_str)),
+            Piece::Value("is_part") => statement.number(u8::from(scope.is_part)),
             Piece::Value("day") => statement.row(|row| {
                 row.day(scope.day);
             }),
@@ -54,6 +56,7 @@ pub(super) fn scoped(sql: &'static str, scope: &Scope<'_>) -> Statement {
             Piece::Value("limit") => statement.number(scope.limit),
             Piece::Value("an_hour_before_the_end_of_s") => statement.push("s.sealed_until - INTERVAL 1 HOUR"),
             Piece::Value("t_free_remaining_large") => statement.push("COALESCE(t.free_remaining_large, '')"),
+            Piece::Value("no_amount") => statement.push("0.0"),
             // There is no index by status.
             Piece::Value("pending_as_t") => statement.push(
                 "reservation_expiry e JOIN billing_transaction t ON t.user_id = e.user_id AND t.trace_id = e.trace_id",

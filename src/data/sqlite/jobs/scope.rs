@@ -29,9 +29,12 @@ pub(super) async fn fetch(
         Piece::Value("last") => "?9",
         Piece::Value("after_trace") => "?10",
         Piece::Value("last_trace") => "?11",
+        Piece::Value("traces") => "SELECT value FROM json_each(?12)",
+        Piece::Value("is_part") => "?13",
         Piece::Value("an_hour_before_the_end_of_s") => "s.sealed_until - 3600000000",
         // Its integers are large enough.
         Piece::Value("t_free_remaining_large") => "''",
+        Piece::Value("no_amount") => "0",
         Piece::Value("pending_as_t") => "billing_transaction t INDEXED BY idx_pending_expiry",
         // The database names it in its error.
         Piece::Value(unknown) => unknown,
@@ -58,6 +61,8 @@ pub(super) async fn fetch_text(
         .bind(scope.last)
         .bind(scope.after_trace)
         .bind(scope.last_trace)
+        .bind(serde_json::Value::from(scope.traces).to_string())
+        .bind(scope.is_part)
         .fetch_all(executor)
         .await
         .map_err(store_error)

@@ -16,7 +16,9 @@ use crate::{
             audit::books::DifferingTransaction,
             seals::{
                 content::{HistoryRow, Kind},
-                store::{Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, TraceSpan, Unsealed},
+                store::{
+                    Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, TimeSpan, TraceSpan, Unsealed,
+                },
             },
         },
         values::{calendar::Month, error::StoreError, ids::UserId},
@@ -78,21 +80,45 @@ impl SealStore for SqliteStore {
     async fn differing_charges(
         &self,
         users: &[UserId],
-        since: Since,
-        traces: &TraceSpan,
-    ) -> Result<Vec<UserId>, StoreError> {
-        let scope = Scope::of_users(users, since).with_traces(traces);
-        self.rows(history::DIFFERING_CHARGES, &scope).await?.iter().map(user_of).collect()
+        times: &TimeSpan,
+        limit: u32,
+    ) -> Result<Vec<(UserId, DifferingTransaction)>, StoreError> {
+        let scope = Scope { limit, ..Scope::of_times(users, times) };
+        self.rows(history::DIFFERING_CHARGES, &scope).await?.iter().map(differing_transaction_of).collect()
     }
 
-    async fn differing_transactions(
+    async fn time_behind(
+        &self,
+        user: &UserId,
+        from: DateTime<Utc>,
+        count: u32,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let scope = Scope::of_users(&[], Since::BEGINNING);
+        let scope = Scope { first: user.as_str(), from, limit: count, ..scope };
+        let rows = self.rows(history::TIME_BEHIND, &scope).await?;
+        let Some(row) = rows.first().filter(|row| row.number(1) == Ok(count)) else { return Ok(None) };
+        row.optional_time(0)
+    }
+
+    async fn unrecorded(
         &self,
         users: &[UserId],
+        since: Since,
         traces: &TraceSpan,
         limit: u32,
     ) -> Result<Vec<(UserId, DifferingTransaction)>, StoreError> {
-        let scope = Scope { limit, ..Scope::of_users(users, Since::BEGINNING).with_traces(traces) };
-        self.rows(history::DIFFERING_TRANSACTIONS, &scope).await?.iter().map(differing_transaction_of).collect()
+        let scope = Scope { limit, ..Scope::of_users(users, since).with_traces(traces) };
+        self.rows(history::UNRECORDED, &scope).await?.iter().map(differing_transaction_of).collect()
+    }
+
+    async fn recorded(
+        &self,
+        users: &[UserId],
+        since: Since,
+        traces: &[String],
+    ) -> Result<Vec<(UserId, String)>, StoreError> {
+        let scope = Scope { traces, ..Scope::of_users(users, since) };
+        self.rows(history::RECORDED, &scope).await?.iter().map(|row| Ok((user_of(row)?, row.text(1)?))).collect()
     }
 
     async fn trace_behind(&self, user: &UserId, after: &str, count: u32) -> Result<Option<String>, StoreError> {
