@@ -6,6 +6,7 @@ use billing_service::{
     app,
     biz::{
         jobs::{
+            audit::AtOnce,
             low_balance::{Percent, Thresholds},
             reset::reset_quotas,
         },
@@ -73,4 +74,50 @@ async fn jobs_of_mysql_read_one_month_however_many_there_are() {
     let read = rows_read(&service, "reservation_expiry").await - before;
     assert!(read <= 10, "{read} rows of 20000 read");
     store.close().await;
+}
+
+#[tokio::test]
+async fn audits_of_mysql_read_each_row_of_a_large_account_a_few_times_however_many_statements_there_are() {
+    const ROWS: u64 = 6_000;
+    let service = Service::start(MySql).await;
+    service.clock.set("2024-11-21T04:00:00Z");
+    for sql in [
+        "INSERT INTO user_balance (user_id, created_at, updated_at) VALUES ('hot', '2024-10-05', '2024-10-05')",
+        "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, free_count, paid_count, amount, \
+         record_id, balance_after, free_remaining_after, created_at) SELECT 'hot', SHA1(seq), 'COMMITTED', 'asset', 1, 0, \
+         1, 0, CONCAT('r', seq), 0, 0, '2024-10-05 01:00:00' + INTERVAL seq SECOND FROM seq_1_to_6000",
+        "INSERT INTO billing_record (billing_record_id, user_id, service_name, type, amount, count, created_at, \
+         usage_date, trace_id) SELECT CONCAT('r', seq), 'hot', 'asset', 2, 0, 1, \
+         '2024-10-05 01:00:00' + INTERVAL seq SECOND, '2024-10-05', SHA1(seq) FROM seq_1_to_6000",
+        "INSERT INTO usage_daily (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, \
+         paid_records) VALUES ('hot', '2024-10-05', 'asset', 0, 6000, 0, 0, 6000)",
+        "ANALYZE TABLE user_balance, billing_transaction, billing_record, billing_record_archive, usage_daily",
+        "SET GLOBAL userstat = 1",
+    ] {
+        service.database.execute(sql).await;
+    }
+    // Some sixty statements in each direction.
+    let at_once = AtOnce { records: 100, of_one_user: 100 };
+    let tables = ["billing_record", "billing_transaction"];
+    let read = async || {
+        let mut counts = Vec::new();
+        for table in tables {
+            counts.push(rows_read(&service, table).await);
+        }
+        counts
+    };
+    let mut before = read().await;
+    for (name, most) in [("nightly", 8), ("whole", 14), ("seal", 12)] {
+        match name {
+            "nightly" => assert_eq!(service.nightly_audit_in(at_once).await.difference_count, 0),
+            "whole" => assert_eq!(service.whole_audit_in(at_once).await.difference_count, 0),
+            _ => assert_eq!(service.seal_in(at_once).await.0.accounts, 1),
+        }
+        let after = read().await;
+        for ((table, before), after) in tables.iter().zip(&before).zip(&after) {
+            let times = (after - before) / ROWS;
+            assert!((1..=most).contains(&times), "{name}: {table} was read {times} times");
+        }
+        before = after;
+    }
 }
