@@ -42,7 +42,7 @@ macro_rules! charges_of {
 }
 
 /// The transactions of the records of a span of times that differ from them. A charge of reported usage that went on
-/// in a later month has records of two times. Beyond the span it may have more.
+/// in a later month has records of two times, and nothing in its row says so. Beyond the span it may have more.
 pub(in crate::data) const DIFFERING_CHARGES: &str = concat!(
     "SELECT r.user_id, r.trace_id, CAST(CASE t.status WHEN 'COMMITTED' THEN t.free_count ELSE 0 END AS SIGNED), \
      CAST(CASE t.status WHEN 'COMMITTED' THEN t.paid_count ELSE 0 END AS SIGNED), \
@@ -55,7 +55,7 @@ pub(in crate::data) const DIFFERING_CHARGES: &str = concat!(
     ") charges GROUP BY user_id, trace_id) r \
      LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
      WHERE t.user_id IS NULL OR t.status <> 'COMMITTED' OR CASE WHEN t.charged_by IS NOT NULL AND (t.created_at < {from} \
-     OR {is_part} = 1 AND t.late_date IS NOT NULL) \
+     OR {is_part} = 1) \
      THEN r.free > t.free_count OR r.paid > t.paid_count OR r.amount > t.amount \
      ELSE r.free <> t.free_count OR r.paid <> t.paid_count OR r.amount <> t.amount END \
      ORDER BY r.user_id, r.trace_id LIMIT {limit}"

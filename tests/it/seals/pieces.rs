@@ -18,15 +18,16 @@ fn named(report: &AuditReport, user: &str) -> BTreeSet<String> {
     lines.filter_map(|line| Some(line.strip_prefix(&name)?.split(' ').next()?.to_owned())).collect()
 }
 
-/// Reported usage that went on after the month of its charge had closed: another record, of now.
+/// Reported usage that went on after the month of its charge had closed: another record, of now. As in the service, the
+/// transaction gets no late day, because its charge was in time.
 async fn goes_on(service: &Service, trace: &str) {
     let of_stream = format!("user_id = 'bob' AND trace_id = '{trace}'");
     let (amount, now) = (service.sql_amount(10), service.sql_time("2026-11-20T04:00:00Z"));
     service.record("bob", trace, &now, "2026-11-20").await;
     for sql in [
         format!(
-            "UPDATE billing_transaction SET charged_by = 1, late_date = '2026-11-20', paid_count = paid_count + 2, \
-             amount = amount + {amount} WHERE {of_stream}"
+            "UPDATE billing_transaction SET charged_by = 1, paid_count = paid_count + 2, amount = amount + {amount} \
+             WHERE {of_stream}"
         ),
         format!("UPDATE user_balance SET balance = balance - {amount}, version = version + 1 WHERE user_id = 'bob'"),
         format!(
