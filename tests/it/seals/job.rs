@@ -68,6 +68,24 @@ async fn an_account_whose_last_seal_is_lost_stops_no_other(#[values(MySql, Sqlit
 
 #[rstest]
 #[tokio::test]
+async fn only_accounts_with_history_in_the_closed_month_are_audited_before_their_seals(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let service = a_year(on).await;
+    // Its history begins in the open month, in which the nightly audit finds its difference.
+    service.deduct(charge("new", "asset", 4)).await;
+    let one = service.sql_amount(100);
+    service.database.execute(&format!("UPDATE user_balance SET balance = balance + {one} WHERE user_id = 'new'")).await;
+    for accounts in [3, 0] {
+        assert_eq!(service.seal().await, SealedMonths { accounts, left: 0, lacking: 0, month: month("2026-10") });
+    }
+    assert_eq!(service.found_at_night().await.len(), 1);
+    service.clock.set("2026-12-05T04:00:00Z");
+    assert_eq!(service.seal().await, SealedMonths { accounts: 2, left: 1, lacking: 0, month: month("2026-11") });
+}
+
+#[rstest]
+#[tokio::test]
 async fn two_runs_at_once_seal_each_account_once(#[values(MySql, Sqlite)] on: Backend) {
     let service = a_year(on).await;
     let config = service.database.config(&[]);
