@@ -72,7 +72,11 @@ impl Service {
     }
 
     async fn nightly_audit_in(&self, at_once: AtOnce) -> AuditReport {
-        let config = self.database.config(&[]);
+        self.nightly_audit_with(at_once, &[]).await
+    }
+
+    async fn nightly_audit_with(&self, at_once: AtOnce, settings: &[(&str, &str)]) -> AuditReport {
+        let config = self.database.config(settings);
         let (store, calendar) = (app::connect(&config).await.unwrap(), config.calendar(self.clock.clone()));
         let sources = Sources { at_once, ..Sources::new(&*store, &calendar) };
         let report = audit_unsealed(sources, &Unwatched).await.unwrap();

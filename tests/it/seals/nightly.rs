@@ -2,7 +2,7 @@
 
 use billing_service::{
     app,
-    biz::{account::users::UserSpan, values::ids::UserId},
+    biz::{account::users::UserSpan, jobs::audit::AtOnce, values::ids::UserId},
 };
 use rstest::rstest;
 
@@ -213,4 +213,26 @@ async fn a_stream_that_goes_on_after_its_month_was_sealed_is_clean(
     // More records than the transaction has are a difference.
     service.record("bob", "charge-10", &service.sql_time("2026-12-05T03:00:00Z"), "2026-12-05").await;
     assert!(!service.found_at_night().await.is_empty());
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_audit_with_one_connection_audits_differing_accounts_whole_between_its_spans(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let service = a_year(on).await;
+    let one = service.sql_amount(100);
+    // A span of each account: every one but the last is audited whole while others wait to be read.
+    for user in ["ann", "bob", "old"] {
+        service
+            .database
+            .execute(&format!("UPDATE user_balance SET balance = balance + {one} WHERE user_id = '{user}'"))
+            .await;
+    }
+    let at_once = AtOnce { users: 1, ..AtOnce::default() };
+    let settings = [("data.database.max_connections", "1"), ("data.database.acquire_timeout", "2s")];
+    let report = service.nightly_audit_with(at_once, &settings).await;
+    let found: Vec<_> = report.differences.iter().map(|found| (found.owner.to_string(), found.book.as_str())).collect();
+    let expected = ["user ann", "user bob", "user old"].map(|owner| (owner.to_owned(), "balance"));
+    assert_eq!((found, report.suspects), (expected.into(), 3));
 }

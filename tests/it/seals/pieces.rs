@@ -9,7 +9,8 @@ use super::a_year;
 use crate::harness::{Backend, MySql, Service, Sqlite, charge};
 
 /// Each account with more than two records is a large one, with two or three rows in a statement.
-const FEW: [AtOnce; 2] = [AtOnce { records: 2, of_one_user: 3 }, AtOnce { records: 2, of_one_user: 2 }];
+const FEW: [AtOnce; 2] =
+    [AtOnce { records: 2, of_one_user: 3, users: 2 }, AtOnce { records: 2, of_one_user: 2, users: 1 }];
 
 /// The transactions of a user that a report names.
 fn named(report: &AuditReport, user: &str) -> BTreeSet<String> {

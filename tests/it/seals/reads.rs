@@ -97,7 +97,7 @@ async fn audits_of_mysql_read_each_row_of_a_large_account_a_few_times_however_ma
         service.database.execute(sql).await;
     }
     // Some sixty statements in each direction.
-    let at_once = AtOnce { records: 100, of_one_user: 100 };
+    let at_once = AtOnce { records: 100, of_one_user: 100, users: 100 };
     let tables = ["billing_record", "billing_transaction"];
     let read = async || {
         let mut counts = Vec::new();

@@ -12,18 +12,20 @@ use crate::biz::{
     values::{calendar::Calendar, error::StoreError, ids::UserId},
 };
 
-/// Most rows that one statement of an audit compares.
+/// Most rows that one statement of an audit compares, and most accounts that the nightly audit reads at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AtOnce {
     /// Records of several users.
     pub records: u64,
     /// Records, or transactions, of one user with more records than that.
     pub of_one_user: u32,
+    /// Accounts between two checkpoints of the nightly audit. Most of them have not changed since their seals.
+    pub users: u32,
 }
 
 impl Default for AtOnce {
     fn default() -> Self {
-        Self { records: 40_000, of_one_user: 200_000 }
+        Self { records: 40_000, of_one_user: 200_000, users: 20_000 }
     }
 }
 

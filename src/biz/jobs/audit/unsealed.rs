@@ -5,7 +5,7 @@ use std::{
     pin::pin,
 };
 
-use futures_util::{Stream, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, future::try_join_all, stream};
 
 use super::{
     books::compare,
@@ -24,8 +24,6 @@ use crate::biz::{
     values::{calendar::Month, error::StoreError, ids::UserId},
 };
 
-/// Users between two checkpoints. Most of them have not changed since their seals.
-const USERS_AT_A_TIME: u32 = 20_000;
 /// Spans of users that are read at once, each on a connection of its own.
 const SPANS_AT_ONCE: usize = 2;
 
@@ -39,29 +37,32 @@ pub async fn audit_unsealed(sources: Sources<'_>, progress: &dyn Progress) -> Re
     let month = calendar.now().month;
     let mut findings = Findings::begin(store, progress).await?;
     let mut suspects = 0;
-    let spans = spans(store, findings.scan.last.clone());
-    let read = spans.map_ok(|(span, users)| async move {
-        let found = suspects_of(sources, &span, month).await?;
-        Ok::<_, StoreError>((span, users, found))
-    });
-    // In the order of the spans, because the checkpoint follows them.
-    let mut read = pin!(read.try_buffered(SPANS_AT_ONCE));
-    while let Some((span, users, found)) = read.try_next().await? {
-        for suspect in found {
-            suspects += 1;
-            audit_user(sources, &suspect, &mut |difference| findings.note(difference)).await?;
+    let mut spans = pin!(spans(sources, findings.scan.last.clone()));
+    // Ends: each span begins behind the last.
+    loop {
+        let some: Vec<(UserSpan, u64)> = spans.by_ref().take(SPANS_AT_ONCE).try_collect().await?;
+        if some.is_empty() {
+            return Ok(findings.report(suspects));
         }
-        findings.reached(span.last, users).await?;
+        // All of them are read before anything else happens: a snapshot that waits meanwhile would keep its connection.
+        let found = try_join_all(some.iter().map(|(span, _)| suspects_of(sources, span, month))).await?;
+        for ((span, users), found) in some.into_iter().zip(found) {
+            for suspect in found {
+                suspects += 1;
+                audit_user(sources, &suspect, &mut |difference| findings.note(difference)).await?;
+            }
+            findings.reached(span.last, users).await?;
+        }
     }
-    Ok(findings.report(suspects))
 }
 
 /// The spans of all users behind `after`, with the number of their accounts. The last span has no account, because
 /// accounts may be lost behind the last one.
-fn spans(store: &dyn SealStore, after: Option<UserId>) -> impl Stream<Item = Result<(UserSpan, u64), StoreError>> + '_ {
+fn spans(sources: Sources<'_>, after: Option<UserId>) -> impl Stream<Item = Result<(UserSpan, u64), StoreError>> + '_ {
+    let Sources { store, at_once, .. } = sources;
     stream::try_unfold(Some(after), move |after| async move {
         let Some(after) = after else { return Ok(None) };
-        Ok(Some(match repeat(|| store.span(after.as_ref(), USERS_AT_A_TIME)).await? {
+        Ok(Some(match repeat(|| store.span(after.as_ref(), at_once.users)).await? {
             Some((span, users)) => {
                 let last = span.last.clone();
                 ((span, users), Some(Some(last)))
