@@ -10,7 +10,7 @@ use billing_service::{
 };
 use rstest::rstest;
 
-use super::{a_year, month};
+use super::{Reported, a_year, month};
 use crate::{
     cron::{Counted, end_lease, runner},
     harness::{Backend, MySql, Service, Sqlite, charge, progress::Unwatched},
@@ -115,6 +115,14 @@ async fn a_run_that_seals_anew_what_was_sealed_is_not_good(#[values(MySql, Sqlit
     for table in ["sealed_month", "sealed_account"] {
         service.database.execute(&format!("DELETE FROM {table} WHERE user_id = 'ann'")).await;
     }
+    let config = service.database.config(&[]);
+    let (store, calendar) = (app::connect(&config).await.unwrap(), config.calendar(service.clock.clone()));
+    let reported = Reported::default();
+    seal_months(Sources::new(&*store, &calendar), true, &reported).await.unwrap();
+    store.close().await;
+    let line =
+        "user ann: lacked seals up to 2026-10: they were deleted, or an earlier run left it; would be sealed anew";
+    assert_eq!(*reported.0.lock().unwrap(), [line]);
     let report = run().await;
     let expected = [
         "seal-months: 1 accounts lacked seals of earlier months",

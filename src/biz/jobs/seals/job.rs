@@ -102,11 +102,12 @@ pub async fn seal_months(
                 progress.report(&format!("user {user}: has differences; not sealed"));
             }
         }
+        let end = if is_dry_run { "would be sealed anew" } else { "sealed anew" };
         for (user, should_be) in lacking.iter().filter(|(user, _)| !left.contains(user)) {
             scan.counts[2] += 1;
             if scan.counts[2] <= MAX_REPORTED {
                 progress.report(&format!(
-                    "user {user}: lacked seals up to {should_be}: they were deleted, or an earlier run left it; sealed anew"
+                    "user {user}: lacked seals up to {should_be}: they were deleted, or an earlier run left it; {end}"
                 ));
             }
         }
