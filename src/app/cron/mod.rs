@@ -267,7 +267,7 @@ impl Runner {
             }
         };
         if run.is_by_hand && job == Job::AuditAll && done.is_ok() {
-            self.keep_result(job, progress.position()).await;
+            self.store_result(job, progress.position()).await;
         }
         if let Err(error) = in_time(self.store.end_run(&run, done.is_ok())).await {
             tracing::warn!(%error, %job, "release of the lease failed; the lease expires by itself");
@@ -290,9 +290,9 @@ impl Runner {
 
     /// Stores the result of a whole audit by hand beside those of the schedule, so that the metrics show it. The audit
     /// is good without that.
-    async fn keep_result(&self, job: Job, position: Option<String>) {
+    async fn store_result(&self, job: Job, position: Option<String>) {
         let period = format!("{} {BY_REQUEST}", self.calendar.now().utc.format(INSTANT));
-        if let Err(error) = repeat(|| in_time(self.store.keep_run(job.name(), &period, position.as_deref()))).await {
+        if let Err(error) = repeat(|| in_time(self.store.store_run(job.name(), &period, position.as_deref()))).await {
             tracing::warn!(%error, %job, "result of the run not stored; the metrics do not show it");
         }
     }

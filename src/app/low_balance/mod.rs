@@ -10,7 +10,7 @@ use crate::{
     biz::{
         account::catalog::Catalog,
         jobs::{
-            low_balance::{KeptCounts, LowBalanceStore, Thresholds, basis},
+            low_balance::{LowBalanceStore, StoredCounts, Thresholds, basis},
             runs::{RunStore, in_time, under_lease},
         },
         values::{calendar::Calendar, error::StoreError},
@@ -65,28 +65,28 @@ impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
     /// False if another server makes the first count.
     async fn show(&self) -> Result<bool, StoreError> {
         let basis = basis(self.thresholds, self.calendar.now().month);
-        let mut kept = in_time(self.store.kept_counts(&basis)).await?;
-        if self.is_due(kept.as_ref()) {
+        let mut stored = in_time(self.store.stored_counts(&basis)).await?;
+        if self.is_due(stored.as_ref()) {
             // Whether the count is due is asked again under the lease.
             if let Some(counted) = under_lease(&*self.store, JOB, &self.owner, self.count(&basis)).await? {
-                kept = Some(counted?);
+                stored = Some(counted?);
             }
         }
-        if let Some(kept) = &kept {
-            self.metrics.low.set(&kept.counts, &self.catalog, kept.counted_at);
+        if let Some(stored) = &stored {
+            self.metrics.low.set(&stored.counts, &self.catalog, stored.counted_at);
         }
-        Ok(kept.is_some())
+        Ok(stored.is_some())
     }
 
-    fn is_due(&self, kept: Option<&KeptCounts>) -> bool {
-        kept.is_none_or(|kept| kept.due_at <= self.calendar.now().utc)
+    fn is_due(&self, stored: Option<&StoredCounts>) -> bool {
+        stored.is_none_or(|stored| stored.due_at <= self.calendar.now().utc)
     }
 
     /// Counts and stores the counts, unless another server did so before the lease was taken.
-    async fn count(&self, basis: &str) -> Result<KeptCounts, StoreError> {
-        let kept = self.store.kept_counts(basis).await?;
-        if let Some(kept) = kept.clone().filter(|kept| !self.is_due(Some(kept))) {
-            return Ok(kept);
+    async fn count(&self, basis: &str) -> Result<StoredCounts, StoreError> {
+        let stored = self.store.stored_counts(basis).await?;
+        if let Some(stored) = stored.clone().filter(|stored| !self.is_due(Some(stored))) {
+            return Ok(stored);
         }
         let (began, now) = (Instant::now(), self.calendar.now());
         let counting = self.store.count_low(self.thresholds, now.month, TIMEOUT);
@@ -94,14 +94,14 @@ impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}").into())));
         let due_at = self.calendar.now().utc + TimeDelta::from_std(pause_after(began)).unwrap_or_default();
-        let (failed, kept) = match (counted, kept) {
-            (Ok(counts), _) => (None, KeptCounts { counts, counted_at: now.utc, due_at }),
+        let (failed, stored) = match (counted, stored) {
+            (Ok(counts), _) => (None, StoredCounts { counts, counted_at: now.utc, due_at }),
             // The last counts stay, so that the other servers wait too.
-            (Err(error), Some(last)) => (Some(error), KeptCounts { due_at, ..last }),
+            (Err(error), Some(last)) => (Some(error), StoredCounts { due_at, ..last }),
             (Err(error), None) => return Err(error),
         };
-        self.store.keep_counts(basis, &kept).await?;
-        failed.map_or(Ok(kept), Err)
+        self.store.store_counts(basis, &stored).await?;
+        failed.map_or(Ok(stored), Err)
     }
 }
 

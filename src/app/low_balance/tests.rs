@@ -24,7 +24,7 @@ struct Script {
     /// The times of the queries, in seconds since the start.
     asked: Mutex<Vec<u64>>,
     start: Instant,
-    kept: Mutex<Option<KeptCounts>>,
+    stored: Mutex<Option<StoredCounts>>,
     /// The holder of the lease.
     holder: Mutex<Option<String>>,
 }
@@ -40,12 +40,12 @@ impl LowBalanceStore for Script {
         Ok(LowCounts { balance, ..LowCounts::default() })
     }
 
-    async fn kept_counts(&self, _: &str) -> Result<Option<KeptCounts>, StoreError> {
-        Ok(self.kept.lock().unwrap().clone())
+    async fn stored_counts(&self, _: &str) -> Result<Option<StoredCounts>, StoreError> {
+        Ok(self.stored.lock().unwrap().clone())
     }
 
-    async fn keep_counts(&self, _: &str, kept: &KeptCounts) -> Result<(), StoreError> {
-        *self.kept.lock().unwrap() = Some(kept.clone());
+    async fn store_counts(&self, _: &str, stored: &StoredCounts) -> Result<(), StoreError> {
+        *self.stored.lock().unwrap() = Some(stored.clone());
         Ok(())
     }
 }
@@ -64,7 +64,7 @@ impl RunStore for Script {
         unreachable!("no run is stored")
     }
 
-    async fn keep_run(&self, _: &'static str, _: &str, _: Option<&str>) -> Result<(), StoreError> {
+    async fn store_run(&self, _: &'static str, _: &str, _: Option<&str>) -> Result<(), StoreError> {
         unreachable!("no run is stored")
     }
 
@@ -103,7 +103,7 @@ fn counting(mut answers: Vec<(u64, Option<u64>)>) -> (Arc<Script>, [Server; 2]) 
         answers: answers.into(),
         asked: Mutex::default(),
         start,
-        kept: Mutex::default(),
+        stored: Mutex::default(),
         holder: Mutex::default(),
     };
     let store = Arc::new(script);

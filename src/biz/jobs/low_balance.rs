@@ -74,7 +74,7 @@ impl FromIterator<(Option<ServiceName>, u64)> for LowCounts {
 
 /// Counts that are stored for all processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptCounts {
+pub struct StoredCounts {
     pub counts: LowCounts,
     pub counted_at: DateTime<Utc>,
     /// The time of the next count.
@@ -102,12 +102,12 @@ pub trait LowBalanceStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn kept_counts(&self, basis: &str) -> Result<Option<KeptCounts>, StoreError>;
+    async fn stored_counts(&self, basis: &str) -> Result<Option<StoredCounts>, StoreError>;
 
     /// Stores the counts of a [`basis`] in place of the last ones, and deletes those of other bases that are more
     /// than a day old.
     ///
     /// # Errors
     /// [`StoreError::Conflict`], [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn keep_counts(&self, basis: &str, kept: &KeptCounts) -> Result<(), StoreError>;
+    async fn store_counts(&self, basis: &str, stored: &StoredCounts) -> Result<(), StoreError>;
 }

@@ -111,7 +111,7 @@ pub trait RunStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Self::begin_run`].
-    async fn keep_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError>;
+    async fn store_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError>;
 
     /// Takes the lease of a job for [`LEASE`]; `false` if another process has it. Stores no run.
     ///
@@ -205,7 +205,7 @@ mod tests {
             unreachable!("no run is stored")
         }
 
-        async fn keep_run(&self, _: &'static str, _: &str, _: Option<&str>) -> Result<(), StoreError> {
+        async fn store_run(&self, _: &'static str, _: &str, _: Option<&str>) -> Result<(), StoreError> {
             unreachable!("no run is stored")
         }
 

@@ -81,8 +81,7 @@ pub(in crate::data) fn unsealed_books<R: Columns>() -> Vec<(&'static str, Note<R
 /// The users whose rollup by service, model and API key differs from the unsealed records.
 pub(in crate::data) static DIFFERING_USE: LazyLock<String> = LazyLock::new(|| {
     let days = "user_id IN ({users}) AND usage_date >= {day}";
-    let differing =
-        usage::differing(days, &format!("{days} AND created_at >= {{from}}")).replace("LIMIT ?", "LIMIT {limit}");
+    let differing = usage::differing(days, &format!("{days} AND created_at >= {{from}}"), "{limit}");
     format!("SELECT DISTINCT user_id FROM ({differing}) d")
 });
 

@@ -18,7 +18,7 @@ use crate::biz::{
     jobs::{
         progress::Progress,
         retry::repeat,
-        seals::store::{Changed, END, SealStore, Since},
+        seals::store::{Changed, END, SealStore, Sealed, Since},
         use_audit::{UseRange, ranges_of},
     },
     values::{calendar::Month, error::StoreError, ids::UserId},
@@ -90,32 +90,29 @@ pub(in crate::biz::jobs) async fn differing(
 ) -> Result<BTreeSet<UserId>, StoreError> {
     let (lost, changed): (Vec<_>, Vec<_>) = changed.iter().partition(|account| account.has_lost_seal);
     let mut suspects: BTreeSet<UserId> = lost.into_iter().map(|account| account.user.clone()).collect();
-    // Nearly all accounts have the same last month.
-    let mut by_month: BTreeMap<Since, BTreeMap<UserId, &Changed>> = BTreeMap::new();
-    for account in changed {
-        by_month.entry(account.since()).or_default().insert(account.user.clone(), account);
-    }
-    for (since, accounts) in &by_month {
-        let users: Vec<UserId> = accounts.keys().cloned().collect();
-        for group in groups(sources, &users, *since).await? {
-            suspects.extend(differing_in(sources, group, accounts, *since).await?);
+    for (since, accounts) in Changed::by_begin(changed) {
+        let users: Vec<UserId> = accounts.iter().map(|account| account.user.clone()).collect();
+        let sealed = accounts.iter().filter_map(|account| Some((&account.user, account.sealed.as_ref()?)));
+        let sealed: BTreeMap<&UserId, &Sealed> = sealed.collect();
+        for group in groups(sources, &users, since).await? {
+            suspects.extend(differing_in(sources, group, &sealed, since).await?);
         }
     }
     Ok(suspects)
 }
 
-/// As [`differing`], for a group of accounts with the same last month.
+/// As [`differing`], for a group of accounts with the same last month, and the seals of that month.
 async fn differing_in(
     sources: Sources<'_>,
     group: Group,
-    accounts: &BTreeMap<UserId, &Changed>,
+    sealed: &BTreeMap<&UserId, &Sealed>,
     since: Since,
 ) -> Result<BTreeSet<UserId>, StoreError> {
     let store = sources.store;
     let unsealed = repeat(|| store.unsealed(&group.users, since)).await?;
     let mut suspects = BTreeSet::from_iter(unsealed.differing);
     for mut evidence in unsealed.evidence {
-        if let Some(last) = accounts.get(&evidence.user).and_then(|account| account.sealed.as_ref()) {
+        if let Some(last) = sealed.get(&evidence.user) {
             last.figures.add_to(&mut evidence);
         }
         if !compare(&evidence).is_empty() {

@@ -31,8 +31,8 @@ const NAMES: [&str; DIGESTS] =
     ["records", "refunds", "adjustments", "openings", "top-ups", "top-up refunds", "transactions"];
 const DIGESTS: usize = 7;
 const TRANSACTIONS: usize = 6;
-/// Bytes that are kept of a digest.
-const KEPT: usize = 16;
+/// Bytes of a digest that are stored.
+const STORED_BYTES: usize = 16;
 
 /// A row of the history. Each kind is read in the order of user, time and id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl Content {
             let Some((count, digest)) = digest else { continue };
             let separator = if text.is_empty() { "" } else { "," };
             // A write to a String can't fail.
-            let _ = write!(text, "{separator}{name}:{count}:{}", hex(&digest.clone().finalize()[..KEPT]));
+            let _ = write!(text, "{separator}{name}:{count}:{}", hex(&digest.clone().finalize()[..STORED_BYTES]));
         }
         text
     }

@@ -138,7 +138,7 @@ async fn differing(sources: Sources<'_>, accounts: &[Changed]) -> Result<BTreeSe
 /// the audit has compared. No record leads to these, and the digests do not have them.
 async fn unrecorded(sources: Sources<'_>, accounts: &[Changed]) -> Result<BTreeSet<UserId>, StoreError> {
     let mut found = BTreeSet::new();
-    for (since, accounts) in by_begin(accounts) {
+    for (since, accounts) in Changed::by_begin(accounts) {
         let users: Vec<UserId> = accounts.iter().map(|account| account.user.clone()).collect();
         // By the whole history, because the transactions have no index by time.
         for group in groups(sources, &users, Since::BEGINNING).await? {
@@ -163,15 +163,6 @@ async fn lacking(sources: Sources<'_>, accounts: &[Changed]) -> Result<Vec<(User
         }));
     }
     Ok(found)
-}
-
-/// Some accounts by the begin of their unsealed history.
-fn by_begin(accounts: &[Changed]) -> BTreeMap<Since, Vec<&Changed>> {
-    let mut by_begin: BTreeMap<Since, Vec<&Changed>> = BTreeMap::new();
-    for account in accounts {
-        by_begin.entry(account.since()).or_default().push(account);
-    }
-    by_begin
 }
 
 /// Writes seals. Returns the users who have another seal of the month.
@@ -211,7 +202,7 @@ async fn sealed(
 ) -> Result<Vec<NewSeal>, StoreError> {
     let until = Since::end_of(month, calendar);
     let mut seals = Vec::new();
-    for (since, accounts) in by_begin(accounts) {
+    for (since, accounts) in Changed::by_begin(accounts) {
         let span = (since.at, until.at);
         for some in accounts.chunks(USERS_AT_ONCE) {
             let users: Vec<UserId> = some.iter().map(|account| account.user.clone()).collect();

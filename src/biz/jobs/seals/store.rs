@@ -1,5 +1,7 @@
 //! Seals as they are stored, and the reads and writes that they need.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use sha2::{Digest, Sha256};
@@ -73,6 +75,15 @@ pub struct Changed {
 impl Changed {
     pub fn since(&self) -> Since {
         self.sealed.as_ref().map_or(Since::BEGINNING, |sealed| sealed.since)
+    }
+
+    /// Some accounts by the begin of their unsealed history. Nearly all have the same.
+    pub fn by_begin<'c>(accounts: impl IntoIterator<Item = &'c Self>) -> BTreeMap<Since, Vec<&'c Self>> {
+        let mut by_begin: BTreeMap<Since, Vec<&Self>> = BTreeMap::new();
+        for account in accounts {
+            by_begin.entry(account.since()).or_default().push(account);
+        }
+        by_begin
     }
 }
 
@@ -150,7 +161,7 @@ impl TraceSpan {
 /// Behind all ids in the order of both databases.
 pub const END: &str = "\u{10FFFF}";
 
-/// Reads the history of accounts, and keeps their seals.
+/// Reads the history of accounts, and stores their seals.
 ///
 /// The reads return [`StoreError::Unavailable`] and [`StoreError::Failed`].
 #[async_trait]

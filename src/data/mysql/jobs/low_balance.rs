@@ -8,13 +8,13 @@ use sqlx::Connection;
 
 use crate::{
     biz::{
-        jobs::low_balance::{KeptCounts, LowBalanceStore, LowCounts, Percent, Thresholds},
+        jobs::low_balance::{LowBalanceStore, LowCounts, Percent, StoredCounts, Thresholds},
         values::{calendar::Month, error::StoreError},
     },
     data::{
         error::store_error,
         mysql::{MySqlStore, statement::Statement},
-        rows::jobs::{KEPT_COUNTS, kept_counts_of, kept_rows, low_count_of},
+        rows::jobs::{STORED_COUNTS, low_count_of, rows_of_counts, stored_counts_of},
     },
 };
 
@@ -28,21 +28,21 @@ impl LowBalanceStore for MySqlStore {
         sets.iter().flatten().map(low_count_of).collect()
     }
 
-    async fn kept_counts(&self, basis: &str) -> Result<Option<KeptCounts>, StoreError> {
-        kept_counts_of(&self.reader.fetch_all(sqlx::query(KEPT_COUNTS).bind(basis)).await?)
+    async fn stored_counts(&self, basis: &str) -> Result<Option<StoredCounts>, StoreError> {
+        stored_counts_of(&self.reader.fetch_all(sqlx::query(STORED_COUNTS).bind(basis)).await?)
     }
 
-    async fn keep_counts(&self, basis: &str, kept: &KeptCounts) -> Result<(), StoreError> {
-        let keep = Statement::transaction(|statement| {
+    async fn store_counts(&self, basis: &str, stored: &StoredCounts) -> Result<(), StoreError> {
+        let write = Statement::transaction(|statement| {
             statement.push("DELETE FROM low_count WHERE basis = ").texts([basis]);
-            statement.push(" OR counted_at < ").instant(kept.counted_at - TimeDelta::days(1));
+            statement.push(" OR counted_at < ").instant(stored.counted_at - TimeDelta::days(1));
             statement.push("; INSERT INTO low_count (basis, service_name, users, counted_at, due_at) VALUES ");
-            statement.rows(kept_rows(&kept.counts), |row, (service, users)| {
-                row.text(basis).text(service).number(users).instant(kept.counted_at).instant(kept.due_at);
+            statement.rows(rows_of_counts(&stored.counts), |row, (service, users)| {
+                row.text(basis).text(service).number(users).instant(stored.counted_at).instant(stored.due_at);
             });
             statement.push("; ");
         });
-        self.waiter.run(keep).await
+        self.waiter.run(write).await
     }
 }
 

@@ -76,12 +76,12 @@ impl RunStore for MySqlStore {
         self.give_lease_back(run.job, &run.owner).await
     }
 
-    async fn keep_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError> {
-        let keep = sqlx::query(
+    async fn store_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError> {
+        let write = sqlx::query(
             "INSERT IGNORE INTO job_run (job, period, position, started_at, finished_at) \
              VALUES (?, ?, ?, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))",
         );
-        self.reader.execute(keep.bind(job).bind(period).bind(position)).await.map(|_| ())
+        self.reader.execute(write.bind(job).bind(period).bind(position)).await.map(|_| ())
     }
 
     async fn take_lease(&self, job: &'static str, owner: &str) -> Result<bool, StoreError> {

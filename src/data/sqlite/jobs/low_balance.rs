@@ -9,12 +9,12 @@ use sqlx::Connection as _;
 
 use crate::{
     biz::{
-        jobs::low_balance::{KeptCounts, LowBalanceStore, LowCounts, Percent, Thresholds},
+        jobs::low_balance::{LowBalanceStore, LowCounts, Percent, StoredCounts, Thresholds},
         values::{calendar::Month, error::StoreError},
     },
     data::{
         error::store_error,
-        rows::jobs::{KEPT_COUNTS, kept_counts_of, kept_rows, low_count_of},
+        rows::jobs::{STORED_COUNTS, low_count_of, rows_of_counts, stored_counts_of},
         sqlite::{SqliteStore, writer::writer_error},
     },
 };
@@ -39,23 +39,23 @@ impl LowBalanceStore for SqliteStore {
         rows.iter().map(low_count_of).collect()
     }
 
-    async fn kept_counts(&self, basis: &str) -> Result<Option<KeptCounts>, StoreError> {
-        let rows = sqlx::query(KEPT_COUNTS).bind(basis).fetch_all(&self.reader).await.map_err(store_error)?;
-        kept_counts_of(&rows)
+    async fn stored_counts(&self, basis: &str) -> Result<Option<StoredCounts>, StoreError> {
+        let rows = sqlx::query(STORED_COUNTS).bind(basis).fetch_all(&self.reader).await.map_err(store_error)?;
+        stored_counts_of(&rows)
     }
 
-    async fn keep_counts(&self, basis: &str, kept: &KeptCounts) -> Result<(), StoreError> {
-        let (basis, kept) = (basis.to_owned(), kept.clone());
-        self.writer.run(move |connection| keep(connection, &basis, &kept).map_err(writer_error)).await
+    async fn store_counts(&self, basis: &str, stored: &StoredCounts) -> Result<(), StoreError> {
+        let (basis, stored) = (basis.to_owned(), stored.clone());
+        self.writer.run(move |connection| write(connection, &basis, &stored).map_err(writer_error)).await
     }
 }
 
-fn keep(connection: &mut Connection, basis: &str, kept: &KeptCounts) -> rusqlite::Result<()> {
+fn write(connection: &mut Connection, basis: &str, stored: &StoredCounts) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let (counted_at, due_at) = (kept.counted_at.timestamp_micros(), kept.due_at.timestamp_micros());
-    let old = (kept.counted_at - TimeDelta::days(1)).timestamp_micros();
+    let (counted_at, due_at) = (stored.counted_at.timestamp_micros(), stored.due_at.timestamp_micros());
+    let old = (stored.counted_at - TimeDelta::days(1)).timestamp_micros();
     transaction.execute("DELETE FROM low_count WHERE basis = ? OR counted_at < ?", params![basis, old])?;
-    for (service, users) in kept_rows(&kept.counts) {
+    for (service, users) in rows_of_counts(&stored.counts) {
         transaction.execute(
             "INSERT INTO low_count (basis, service_name, users, counted_at, due_at) VALUES (?, ?, ?, ?, ?)",
             params![basis, service, users, counted_at, due_at],

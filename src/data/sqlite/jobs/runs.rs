@@ -62,14 +62,14 @@ impl RunStore for SqliteStore {
         self.writer.run(move |connection| end(connection, &run, is_done).map_err(writer_error)).await
     }
 
-    async fn keep_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError> {
-        let keep = format!(
+    async fn store_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError> {
+        let write = format!(
             "INSERT OR IGNORE INTO job_run (job, period, position, started_at, finished_at) VALUES (?, ?, ?, {NOW}, {NOW})"
         );
         let (period, position) = (period.to_owned(), position.map(str::to_owned));
         self.writer
             .run(move |connection| {
-                connection.execute(&keep, params![job, period, position]).map(|_| ()).map_err(writer_error)
+                connection.execute(&write, params![job, period, position]).map(|_| ()).map_err(writer_error)
             })
             .await
     }
