@@ -96,13 +96,13 @@ pub struct Took {
     pub last_line: String,
 }
 
-/// Runs a job by hand.
+/// Runs a job by hand. Its name may be followed by options.
 ///
 /// # Errors
 /// The job fails.
 pub async fn run_job(job: &str, conf: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Took> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cron"));
-    command.args(["--once", job, "-conf"]).arg(conf).envs(settings.iter().copied());
+    command.arg("--once").args(job.split(' ')).arg("-conf").arg(conf).envs(settings.iter().copied());
     run(command).await.with_context(|| job.to_owned())
 }
 

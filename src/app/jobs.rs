@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
     caches,
@@ -21,6 +22,7 @@ use crate::{
             Caches,
             reconcile::{ReconciledCache, Reconciler},
         },
+        jobs::runs::under_lease,
         recharge::{
             Recharges,
             reconcile::{ReconcilePreview, Reconciled, ReconciledOrders, Waits},
@@ -37,18 +39,16 @@ use crate::{
     metrics::{ChargeObserver, Metrics},
 };
 
-/// Interval at which a server ends the reservations that are past their expiry. Cron does so too.
+/// Interval at which the reservations that are past their expiry are ended, by one of the servers. Cron does so too.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// Deadline of a sweep, for example over a connection that went silent. The next sweep ends the
-/// remaining reservations.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts the jobs that every server runs beside its requests, until it stops.
 pub(super) fn spawn_regular(config: &Config, core: &Core) {
     let Core { store, engine, catalog, calendar, metrics, stop, .. } = core;
     let observer = core.observer.clone();
     let (store, engine, calendar) = (store.clone(), engine.clone(), calendar.clone());
-    let sweeper = Sweeper { store, engine, calendar, observer, watch: core.clock_watch(config) };
+    let owner = Uuid::now_v7().to_string();
+    let sweeper = Sweeper { store, engine, calendar, observer, watch: core.clock_watch(config), owner };
     tokio::spawn(sweeper.sweep_regularly(stop.clone()));
     let Core { store, calendar, .. } = core;
     let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
@@ -59,19 +59,22 @@ pub(super) fn spawn_regular(config: &Config, core: &Core) {
         catalog: catalog.clone(),
         calendar: calendar.clone(),
         metrics: metrics.clone(),
+        owner: Uuid::now_v7().to_string(),
     };
-    tokio::spawn(low.count_regularly(stop.clone()));
+    tokio::spawn(low.show_regularly(stop.clone()));
     tokio::spawn(use_rollup::keep(core.use_keeper.clone(), metrics.clone(), stop.clone()));
 }
 
-/// Ends expired reservations, also without a running cron. Concurrent sweeps end each reservation
-/// once.
+/// Ends expired reservations, also without a running cron. It takes the lease of the job of cron, so that one process
+/// sweeps at a time. If two sweep, each reservation is still ended once.
 struct Sweeper {
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
     calendar: Arc<Calendar>,
     observer: ChargeObserver,
     watch: ClockWatch,
+    /// Id of the lease holder, unique among all processes.
+    owner: String,
 }
 
 impl Sweeper {
@@ -92,13 +95,13 @@ impl Sweeper {
     async fn sweep(&self) {
         let count = |ended, effect| self.observer.count_ended(&ended, effect);
         let sweep = sweep::sweep(&*self.store, &self.engine, &self.calendar, count);
-        match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
-            Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
-            Ok(Ok(Swept { freed, charged, failed })) => {
+        match under_lease(&*self.store, sweep::JOB, &self.owner, sweep).await {
+            Ok(None | Some(Ok(Swept { freed: 0, charged: 0, failed: 0 }))) => {}
+            Ok(Some(Ok(Swept { freed, charged, failed }))) => {
                 tracing::info!(freed, charged, failed, "expired reservations ended");
             }
-            Ok(Err(error)) => tracing::warn!(error = %error.in_full(), "expired reservations not read"),
-            Err(_) => tracing::warn!("sweep of expired reservations timed out"),
+            Ok(Some(Err(error))) => tracing::warn!(error = %error.in_full(), "expired reservations not read"),
+            Err(error) => tracing::warn!(%error, "sweep of expired reservations not done; the next one goes on"),
         }
     }
 }

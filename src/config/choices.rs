@@ -60,6 +60,17 @@ pub enum RequestLines {
     None,
 }
 
+/// How often the whole audit runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WholeAudits {
+    Daily,
+    #[default]
+    Weekly,
+    Monthly,
+    /// Only by hand.
+    Never,
+}
+
 /// The topology of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RedisMode {
@@ -167,6 +178,7 @@ words!(Driver: "mysql" = Self::Mysql, "sqlite" = Self::Sqlite);
 words!(ShowReads: "current" = Self::Current, "node" = Self::Node);
 words!(LogFormat: "text" = Self::Text, "json" = Self::Json);
 words!(RequestLines: "all" = Self::All, "errors" = Self::Errors, "slow" = Self::Slow, "none" = Self::None);
+words!(WholeAudits: "daily" = Self::Daily, "weekly" = Self::Weekly, "monthly" = Self::Monthly, "never" = Self::Never);
 words!(RedisMode: "single" = Self::Single, "sentinel" = Self::Sentinel, "cluster" = Self::Cluster);
 words!(Style: "plain" = Self::Plain, "devshare" = Self::Devshare);
 words!(UnknownFields: "ignore" = Self::Ignore, "warn" = Self::Warn, "reject" = Self::Reject);

@@ -2,11 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::values;
+use super::{
+    choices::{self, WholeAudits},
+    shown::shown,
+    values,
+};
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CronConfig {
+    /// How often the job `audit-all` runs.
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
+    pub audit_all: WholeAudits,
     pub metrics: CronMetrics,
 }
 

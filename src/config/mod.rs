@@ -37,9 +37,10 @@ pub use self::{
     billing::Billing,
     choices::{
         CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, RequestLines, Role,
-        ShowReads, Style, UnknownFields,
+        ShowReads, Style, UnknownFields, WholeAudits,
     },
     console::ConsoleConfig,
+    cron::CronConfig,
     database::Database,
     loaded::Loaded,
     log::Log,
@@ -73,7 +74,7 @@ pub struct Config {
     #[serde(default)]
     pub console: ConsoleConfig,
     #[serde(default)]
-    pub cron: cron::CronConfig,
+    pub cron: CronConfig,
     #[serde(default)]
     pub log: Log,
     #[serde(default)]

@@ -234,6 +234,7 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "webhooks: {key_file: /no/such/file}", "billing.webhooks.key_file"),
         ("payment_service:", "payment_services:", "payment_services"),
         ("payment_service:", "payment_service:\n  forward_metadata: [x app]", "payment_service.forward_metadata"),
+        ("payment_service:", "cron: {audit_all: hourly}\npayment_service:", "cron.audit_all"),
         ("payment_service:", "console: {idle_timeout: 13h}\npayment_service:", "console.idle_timeout"),
         ("payment_service:", "console: {max_age: 200h}\npayment_service:", "console.max_age"),
         ("payment_service:", "console: {key: PW-that-is-short}\npayment_service:", "console.key"),

@@ -62,6 +62,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0030_refunds_of_a_charge"),
     pair!("0032_price_changes"),
     pair!("0033_reports_of_streams"),
+    pair!("0034_seals"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.

@@ -5,6 +5,7 @@
 mod column_codes;
 pub mod dsn;
 mod error;
+mod history;
 pub mod legacy_zone;
 pub mod memory;
 mod migrations;
@@ -40,6 +41,7 @@ use crate::biz::{
         reset::QuotaRows,
         rollup::RollupStore,
         runs::{RunReader, RunStore},
+        seals::store::SealStore,
     },
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
     recharge::{RechargeStore, matching::SettlementStore},
@@ -77,6 +79,7 @@ pub trait Store:
     + StatementStore
     + BookStore
     + AuditStore
+    + SealStore
     + RunStore
     + RunReader
     + Users

@@ -216,8 +216,8 @@ pub(super) static DAILY: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The groups of some days that differ from the records, of the days that have all records or more. Takes
-/// the days, twice the days with the times of their records, twice the days, and the limit.
-fn differing(days: &str, records_of_days: &str) -> String {
+/// the days, twice the days with the times of their records, twice the days, and the limit, each in the given form.
+pub(super) fn differing(days: &str, records_of_days: &str, limit: &str) -> String {
     let of_table = list(|(column, _)| column.to_owned());
     let zeros = list(|_| "0".to_owned());
     let recorded = list(|(column, _)| format!("0 AS recorded_{column}"));
@@ -238,7 +238,7 @@ fn differing(days: &str, records_of_days: &str) -> String {
          GROUP BY user_id, usage_date HAVING SUM(rolled) >= SUM(recorded)) d \
          ON d.user_id = b.user_id AND d.usage_date = b.usage_date \
          GROUP BY b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id HAVING {} \
-         ORDER BY b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id LIMIT ?",
+         ORDER BY b.user_id, b.usage_date, b.service_name, b.model, b.api_key_id LIMIT {limit}",
         records(records_of_days),
         differs.join(" OR ")
     )
@@ -247,12 +247,12 @@ fn differing(days: &str, records_of_days: &str) -> String {
 /// See [`differing`]; all days from the first to the last user.
 pub(super) static DIFFERING_OF_USERS: LazyLock<String> = LazyLock::new(|| {
     let of_users = "user_id BETWEEN ? AND ?";
-    differing(of_users, of_users)
+    differing(of_users, of_users, "?")
 });
 /// See [`differing`]; a user and two days.
 pub(super) static DIFFERING_OF_DAYS: LazyLock<String> = LazyLock::new(|| {
     let of_days = "user_id = ? AND usage_date BETWEEN ? AND ?";
-    differing(of_days, &format!("{of_days} AND created_at >= ? AND created_at < ?"))
+    differing(of_days, &format!("{of_days} AND created_at >= ? AND created_at < ?"), "?")
 });
 /// The places of [`differing`] that take the days, each with whether it takes the times too.
 pub(super) const PLACES: [bool; 5] = [false, true, true, false, false];

@@ -10,6 +10,7 @@ use crate::biz::jobs::ops_stats::FinishedAudit;
 pub struct OpsStatsMetrics {
     ledger_differences: IntGaugeVec,
     ledger_audited_timestamp_seconds: IntGaugeVec,
+    ledger_audited_whole_timestamp_seconds: IntGaugeVec,
     recharge_pending_old: IntGaugeVec,
     recharge_refunds_failed: IntGaugeVec,
     unapplied_payments: IntGaugeVec,
@@ -25,11 +26,15 @@ impl OpsStatsMetrics {
         Ok(Self {
             ledger_differences: gauges(
                 "billing_ledger_differences",
-                "Differences in the books that the last finished audit of the schedule found",
+                "Differences in the books that the last finished audit of the schedule found, nightly or whole",
             )?,
             ledger_audited_timestamp_seconds: gauges(
                 "billing_ledger_audited_timestamp_seconds",
-                "When that audit finished, in seconds since 1970",
+                "When the last nightly audit finished, in seconds since 1970",
+            )?,
+            ledger_audited_whole_timestamp_seconds: gauges(
+                "billing_ledger_audited_whole_timestamp_seconds",
+                "When the last whole audit finished, in seconds since 1970",
             )?,
             recharge_pending_old: gauges(
                 "billing_recharge_pending_old",
@@ -46,10 +51,19 @@ impl OpsStatsMetrics {
         })
     }
 
-    /// Sets the differences and the time of the last finished audit.
-    pub fn set_audit(&self, audit: &FinishedAudit) {
-        self.ledger_differences.with_label_values::<&str>(&[]).set(gauge(audit.differences));
-        self.ledger_audited_timestamp_seconds.with_label_values::<&str>(&[]).set(audit.at.timestamp());
+    /// Sets the differences and the times of the last finished audits. The whole audit finds the differences of the
+    /// nightly one too, so the larger number counts.
+    pub fn set_audits(&self, nightly: Option<&FinishedAudit>, whole: Option<&FinishedAudit>) {
+        if let Some(differences) = nightly.into_iter().chain(whole).map(|audit| audit.differences).max() {
+            self.ledger_differences.with_label_values::<&str>(&[]).set(gauge(differences));
+        }
+        for (audit, times) in
+            [(nightly, &self.ledger_audited_timestamp_seconds), (whole, &self.ledger_audited_whole_timestamp_seconds)]
+        {
+            if let Some(audit) = audit {
+                times.with_label_values::<&str>(&[]).set(audit.at.timestamp());
+            }
+        }
     }
 
     /// Sets the number of unapplied payments.

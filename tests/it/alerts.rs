@@ -147,6 +147,7 @@ async fn servers_show_every_metric_of_the_rules() {
     let of_cron = Arc::new(Metrics::new().unwrap());
     let cron = runner(config, &service.clock, Counted::all().stop).await.counting(Some(of_cron.clone()));
     assert!(cron.run_due(Job::Audit, &Counted::all()).await.unwrap().unwrap().is_good);
+    assert!(cron.run_now(Job::AuditAll, false, &Counted::all()).await.unwrap().unwrap().is_good);
     let server = App::start_with_clock(service.database.config(&[]), service.clock.clone()).await.unwrap();
     let url = format!("http://{}/metrics", server.grpc_addr);
     let mut text = String::new();

@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use billing_service::{
     app,
     biz::{
-        jobs::{audit::audit, progress::Progress},
+        jobs::{
+            audit::{Sources, audit},
+            progress::Progress,
+        },
         values::error::StoreError,
     },
     service::proto::SetApiKeyQuotaRequest,
@@ -121,8 +124,10 @@ async fn unreadable_quotas_of_api_keys_are_named_once(#[values(MySql, Sqlite)] o
     assert_eq!(found.len(), 6, "{found:#?}");
 
     // The checkpoint has counted the keys.
-    let store = app::connect(&service.database.config(&[])).await.unwrap();
-    let resumed = audit(&*store, &After("1 6 u")).await.unwrap();
+    let config = service.database.config(&[]);
+    let store = app::connect(&config).await.unwrap();
+    let calendar = config.calendar(service.clock.clone());
+    let resumed = audit(Sources::new(&*store, &calendar), &After("1 6 u")).await.unwrap();
     assert_eq!((resumed.users, resumed.difference_count), (1, 6), "{:#?}", resumed.differences);
     store.close().await;
 }

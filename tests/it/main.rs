@@ -66,6 +66,7 @@ mod rollup;
 mod sandbox;
 mod schema;
 mod scrape;
+mod seals;
 mod stalls;
 mod state_machine;
 mod statements;

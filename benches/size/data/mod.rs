@@ -7,7 +7,7 @@ mod seeded;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use chrono::{Datelike, NaiveDate, TimeDelta, Utc};
+use chrono::{Datelike, Months, NaiveDate, TimeDelta, Utc};
 
 pub use self::{
     books::{charges_of, user_id},
@@ -32,10 +32,11 @@ pub struct Size {
 }
 
 impl Size {
-    pub fn new(users: u64, records: u64, seed: u64) -> Self {
+    pub fn new(users: u64, records: u64, seed: u64, months_ago: u32) -> Self {
         // Today in the billing zone, Asia/Shanghai.
         let today = (Utc::now() + TimeDelta::hours(8)).date_naive();
-        Self { users, records, seed, month: today.with_day(1).unwrap_or(today), generator: GENERATOR }
+        let month = today.with_day(1).unwrap_or(today) - Months::new(months_ago);
+        Self { users, records, seed, month, generator: GENERATOR }
     }
 
     /// Whether a folder holds complete data of these sizes.

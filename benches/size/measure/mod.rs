@@ -6,6 +6,7 @@ mod export;
 mod jobs;
 mod pages;
 mod reads;
+mod sealed;
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ pub use self::{
     jobs::{audit, rebuild_rollup, reset_quotas},
     pages::pages,
     reads::reads,
+    sealed::sealed,
 };
 
 /// The databases of the requested size and of little data.

@@ -7,8 +7,11 @@ use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 
 use crate::{
-    biz::jobs::{audit, deliver_webhooks, import_prices},
-    config::Config,
+    biz::{
+        jobs::{audit, deliver_webhooks, import_prices, runs::LONGEST_WORK},
+        settlement::sweep,
+    },
+    config::{Config, CronConfig, WholeAudits},
 };
 
 /// A regular job.
@@ -24,8 +27,12 @@ pub enum Job {
     /// Compare the accounts and API keys in Redis with the database, and remove the entries that
     /// differ.
     ReconcileCache,
-    /// Prove that every balance, quota and rollup follows from its history.
+    /// Prove that every balance, quota and rollup follows from the last seal and the history since then.
     Audit,
+    /// Prove the same from the first row on, with all seals.
+    AuditAll,
+    /// Seal the history of accounts up to the last closed month.
+    SealMonths,
     /// Move records that are older than `billing.record_months` to the archive.
     ArchiveRecords,
     /// Rebuild the rollups from the records where they differ.
@@ -41,12 +48,14 @@ pub enum Job {
 }
 
 impl Job {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::ResetQuotas,
         Self::ExpireReservations,
         Self::ReconcileRecharges,
         Self::ReconcileCache,
         Self::Audit,
+        Self::AuditAll,
+        Self::SealMonths,
         Self::ArchiveRecords,
         Self::RebuildRollup,
         Self::CloseMonths,
@@ -58,10 +67,12 @@ impl Job {
     pub fn name(self) -> &'static str {
         match self {
             Self::ResetQuotas => "reset-quotas",
-            Self::ExpireReservations => "expire-reservations",
+            Self::ExpireReservations => sweep::JOB,
             Self::ReconcileRecharges => "reconcile-recharges",
             Self::ReconcileCache => "reconcile-cache",
             Self::Audit => audit::JOB,
+            Self::AuditAll => audit::WHOLE_JOB,
+            Self::SealMonths => "seal-months",
             Self::ArchiveRecords => "archive-records",
             Self::RebuildRollup => "rebuild-rollup",
             Self::CloseMonths => "close-months",
@@ -73,13 +84,20 @@ impl Job {
 
     /// Cron fields in the billing zone: second, minute, hour, day of month, month, day of week.
     /// `None` means that the job only runs by hand.
-    pub fn schedule(self) -> Option<&'static str> {
+    pub fn schedule(self, cron: &CronConfig) -> Option<&'static str> {
         match self {
             Self::ResetQuotas => Some("0 0 0 1 * *"),
             Self::ExpireReservations => Some("0 * * * * *"),
             Self::ReconcileRecharges => Some("0 */5 * * * *"),
             Self::ReconcileCache => Some("30 */5 * * * *"),
             Self::Audit => Some("0 30 3 * * *"),
+            Self::AuditAll => match cron.audit_all {
+                WholeAudits::Daily => Some("0 0 5 * * *"),
+                WholeAudits::Weekly => Some("0 0 5 * * SUN"),
+                WholeAudits::Monthly => Some("0 0 5 1 * *"),
+                WholeAudits::Never => None,
+            },
+            Self::SealMonths => Some("0 30 2 * * *"),
             Self::ArchiveRecords => Some("0 30 4 2 * *"),
             Self::CloseMonths => Some("0 7 * * * *"),
             Self::DeliverWebhooks => Some("20 * * * * *"),
@@ -106,6 +124,8 @@ impl Job {
             Self::ReconcileRecharges => "look up pending top-ups and refunds at payment-service, and settle them",
             Self::ReconcileCache => "compare Redis with the database, and remove the entries that differ",
             Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
+            Self::AuditAll => "prove the same for the whole history with all seals; exit 1 if not",
+            Self::SealMonths => "seal the history of accounts up to the last closed month",
             Self::ArchiveRecords => "move records older than billing.record_months to the archive",
             Self::RebuildRollup => "recreate the rollups from the records where they differ",
             Self::CloseMonths => "write the event of each month that has closed",
@@ -127,12 +147,24 @@ impl Job {
         )
     }
 
+    /// Whether the first run reads the whole history.
+    pub(super) fn reads_all_history(self) -> bool {
+        matches!(self, Self::AuditAll | Self::SealMonths)
+    }
+
     /// Longest time of a run. The limit keeps a run that hangs from blocking the next ones.
     pub(super) fn limit(self) -> Duration {
         match self {
-            Self::ResetQuotas | Self::Audit | Self::ArchiveRecords | Self::RebuildRollup | Self::ExpireEvents => {
-                Duration::from_secs(6 * 3_600)
-            }
+            Self::ResetQuotas
+            | Self::Audit
+            | Self::SealMonths
+            | Self::ArchiveRecords
+            | Self::RebuildRollup
+            | Self::ExpireEvents => Duration::from_secs(6 * 3_600),
+            // It goes on at its checkpoint.
+            Self::AuditAll => Duration::from_secs(24 * 3_600),
+            // All other processes wait for the lease, and the next minute goes on.
+            Self::ExpireReservations => LONGEST_WORK,
             _ => Duration::from_secs(30 * 60),
         }
     }
@@ -149,21 +181,26 @@ impl fmt::Display for Job {
 const BY_HAND: &str = "0 0 0 * * *";
 
 /// The begin of the period that contains `at`.
-pub(super) fn period_began(job: Job, at: DateTime<Utc>, zone: chrono_tz::Tz) -> anyhow::Result<DateTime<Utc>> {
+pub(super) fn period_began(
+    job: Job,
+    at: DateTime<Utc>,
+    zone: chrono_tz::Tz,
+    cron: &CronConfig,
+) -> anyhow::Result<DateTime<Utc>> {
     // When clocks go back, one hour of the zone repeats and its minutes are ambiguous. UTC is not.
     let zone = if job.is_frequent() { chrono_tz::UTC } else { zone };
     // The schedule parser works in whole seconds.
     let at = at.with_timezone(&zone).with_nanosecond(0).unwrap_or_else(|| at.with_timezone(&zone));
-    let schedule = schedule(job)?;
+    let schedule = schedule(job, cron)?;
     let began = schedule.find_previous_occurrence(&at, true)?;
     // A scheduled time that the clocks skip is only found by a forward search.
     let next = schedule.find_next_occurrence(&began, false)?;
     Ok(if next <= at { next } else { began }.to_utc())
 }
 
-pub(super) fn schedule(job: Job) -> anyhow::Result<Cron> {
+pub(super) fn schedule(job: Job, cron: &CronConfig) -> anyhow::Result<Cron> {
     let parser = CronParser::builder().seconds(croner::parser::Seconds::Required).build();
-    let schedule = job.schedule().unwrap_or(BY_HAND);
+    let schedule = job.schedule(cron).unwrap_or(BY_HAND);
     parser.parse(schedule).with_context(|| format!("the schedule of {job}"))
 }
 
@@ -172,7 +209,7 @@ mod tests {
     use super::*;
 
     fn began(job: Job, at: &str, zone: &str) -> String {
-        let began = period_began(job, at.parse().unwrap(), zone.parse().unwrap()).unwrap();
+        let began = period_began(job, at.parse().unwrap(), zone.parse().unwrap(), &CronConfig::default()).unwrap();
         began.format("%Y-%m-%dT%H:%M:%SZ").to_string()
     }
 
@@ -231,6 +268,21 @@ mod tests {
         let missing: Vec<_> =
             Job::ALL.into_iter().filter(|job| texts.find_word("job_about", job.name()).is_none()).collect();
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn the_whole_audit_runs_as_often_as_configured() {
+        for (audit_all, expected) in [
+            (WholeAudits::Daily, "2026-11-20T21:00:00+00:00"),
+            (WholeAudits::Weekly, "2026-11-14T21:00:00+00:00"),
+            (WholeAudits::Monthly, "2026-10-31T21:00:00+00:00"),
+            (WholeAudits::Never, "2026-11-20T16:00:00+00:00"),
+        ] {
+            let cron = CronConfig { audit_all, ..CronConfig::default() };
+            let at = "2026-11-21T04:00:00Z".parse().unwrap();
+            let began = period_began(Job::AuditAll, at, chrono_tz::Asia::Shanghai, &cron).unwrap();
+            assert_eq!(began.to_rfc3339(), expected, "{audit_all:?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -36,8 +36,10 @@ use crate::{
     biz::{
         charge::prices::import::Conversion,
         jobs::{
+            progress::Progress,
             reset::FreeUnits,
-            runs::{Begun, LEASE, Run},
+            retry::repeat,
+            runs::{Begun, LEASE, Run, StoredRun, in_time},
         },
         values::calendar::{Calendar, Clock},
     },
@@ -50,12 +52,13 @@ use crate::{
 /// The jobs that apply to the configuration, with the begin of their next period.
 pub fn timetable(config: &Config, calendar: Arc<Calendar>) -> Arc<Timetable> {
     let (zone, jobs) = (config.billing.timezone, Job::ALL.map(|job| (job, job.applies(config))));
+    let cron = config.cron.clone();
     Arc::new(move || {
         let now = calendar.now().utc.with_timezone(&zone);
         let planned = |(job, applies): (Job, bool)| {
-            let next = || schedule(job).ok()?.find_next_occurrence(&now, false).ok();
-            let next = job.schedule().and_then(|_| next()).map(|next| next.to_utc());
-            applies.then(|| Planned { job: job.name(), schedule: job.schedule(), next })
+            let next = || schedule(job, &cron).ok()?.find_next_occurrence(&now, false).ok();
+            let next = job.schedule(&cron).and_then(|_| next()).map(|next| next.to_utc());
+            applies.then(|| Planned { job: job.name(), schedule: job.schedule(&cron), next })
         };
         jobs.into_iter().filter_map(planned).collect()
     })
@@ -75,6 +78,16 @@ const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 4);
 
 /// Time in which an interrupted run sends its last updates to Redis.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The form of the begin of a period.
+const INSTANT: &str = "%Y-%m-%dT%H:%M:%SZ";
+/// Behind the begin of a stored run that was made by hand.
+const BY_REQUEST: &str = "by request";
+/// Stored runs that are read to find those of the schedule.
+const LAST_RUNS: u32 = 100;
+/// The first run of a job that reads the whole history begins so long after the begin of a period, and not at any hour
+/// of the day on which a new release starts.
+const FIRST_RUN: TimeDelta = TimeDelta::minutes(10);
 
 /// A new id of a lease holder, unique among all processes.
 fn owner() -> String {
@@ -123,7 +136,12 @@ impl Runner {
     /// The scheduled jobs that apply to the configuration, with their schedules.
     pub fn scheduled(&self) -> impl Iterator<Item = (Job, &'static str)> + '_ {
         let wanted = Job::ALL.into_iter().filter(|job| job.applies(&self.config));
-        wanted.filter_map(|job| Some((job, job.schedule()?)))
+        wanted.filter_map(|job| Some((job, self.schedule(job)?)))
+    }
+
+    /// Cron fields of a job; `None` if it only runs by hand.
+    pub fn schedule(&self, job: Job) -> Option<&'static str> {
+        job.schedule(&self.config.cron)
     }
 
     /// The zone of the schedules.
@@ -137,14 +155,13 @@ impl Runner {
     /// The schedule can't be parsed. The built-in schedules can.
     pub fn next(&self, job: Job) -> anyhow::Result<DateTime<Utc>> {
         let now = self.calendar.now().utc.with_timezone(&self.config.billing.timezone);
-        Ok(schedule(job)?.find_next_occurrence(&now, false)?.to_utc())
+        Ok(schedule(job, &self.config.cron)?.find_next_occurrence(&now, false)?.to_utc())
     }
 
     /// The current period of a job: its begin by the clock of the billing zone, and the settings
     /// that the run depends on. Changed settings make a new period.
     fn period(&self, job: Job) -> anyhow::Result<String> {
-        let now = self.calendar.now().utc;
-        let began = period_began(job, now, self.config.billing.timezone)?.format("%Y-%m-%dT%H:%M:%SZ");
+        let began = self.began(job, self.calendar.now().utc)?.format(INSTANT);
         Ok(match job {
             // Changed free quotas must be written to the rows of the next month.
             Job::ResetQuotas => format!("{began} {}", self.quotas_configured()),
@@ -152,6 +169,11 @@ impl Runner {
             Job::ArchiveRecords => format!("{began} {}m", self.config.billing.record_months.map_or(0, NonZeroU32::get)),
             _ => began.to_string(),
         })
+    }
+
+    /// The begin of the period of a job that contains `at`.
+    fn began(&self, job: Job, at: DateTime<Utc>) -> anyhow::Result<DateTime<Utc>> {
+        period_began(job, at, self.config.billing.timezone, &self.config.cron)
     }
 
     /// A short hash of the configured free quotas.
@@ -171,8 +193,22 @@ impl Runner {
     /// # Errors
     /// The run failed, was interrupted or took too long. It is begun again later.
     pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
+        if job.reads_all_history() && self.waits_for_its_first_run(job).await? {
+            return Ok(None);
+        }
         let run = Run { job: job.name(), period: self.period(job)?, is_by_hand: false, owner: owner() };
         self.run(job, run, true, display).await
+    }
+
+    /// Whether a job without any stored run of its schedule waits for the begin of its next period.
+    async fn waits_for_its_first_run(&self, job: Job) -> anyhow::Result<bool> {
+        let now = self.calendar.now().utc;
+        if now < self.began(job, now)? + FIRST_RUN {
+            return Ok(false);
+        }
+        // Those by hand have a word behind their period.
+        let runs = in_time(self.store.last_runs(job.name(), LAST_RUNS)).await?;
+        Ok(runs.iter().all(|stored| stored.period.contains(' ')))
     }
 
     /// Runs a job now, even if its period is done; `None` if another process runs the job. With
@@ -199,7 +235,10 @@ impl Runner {
 
     async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
-        let Begun::Ours { position } = self.store.begin_run(&run).await? else { return Ok(None) };
+        let Begun::Ours { mut position } = in_time(self.store.begin_run(&run)).await? else { return Ok(None) };
+        if position.is_none() && !run.is_by_hand && job.reads_all_history() {
+            position = self.unfinished(job).await?;
+        }
         let started = Instant::now();
         display.begins(match (&position, resumes) {
             (Some(_), true) => Beginning::Resumed,
@@ -227,11 +266,35 @@ impl Runner {
                 Err(anyhow!(why))
             }
         };
-        if let Err(error) = self.store.end_run(&run, done.is_ok()).await {
+        if run.is_by_hand && job == Job::AuditAll && done.is_ok() {
+            self.store_result(job, progress.position()).await;
+        }
+        if let Err(error) = in_time(self.store.end_run(&run, done.is_ok())).await {
             tracing::warn!(%error, %job, "release of the lease failed; the lease expires by itself");
         }
         self.count(job, &done, started.elapsed());
         done.map(Some)
+    }
+
+    /// The position of the run of the period before, if it has not finished and no run has finished since: an audit of
+    /// everything may take longer than its period, and seals of all accounts longer than a night. An older checkpoint
+    /// proves nothing about today.
+    async fn unfinished(&self, job: Job) -> anyhow::Result<Option<String>> {
+        let began = self.began(job, self.calendar.now().utc)?;
+        let before = self.began(job, began - TimeDelta::seconds(1))?.format(INSTANT).to_string();
+        let runs = in_time(self.store.last_runs(job.name(), LAST_RUNS)).await?;
+        let before = runs.iter().find(|stored| stored.period == before && stored.finished_at.is_none());
+        let since = |before: &StoredRun| runs.iter().any(|stored| stored.finished_at >= Some(before.started_at));
+        Ok(before.filter(|before| !since(before)).and_then(|before| before.position.clone()))
+    }
+
+    /// Stores the result of a whole audit by hand beside those of the schedule, so that the metrics show it. The audit
+    /// is good without that.
+    async fn store_result(&self, job: Job, position: Option<String>) {
+        let period = format!("{} {BY_REQUEST}", self.calendar.now().utc.format(INSTANT));
+        if let Err(error) = repeat(|| in_time(self.store.store_run(job.name(), &period, position.as_deref()))).await {
+            tracing::warn!(%error, %job, "result of the run not stored; the metrics do not show it");
+        }
     }
 
     fn count(&self, job: Job, done: &anyhow::Result<JobReport>, took: Duration) {

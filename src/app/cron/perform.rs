@@ -13,12 +13,13 @@ use crate::{
         events::closing::{announce_closed_months, last_to_close},
         jobs::{
             archive::{Archived, archive_records},
-            audit,
+            audit::{self, Sources},
             expire_events::{count_old_events, delete_old_events},
             import_prices,
             progress::Progress,
             reset::{self, reset_quotas},
             rollup::{Rebuilt, rebuild_rollup},
+            seals::job::{SealedMonths, seal_months},
         },
         recharge::reconcile::ReconciledOrders,
         settlement::{order::OrderStatus, sweep},
@@ -48,6 +49,8 @@ impl Runner {
             Job::ReconcileRecharges => self.settle_recharges(interrupt).await,
             Job::ReconcileCache => unless(interrupt, self.compare_cache(false)).await,
             Job::Audit => unless(interrupt, self.audit(progress)).await,
+            Job::AuditAll => unless(interrupt, self.audit_all(progress)).await,
+            Job::SealMonths => unless(interrupt, self.seal_months(false, progress)).await,
             Job::ArchiveRecords => unless(interrupt, self.archive(false, progress)).await,
             Job::RebuildRollup => unless(interrupt, self.rebuild_rollup(false, progress)).await,
             Job::CloseMonths => unless(interrupt, self.close_months()).await,
@@ -64,8 +67,10 @@ impl Runner {
             Job::ExpireReservations => self.preview_expire().await,
             Job::ReconcileRecharges => self.preview_recharges().await,
             Job::ReconcileCache => self.compare_cache(true).await,
-            // The audit only reads.
+            // The audits only read.
             Job::Audit => self.audit(progress).await,
+            Job::AuditAll => self.audit_all(progress).await,
+            Job::SealMonths => self.seal_months(true, progress).await,
             Job::ArchiveRecords => self.archive(true, progress).await,
             Job::RebuildRollup => self.rebuild_rollup(true, progress).await,
             Job::CloseMonths => self.preview_close_months().await,
@@ -162,9 +167,30 @@ impl Runner {
     }
 
     async fn audit(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
-        let report = audit::audit(&*self.store, progress).await?;
+        let report = audit::audit_unsealed(self.sources(), progress).await?;
+        let whole = format!("audit: {} users were audited whole", report.suspects);
+        let whole = (report.suspects > 0).then_some(whole);
         let sum = format!("audit: {} users, {} differences", report.users, report.difference_count);
+        Ok(JobReport { lines: whole.into_iter().chain([sum]).collect(), is_good: report.difference_count == 0 })
+    }
+
+    async fn audit_all(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
+        let report = audit::audit(self.sources(), progress).await?;
+        let sum = format!("audit-all: {} users, {} differences", report.users, report.difference_count);
         Ok(JobReport { lines: vec![sum], is_good: report.difference_count == 0 })
+    }
+
+    async fn seal_months(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
+        let SealedMonths { accounts, left, lacking, month } = seal_months(self.sources(), is_dry_run, progress).await?;
+        let verb = if is_dry_run { "would be sealed" } else { "sealed" };
+        let lost = format!("seal-months: {lacking} accounts lacked seals of earlier months");
+        let line = format!("seal-months: {accounts} accounts {verb} up to {month}, {left} with differences left");
+        let lines = (lacking > 0).then_some(lost).into_iter().chain([line]).collect();
+        Ok(JobReport { lines, is_good: left == 0 && lacking == 0 })
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources::new(&*self.store, &self.calendar)
     }
 
     async fn archive(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {

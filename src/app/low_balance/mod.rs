@@ -1,65 +1,113 @@
-//! Counts the accounts with a low balance or quota at intervals, for the metrics.
+//! Shows the counts of accounts with a low balance or quota in the metrics. One server counts at a time, for all.
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     biz::{
         account::catalog::Catalog,
-        jobs::low_balance::{LowBalanceStore, Thresholds},
+        jobs::{
+            low_balance::{LowBalanceStore, StoredCounts, Thresholds, basis},
+            runs::{RunStore, in_time, under_lease},
+        },
         values::{calendar::Calendar, error::StoreError},
     },
     metrics::Metrics,
 };
 
-/// Shortest pause between two counts.
+/// Interval at which a server reads the counts, and the shortest time between two counts.
 const PAUSE: Duration = Duration::from_secs(60);
-/// The pause after a count is at least this many times its duration, because a count reads all
+/// Pause while another server makes the first count.
+const SOON: Duration = Duration::from_secs(5);
+/// The pause after a count, also a failed one, is at least this many times its duration, because a count reads all
 /// accounts.
 const SHARE: u32 = 20;
-/// Deadline of a count.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// Deadline of a count, shorter than the longest work under a lease.
+const TIMEOUT: Duration = Duration::from_secs(40);
+/// The name of the lease.
+const JOB: &str = "count-low";
 
-/// Counts low accounts in `store`, and sets the gauges in `metrics`.
-pub(super) struct LowBalances {
-    pub store: Arc<dyn LowBalanceStore>,
+/// Shows the counts of low accounts in `metrics`.
+pub(super) struct LowBalances<S: ?Sized> {
+    pub store: Arc<S>,
     pub thresholds: Thresholds,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
+    /// Id of the lease holder, unique among all processes.
+    pub owner: String,
 }
 
-impl LowBalances {
-    /// Counts at once and then at intervals, until `stop`. After a failed count the gauges keep
-    /// their values.
-    pub(super) async fn count_regularly(self, stop: CancellationToken) {
-        let counting = async {
+impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
+    /// Shows the counts at once and then at intervals, until `stop`. After a failed count the gauges keep
+    /// their values, and the next count of this server waits as after a good one.
+    pub(super) async fn show_regularly(self, stop: CancellationToken) {
+        let showing = async {
             loop {
                 let began = Instant::now();
-                if let Err(error) = self.count().await {
-                    tracing::warn!(%error, "count of low accounts failed; the gauges keep their values");
-                }
-                sleep(pause_after(began.elapsed())).await;
+                let pause = match self.show().await {
+                    Ok(true) => PAUSE,
+                    Ok(false) => SOON,
+                    Err(error) => {
+                        tracing::warn!(%error, "count of low accounts failed; the gauges keep their values");
+                        pause_after(began)
+                    }
+                };
+                sleep(pause).await;
             }
         };
-        stop.run_until_cancelled(counting).await;
+        stop.run_until_cancelled(showing).await;
     }
 
-    async fn count(&self) -> Result<(), StoreError> {
-        let now = self.calendar.now();
+    /// False if another server makes the first count.
+    async fn show(&self) -> Result<bool, StoreError> {
+        let basis = basis(self.thresholds, self.calendar.now().month);
+        let mut stored = in_time(self.store.stored_counts(&basis)).await?;
+        if self.is_due(stored.as_ref()) {
+            // Whether the count is due is asked again under the lease.
+            if let Some(counted) = under_lease(&*self.store, JOB, &self.owner, self.count(&basis)).await? {
+                stored = Some(counted?);
+            }
+        }
+        if let Some(stored) = &stored {
+            self.metrics.low.set(&stored.counts, &self.catalog, stored.counted_at);
+        }
+        Ok(stored.is_some())
+    }
+
+    fn is_due(&self, stored: Option<&StoredCounts>) -> bool {
+        stored.is_none_or(|stored| stored.due_at <= self.calendar.now().utc)
+    }
+
+    /// Counts and stores the counts, unless another server did so before the lease was taken.
+    async fn count(&self, basis: &str) -> Result<StoredCounts, StoreError> {
+        let stored = self.store.stored_counts(basis).await?;
+        if let Some(stored) = stored.clone().filter(|stored| !self.is_due(Some(stored))) {
+            return Ok(stored);
+        }
+        let (began, now) = (Instant::now(), self.calendar.now());
         let counting = self.store.count_low(self.thresholds, now.month, TIMEOUT);
-        let counts = timeout(TIMEOUT, counting)
+        let counted = timeout(TIMEOUT, counting)
             .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}").into())))?;
-        self.metrics.low.set(&counts, &self.catalog, now.utc);
-        Ok(())
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}").into())));
+        let due_at = self.calendar.now().utc + TimeDelta::from_std(pause_after(began)).unwrap_or_default();
+        let (failed, stored) = match (counted, stored) {
+            (Ok(counts), _) => (None, StoredCounts { counts, counted_at: now.utc, due_at }),
+            // The last counts stay, so that the other servers wait too.
+            (Err(error), Some(last)) => (Some(error), StoredCounts { due_at, ..last }),
+            (Err(error), None) => return Err(error),
+        };
+        self.store.store_counts(basis, &stored).await?;
+        failed.map_or(Ok(stored), Err)
     }
 }
 
-fn pause_after(took: Duration) -> Duration {
-    (took * SHARE).max(PAUSE)
+/// The pause after a count.
+fn pause_after(began: Instant) -> Duration {
+    (began.elapsed() * SHARE).max(PAUSE)
 }
 
 #[cfg(test)]

@@ -7,13 +7,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     biz::{
-        jobs::ops_stats::{FAILED_WITHIN, OpsStatsStore, PENDING_FOR},
+        jobs::{
+            audit,
+            ops_stats::{FAILED_WITHIN, OpsStatsStore, PENDING_FOR},
+        },
         values::{calendar::Calendar, error::StoreError},
     },
     metrics::Metrics,
 };
 
-/// Pause between two readings. A reading takes five cheap queries.
+/// Pause between two readings. A reading takes six cheap queries.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Deadline of a query.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,9 +56,9 @@ impl OpsStats {
     }
 
     async fn read_audit(&self) -> Result<(), StoreError> {
-        if let Some(audit) = self.store.last_audit().await? {
-            self.metrics.ops_stats.set_audit(&audit);
-        }
+        let nightly = self.store.last_audit(audit::JOB).await?;
+        let whole = self.store.last_audit(audit::WHOLE_JOB).await?;
+        self.metrics.ops_stats.set_audits(nightly.as_ref(), whole.as_ref());
         Ok(())
     }
 

@@ -42,6 +42,9 @@ struct Arguments {
     /// interrupted.
     #[arg(long, requires = "once", conflicts_with = "dry_run")]
     resume: bool,
+    /// With --once audit: the same as --once audit-all.
+    #[arg(long, requires = "once")]
+    full: bool,
     /// With --once import-prices: units of billing.currency for a dollar. Without it, a dollar is one unit.
     #[arg(long, value_name = "RATE", requires = "file", default_value = "1", value_parser = factor)]
     rate: Decimal,
@@ -100,6 +103,11 @@ async fn run() -> anyhow::Result<ExitCode> {
         (_, Some(_)) => bail!("--file is for --once import-prices and --once {MATCH_SETTLEMENTS}"),
         (_, None) => None,
     };
+    let once = match once {
+        Some(Job::Audit) if arguments.full => Some(Job::AuditAll),
+        _ if arguments.full => bail!("--full is for --once audit"),
+        once => once,
+    };
     // Signals are caught before the log says that cron waits for them.
     let on_hangup = if once.is_some() { Hangup::Stops } else { Hangup::Ignored };
     let stop_signal = command::stop_signal(on_hangup)?;
@@ -115,9 +123,8 @@ async fn run() -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let is_service = once.is_none() && !arguments.list;
     let metrics = if is_service { serve_metrics(&config, stop.clone()).await? } else { None };
-    let runner =
-        Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()).counting(metrics).importing(import);
-    let runner = Arc::new(runner);
+    let runner = Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone());
+    let runner = Arc::new(runner.counting(metrics).importing(import));
     tokio::spawn({
         let stop = stop.clone();
         async move {
@@ -155,7 +162,7 @@ async fn run() -> anyhow::Result<ExitCode> {
 
 async fn list(runner: &Runner) -> anyhow::Result<ExitCode> {
     for job in Job::ALL {
-        let next = match job.schedule() {
+        let next = match runner.schedule(job) {
             None => "by hand".to_owned(),
             Some(_) if runner.scheduled().any(|(scheduled, _)| scheduled == job) => {
                 let next = runner.next(job)?.with_timezone(&runner.zone());
@@ -169,7 +176,7 @@ async fn list(runner: &Runner) -> anyhow::Result<ExitCode> {
             _ => String::new(),
         };
         let separator = if backlog.is_empty() { "" } else { "; " };
-        let (name, schedule, description) = (job.name(), job.schedule().unwrap_or_default(), job.description());
+        let (name, schedule, description) = (job.name(), runner.schedule(job).unwrap_or_default(), job.description());
         println!("{name:<20} {schedule:<15} {next}: {description}{separator}{backlog}");
     }
     Ok(ExitCode::SUCCESS)

@@ -1,9 +1,10 @@
-//! Counts the users with a low balance or a low free quota. The counts are not stored; each
-//! count reads the accounts.
+//! Counts the users with a low balance or a low free quota. A count reads the accounts, so one process counts, and
+//! stores the counts for all.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::biz::values::{calendar::Month, error::StoreError, ids::ServiceName, money::Money};
 
@@ -71,6 +72,21 @@ impl FromIterator<(Option<ServiceName>, u64)> for LowCounts {
     }
 }
 
+/// Counts that are stored for all processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCounts {
+    pub counts: LowCounts,
+    pub counted_at: DateTime<Utc>,
+    /// The time of the next count.
+    pub due_at: DateTime<Utc>,
+}
+
+/// The basis of a count: the month and the thresholds, in the stored form of at most 64 ASCII characters. Processes
+/// with other thresholds count for themselves.
+pub fn basis(thresholds: Thresholds, month: Month) -> String {
+    format!("{month} {} {}", thresholds.balance, thresholds.quota.hundredths())
+}
+
 /// Counts low accounts in the database.
 #[async_trait]
 pub trait LowBalanceStore: Send + Sync + 'static {
@@ -81,4 +97,17 @@ pub trait LowBalanceStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], also when the query takes longer than `within`;
     /// [`StoreError::Failed`].
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError>;
+
+    /// The stored counts of a [`basis`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn stored_counts(&self, basis: &str) -> Result<Option<StoredCounts>, StoreError>;
+
+    /// Stores the counts of a [`basis`] in place of the last ones, and deletes those of other bases that are more
+    /// than a day old.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`], [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn store_counts(&self, basis: &str, stored: &StoredCounts) -> Result<(), StoreError>;
 }

@@ -40,13 +40,13 @@ pub struct FeedSize {
 /// Reads the figures that operators are alerted to.
 #[async_trait]
 pub trait OpsStatsStore: Send + Sync + 'static {
-    /// The scheduled audit that finished last. Unfinished audits do not count, because they have
-    /// not read all books. Audits by hand do not count, because they report to the operator.
+    /// The scheduled run of an audit that finished last, by the name of its job. Unfinished audits do not count,
+    /// because they have not read all books. Nightly audits by hand do not count, because they report to the operator.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]; [`StoreError::Failed`], also when the stored result of the
     /// audit is malformed.
-    async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError>;
+    async fn last_audit(&self, job: &str) -> Result<Option<FinishedAudit>, StoreError>;
 
     /// The number of pending top-ups and of pending refunds that were created before `made_before`, and
     /// of unapplied payments whose refund began before.

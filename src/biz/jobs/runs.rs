@@ -5,6 +5,7 @@ use std::{borrow::Cow, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use tokio::time::timeout;
 
 use crate::biz::values::error::StoreError;
 
@@ -105,4 +106,138 @@ pub trait RunStore: Send + Sync + 'static {
     /// # Errors
     /// As [`Self::begin_run`]; the lease then expires after [`LEASE`].
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError>;
+
+    /// Stores a run of a job as one that finished now, with its last checkpoint. Touches no lease.
+    ///
+    /// # Errors
+    /// As [`Self::begin_run`].
+    async fn store_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError>;
+
+    /// Takes the lease of a job for [`LEASE`]; `false` if another process has it. Stores no run.
+    ///
+    /// # Errors
+    /// As [`Self::begin_run`].
+    async fn take_lease(&self, job: &'static str, owner: &str) -> Result<bool, StoreError>;
+
+    /// Releases the lease of a job.
+    ///
+    /// # Errors
+    /// As [`Self::end_run`].
+    async fn give_lease_back(&self, job: &'static str, owner: &str) -> Result<(), StoreError>;
+}
+
+/// Deadline of an access to a lease or a stored run, for example over a connection that went silent.
+const ACCESS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest work under a lease that is not renewed. Together with the accesses to the lease it is shorter than the
+/// lease.
+pub const LONGEST_WORK: Duration = Duration::from_secs(45);
+
+/// An access to a lease, with a deadline.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] after the deadline, and the errors of the access.
+pub async fn in_time<T>(access: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError::Unavailable(format!("no answer in {ACCESS_TIMEOUT:?}").into()));
+    timeout(ACCESS_TIMEOUT, access).await.unwrap_or_else(late)
+}
+
+/// Runs `work` under the lease of a job; `None` if another process has the lease. Stores no run, and does not renew
+/// the lease. Always returns within [`LEASE`].
+///
+/// # Errors
+/// As [`RunStore::take_lease`]; [`StoreError::Unavailable`] if an access to the lease or the work takes too long.
+pub async fn under_lease<T, E>(
+    store: &(impl RunStore + ?Sized),
+    job: &'static str,
+    owner: &str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Option<Result<T, E>>, StoreError> {
+    if !in_time(store.take_lease(job, owner)).await? {
+        return Ok(None);
+    }
+    let done = timeout(LONGEST_WORK, work).await;
+    if let Err(error) = in_time(store.give_lease_back(job, owner)).await {
+        tracing::warn!(%error, job, "release of the lease failed; the lease expires by itself");
+    }
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(_) => Err(StoreError::Unavailable(format!("{job} did not end in {LONGEST_WORK:?}").into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A store whose accesses hang from the given one on.
+    struct Hanging {
+        accesses_that_answer: usize,
+        seen: Mutex<Vec<&'static str>>,
+    }
+
+    impl Hanging {
+        async fn answer<T>(&self, access: &'static str, answer: T) -> Result<T, StoreError> {
+            let count = {
+                let mut seen = self.seen.lock().unwrap();
+                seen.push(access);
+                seen.len()
+            };
+            if count > self.accesses_that_answer {
+                std::future::pending::<()>().await;
+            }
+            Ok(answer)
+        }
+    }
+
+    #[async_trait]
+    impl RunStore for Hanging {
+        async fn begin_run(&self, _: &Run) -> Result<Begun, StoreError> {
+            unreachable!("no run is stored")
+        }
+
+        async fn renew_run(&self, _: &Run, _: Option<&str>) -> Result<bool, StoreError> {
+            unreachable!("no run is stored")
+        }
+
+        async fn end_run(&self, _: &Run, _: bool) -> Result<(), StoreError> {
+            unreachable!("no run is stored")
+        }
+
+        async fn store_run(&self, _: &'static str, _: &str, _: Option<&str>) -> Result<(), StoreError> {
+            unreachable!("no run is stored")
+        }
+
+        async fn take_lease(&self, _: &'static str, _: &str) -> Result<bool, StoreError> {
+            self.answer("take", true).await
+        }
+
+        async fn give_lease_back(&self, _: &'static str, _: &str) -> Result<(), StoreError> {
+            self.answer("give back", ()).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_under_a_lease_ends_before_the_lease_wherever_it_hangs() {
+        for (accesses, hangs, expected) in [
+            (0, false, &["take"][..]),
+            (1, false, &["take", "give back"]),
+            (1, true, &["take", "give back"]),
+            (2, true, &["take", "give back"]),
+        ] {
+            let store = Hanging { accesses_that_answer: accesses, seen: Mutex::default() };
+            let work = async {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, ()>(1)
+            };
+            let began = tokio::time::Instant::now();
+            let done = under_lease(&store, "j", "o", work).await;
+            assert_eq!(done.is_ok(), accesses == 1 && !hangs, "{done:?}");
+            assert!(began.elapsed() < LEASE, "{:?}", began.elapsed());
+            assert_eq!(*store.seen.lock().unwrap(), expected);
+        }
+    }
 }

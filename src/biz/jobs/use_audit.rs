@@ -84,12 +84,17 @@ pub(super) async fn ranges(store: &(impl UseAudit + ?Sized), users: &UserSpan) -
         }
         // A range of users must not include this one.
         found.extend(of_users(&mut small));
-        let days = packed(repeat(|| store.use_day_sizes(&user)).await?);
-        let of_days = |(first, last)| UseRange::Days { user: user.clone(), days: DaySpan { first, last } };
-        found.extend(days.into_iter().map(of_days));
+        found.extend(ranges_of(store, &user).await?);
     }
     found.extend(of_users(&mut small));
     Ok(found)
+}
+
+/// The ranges that together are the days of one user.
+pub(super) async fn ranges_of(store: &(impl UseAudit + ?Sized), user: &UserId) -> Result<Vec<UseRange>, StoreError> {
+    let days = packed(repeat(|| store.use_day_sizes(user)).await?);
+    let of_days = |(first, last)| UseRange::Days { user: user.clone(), days: DaySpan { first, last } };
+    Ok(days.into_iter().map(of_days).collect())
 }
 
 /// Packs neighbours up to [`COMPARED_AT_ONCE`]; returns the first and the last of each pack.

@@ -1,6 +1,9 @@
 //! The sweep: ends the reservations that are past their expiry.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use super::{
     engine::Engine,
@@ -9,8 +12,14 @@ use super::{
 };
 use crate::biz::values::{calendar::Calendar, error::Result};
 
+/// The stored name of the job, whose lease each sweep takes.
+pub const JOB: &str = "expire-reservations";
+
 /// Reservations that are read and posted together.
 const CHUNK: u32 = 500;
+/// A sweep reads no further chunk after this time. With its last chunk it is shorter than the longest work under a
+/// lease.
+const LONGEST: Duration = Duration::from_secs(40);
 
 /// The result of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,7 +34,7 @@ pub struct Swept {
 
 /// Ends every reservation that is past its expiry, through the lanes of `engine`. A commit or
 /// release that settles first wins. Parallel sweeps end each reservation once. Calls `on_ended` for
-/// each ended reservation.
+/// each ended reservation. Returns after some 40 seconds; the next sweep goes on.
 ///
 /// # Errors
 /// [`crate::biz::values::error::Error::Overloaded`] or Internal: the expired reservations can't be
@@ -37,6 +46,7 @@ pub async fn sweep(
     on_ended: impl Fn(Transaction, Effect),
 ) -> Result<Swept> {
     let until = calendar.now().utc;
+    let began = Instant::now();
     let mut swept = Swept::default();
     let mut last: Option<Due> = None;
     // Ends: each chunk begins behind the last, and new holds expire later than `until`.
@@ -72,6 +82,10 @@ pub async fn sweep(
         {
             tracing::warn!(%error, "ended reservations stay listed until the next sweep");
         }
+        if began.elapsed() >= LONGEST {
+            tracing::info!("sweep of expired reservations takes long; the next one goes on");
+            return Ok(swept);
+        }
         last = Some(end);
     }
 }
@@ -105,5 +119,81 @@ pub async fn preview(store: &dyn TransactionStore, calendar: &Calendar, listed: 
             }
         }
         last = Some(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        result::Result,
+        sync::{
+            Mutex,
+            atomic::{AtomicU32, Ordering},
+        },
+    };
+
+    use async_trait::async_trait;
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::biz::{
+        jobs::runs::LONGEST_WORK,
+        settlement::{engine::tests::engine, refund::Refunded},
+        values::{
+            calendar::SystemClock,
+            error::StoreError,
+            ids::{TraceId, UserId},
+        },
+    };
+
+    /// The seconds that it takes to read a chunk.
+    const READ_SECONDS: u64 = 7;
+
+    /// A store with reservations that ended before their expiry, one in a chunk.
+    struct Slow {
+        chunks: AtomicU32,
+        forgotten: Mutex<u32>,
+    }
+
+    #[async_trait]
+    impl TransactionStore for Slow {
+        async fn transaction(&self, _: &UserId, _: &TraceId) -> Result<Option<Transaction>, StoreError> {
+            unreachable!("nothing is pending")
+        }
+
+        async fn refunds_of(&self, _: &UserId, _: &TraceId, _: u32) -> Result<Vec<Refunded>, StoreError> {
+            unreachable!("nothing is refunded")
+        }
+
+        async fn due(&self, until: DateTime<Utc>, _: Option<&Due>, _: u32) -> Result<Vec<Due>, StoreError> {
+            tokio::time::sleep(Duration::from_secs(READ_SECONDS)).await;
+            if self.chunks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err() {
+                return Ok(Vec::new());
+            }
+            let (user, trace) = (UserId::from_stored("u"), TraceId::from_stored("t"));
+            Ok(vec![Due { expires_at: until, user, trace, is_pending: false }])
+        }
+
+        async fn forget(&self, ended: &[Due]) -> Result<(), StoreError> {
+            *self.forgotten.lock().unwrap() += u32::try_from(ended.len()).unwrap();
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_sweep_ends_well_before_its_lease_and_the_next_one_goes_on() {
+        const CHUNKS: u32 = 10;
+        let (engine, _) = engine([]);
+        let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
+        let store = Slow { chunks: CHUNKS.into(), forgotten: Mutex::new(0) };
+        let mut sweeps = 0;
+        while *store.forgotten.lock().unwrap() < CHUNKS {
+            let began = tokio::time::Instant::now();
+            let swept = sweep(&store, &engine, &calendar, |_, _| ()).await.unwrap();
+            assert_eq!(swept, Swept::default());
+            assert!(began.elapsed() < LONGEST_WORK, "{:?}", began.elapsed());
+            sweeps += 1;
+        }
+        assert_eq!(sweeps, 2);
     }
 }

@@ -18,8 +18,8 @@ use crate::{
     service::JobState,
 };
 
-/// The job whose runs have a result beside their time.
-const AUDIT: &str = audit::JOB;
+/// The jobs whose runs have a result beside their time.
+const AUDITS: [&str; 2] = [audit::JOB, audit::WHOLE_JOB];
 
 pub(super) async fn list(desk: Desk) -> Result<Response, Response> {
     let jobs = desk.ok(desk.console.api.operations.jobs().await)?;
@@ -79,7 +79,7 @@ fn state(desk: &Desk, job: &JobState) -> Markup {
 /// The differences that a finished audit has found, by its last checkpoint; `None` for other runs. An audit without a
 /// checkpoint has found no users, but perhaps quotas that differ, so nothing is said of it.
 fn differences(run: &StoredRun) -> Option<u64> {
-    let is_audit = run.job == AUDIT && run.finished_at.is_some();
+    let is_audit = AUDITS.contains(&run.job.as_str()) && run.finished_at.is_some();
     run.position.as_deref().filter(|_| is_audit).and_then(|position| differences_at(Some(position)))
 }
 

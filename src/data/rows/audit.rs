@@ -6,7 +6,7 @@ use super::account::user_of;
 use crate::{
     biz::{
         events::alerts::Alerts,
-        jobs::audit::{DifferingDay, Evidence},
+        jobs::audit::books::{ChargeBook, DifferingDay, DifferingTransaction, Evidence},
         settlement::order_refund::{RefundKind, RefundStatus},
         values::{
             error::StoreError,
@@ -27,6 +27,11 @@ impl Books {
     pub fn of_users(rows: &[impl Columns]) -> Result<Self, StoreError> {
         let evidence = |row| user_of(row).map(|user| (user.clone(), Evidence::of(user)));
         rows.iter().map(evidence).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Some users, with or without rows.
+    pub fn of_list(users: &[UserId]) -> Self {
+        Self(users.iter().map(|user| (user.clone(), Evidence::of(user.clone()))).collect())
     }
 
     /// The first and the last of the users.
@@ -119,14 +124,33 @@ pub fn note_refunds(evidence: &mut Evidence, row: &impl Columns) -> Result<(), S
     Ok(())
 }
 
+/// As [`note_refunds`]. The refunded charges are compared one by one, and not in sum.
+pub fn note_refunds_alone(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    note_refunds(evidence, row)?;
+    let refunds = &mut evidence.refunds;
+    (refunds.charges_amount, refunds.charges_count) = (refunds.amount, refunds.count);
+    Ok(())
+}
+
+macro_rules! wrong_charges {
+    ($users:literal) => {
+        concat!(
+            "SELECT r.user_id, COUNT(*) FROM (SELECT user_id, trace_id, SUM(free_count + lapsed_count) AS free, \
+             SUM(paid_count) AS paid, SUM(amount) AS amount FROM charge_refund WHERE ",
+            $users,
+            " GROUP BY user_id, trace_id) r \
+             LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+             WHERE COALESCE(t.refunded_free, -1) <> r.free OR COALESCE(t.refunded_paid, -1) <> r.paid \
+             OR COALESCE(t.refunded_amount, -1) <> r.amount OR r.free > t.free_count OR r.paid > t.paid_count \
+             OR r.amount > t.amount GROUP BY r.user_id"
+        )
+    };
+}
+
 /// The users whose charges differ from their refunds, on both databases.
-pub const WRONG_CHARGES: &str = "SELECT r.user_id, COUNT(*) FROM (SELECT user_id, trace_id, SUM(free_count + lapsed_count) AS free, \
-    SUM(paid_count) AS paid, SUM(amount) AS amount FROM charge_refund WHERE user_id BETWEEN ? AND ? \
-    GROUP BY user_id, trace_id) r \
-    LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-    WHERE COALESCE(t.refunded_free, -1) <> r.free OR COALESCE(t.refunded_paid, -1) <> r.paid \
-    OR COALESCE(t.refunded_amount, -1) <> r.amount OR r.free > t.free_count OR r.paid > t.paid_count \
-    OR r.amount > t.amount GROUP BY r.user_id";
+pub const WRONG_CHARGES: &str = wrong_charges!("user_id BETWEEN ? AND ?");
+/// The same, of a list of users.
+pub const WRONG_CHARGES_OF: &str = wrong_charges!("user_id IN ({users})");
 
 /// The number of charges whose sum is not that of their refunds.
 pub fn note_wrong_charges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
@@ -179,6 +203,16 @@ pub fn note_unreadable(evidence: &mut Evidence, row: &impl Columns) -> Result<()
 pub fn unreadable_key_quota_of(row: &impl Columns) -> (ApiKeyId, String) {
     let key = row.text(0).unwrap_or_else(|_| "?".into());
     (ApiKeyId::from_stored(key), row.text(1).unwrap_or_else(|why| why.to_string()))
+}
+
+/// A user, with a trace id, and units and amount of the transaction and of its records.
+pub fn differing_transaction_of(row: &impl Columns) -> Result<(UserId, DifferingTransaction), StoreError> {
+    let (transaction, records) = (charge_book_of(row, 2)?, charge_book_of(row, 5)?);
+    Ok((user_of(row)?, DifferingTransaction { trace: row.text(1)?, transaction, records }))
+}
+
+fn charge_book_of(row: &impl Columns, first: usize) -> Result<ChargeBook, StoreError> {
+    Ok(ChargeBook { free: row.number(first)?, paid: row.number(first + 1)?, amount: row.money(first + 2)? })
 }
 
 /// The number of reservations that no sweep would find.

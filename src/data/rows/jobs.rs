@@ -4,6 +4,7 @@ use crate::{
     biz::{
         jobs::{
             audit::{DayBook, DifferingDay, differences_at},
+            low_balance::{LowCounts, StoredCounts},
             ops_stats::FinishedAudit,
             reset::Lacking,
             runs::StoredRun,
@@ -74,4 +75,25 @@ pub fn stored_run_of(row: &impl Columns) -> Result<StoredRun, StoreError> {
         started_at: row.time(3)?,
         finished_at: row.optional_time(4)?,
     })
+}
+
+/// The stored counts of a basis, one a row.
+pub const STORED_COUNTS: &str = "SELECT service_name, users, counted_at, due_at FROM low_count WHERE basis = ?";
+
+/// The rows of [`STORED_COUNTS`].
+pub fn stored_counts_of(rows: &[impl Columns]) -> Result<Option<StoredCounts>, StoreError> {
+    let Some(first) = rows.first() else { return Ok(None) };
+    let counted = |row| {
+        let (service, users) = low_count_of(row)?;
+        Ok((service.filter(|service| !service.as_str().is_empty()), users))
+    };
+    let counts = rows.iter().map(counted).collect::<Result<LowCounts, StoreError>>()?;
+    Ok(Some(StoredCounts { counts, counted_at: first.time(2)?, due_at: first.time(3)? }))
+}
+
+/// The service and the number of users of each row of `low_count`. The empty service stands for the balance.
+pub fn rows_of_counts(counts: &LowCounts) -> Vec<(&str, i64)> {
+    let number = |users: u64| i64::try_from(users).unwrap_or(i64::MAX);
+    let quotas = counts.quotas.iter().map(|(service, users)| (service.as_str(), number(*users)));
+    [("", number(counts.balance))].into_iter().chain(quotas).collect()
 }

@@ -23,8 +23,9 @@ async fn tables(database: &Database) -> Vec<Vec<Vec<String>>> {
         ("billing_record", "billing_record_id"),
         ("billing_record_archive", "billing_record_id"),
         ("usage_daily", "user_id, usage_date, service_name, free_count"),
-        ("job_run", "job, period, started_at"),
-        ("job_lease", "job, owner, ends_at"),
+        // A server counts low accounts when it starts.
+        ("job_run WHERE job <> 'count-low'", "job, period, started_at"),
+        ("job_lease WHERE job <> 'count-low'", "job, owner, ends_at"),
     ] {
         let columns: Vec<&str> = columns.split(", ").collect();
         let mut rows = database.rows(&columns, &format!("FROM {table}")).await;
@@ -149,7 +150,10 @@ async fn an_audit_is_its_own_dry_run(#[values(MySql, Sqlite)] on: Backend) {
     let dry = run(cron(&conf, &["--once", "audit", "--dry-run"])).await;
     assert_eq!(
         (stdout(&dry).as_str(), dry.status.code()),
-        ("audit: user user00007: balance says 1, should be 0\naudit: 300 users, 1 differences\n", Some(1))
+        (
+            "audit: user user00007: balance says 1, should be 0\naudit: 1 users were audited whole\naudit: 300 users, 1 differences\n",
+            Some(1)
+        )
     );
     assert_eq!(tables(&database).await, before);
 }

@@ -19,17 +19,32 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Most starts of the job.
 const MAX_STARTS: usize = 100;
 
-/// Starts `--once JOB --resume` repeatedly, and kills each process after its next checkpoint, until a
+/// The progress of a job that is killed.
+#[derive(Clone, Copy)]
+enum Watch {
+    /// Its checkpoint.
+    Checkpoint,
+    /// Some number of rows in a table.
+    Rows(&'static str, u64),
+}
+
+/// Starts `--once JOB --resume` repeatedly, and kills each process after its next progress, until a
 /// process finishes. Returns the output of each process and the number of kills.
-async fn run_killed(database: &Database, conf: &Path, job: &str) -> (Vec<String>, usize) {
+async fn run_killed(
+    database: &Database,
+    conf: &Path,
+    (job, stored): (&str, &str),
+    more: &[&str],
+    watch: Watch,
+) -> (Vec<String>, usize) {
     let (mut printed, mut kills, mut position) = (Vec::new(), 0, String::new());
     for _ in 0..MAX_STARTS {
         // With `nice`, the test process runs first, so that it kills in time.
         let mut nice = Command::new("nice");
-        let cron = cron(conf, &["--once", job, "--resume"]);
+        let cron = cron(conf, &[&["--once", job, "--resume"], more].concat());
         nice.args(["-n", "10"]).arg(cron.get_program()).args(cron.get_args());
         let mut running = nice.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        if !next_checkpoint(database, &mut running, job, &mut position).await {
+        if !next_progress(database, &mut running, stored, watch, &mut position).await {
             let ended = output_of(running).await;
             printed.push(stdout(&ended));
             return (printed, kills);
@@ -37,18 +52,24 @@ async fn run_killed(database: &Database, conf: &Path, job: &str) -> (Vec<String>
         running.kill().unwrap();
         printed.push(stdout(&output_of(running).await));
         kills += 1;
-        end_lease(database, job).await;
-        // The process may have reached another checkpoint before the kill.
-        position = kept_position(database, job).await.unwrap_or(position);
+        end_lease(database, stored).await;
+        // The process may have gone on before the kill.
+        position = kept_position(database, stored, watch).await.unwrap_or(position);
     }
     panic!("the job does not finish: {printed:?}");
 }
 
-/// Waits for the next checkpoint. False if the process ended before.
-async fn next_checkpoint(database: &Database, running: &mut Child, job: &str, position: &mut String) -> bool {
+/// Waits for the next progress. False if the process ended before.
+async fn next_progress(
+    database: &Database,
+    running: &mut Child,
+    job: &str,
+    watch: Watch,
+    position: &mut String,
+) -> bool {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        if let Some(kept) = kept_position(database, job).await
+        if let Some(kept) = kept_position(database, job, watch).await
             && kept != *position
         {
             *position = kept;
@@ -62,7 +83,11 @@ async fn next_checkpoint(database: &Database, running: &mut Child, job: &str, po
     }
 }
 
-async fn kept_position(database: &Database, job: &str) -> Option<String> {
+async fn kept_position(database: &Database, job: &str, watch: Watch) -> Option<String> {
+    if let Watch::Rows(table, some) = watch {
+        let rows = database.rows(&["COUNT(*)"], &format!("FROM {table}")).await[0][0].parse::<u64>().unwrap() / some;
+        return (rows > 0).then(|| rows.to_string());
+    }
     runs(database, job).await.into_iter().map(|run| run[1].clone()).find(|position| !position.is_empty())
 }
 
@@ -92,7 +117,8 @@ async fn reset_and_kill(on: Backend) -> usize {
     let stop = CancellationToken::new();
     let charging = tokio::spawn(charge_until(service.clone(), stop.clone(), USERS));
     let conf = service.database.config_file(&[]);
-    let (printed, kills) = run_killed(&service.database, &conf, "reset-quotas").await;
+    let (printed, kills) =
+        run_killed(&service.database, &conf, ("reset-quotas", "reset-quotas"), &[], Watch::Checkpoint).await;
     stop.cancel();
     let units = charging.await.unwrap();
     println!("{kills} kills, {units} units charged");
@@ -132,11 +158,64 @@ async fn audit_and_kill(on: Backend) -> usize {
     let wrong = "user_id LIKE 'user_____' AND (user_id LIKE '%77' OR user_id = 'user02399')";
     database.execute(&format!("UPDATE user_balance SET balance = {one} WHERE {wrong}")).await;
     let conf = database.config_file(&[]);
-    let (printed, kills) = run_killed(&database, &conf, "audit").await;
+    let (printed, kills) = run_killed(&database, &conf, ("audit", "audit-all"), &["--full"], Watch::Checkpoint).await;
     println!("{kills} kills");
-    assert!(printed.last().unwrap().ends_with("audit: 2400 users, 25 differences\n"), "{printed:?}");
+    assert!(printed.last().unwrap().ends_with("audit-all: 2400 users, 25 differences\n"), "{printed:?}");
     let all = printed.concat();
     let reported: BTreeSet<&str> = all.lines().filter(|line| line.contains("balance says 1, should be 0")).collect();
     assert_eq!(reported.len(), 25, "{reported:?}");
+    kills
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn months_that_are_sealed_under_kills_have_whole_seals(#[values(MySql, Sqlite)] on: Backend) {
+    until_killed(2, || seal_and_kill(on)).await;
+}
+
+/// A transaction has 200 seals, and a checkpoint follows 5,000.
+const SOME_SEALS: Watch = Watch::Rows("sealed_month", 1_400);
+
+async fn seal_and_kill(on: Backend) -> usize {
+    const USERS: usize = 20_000;
+    let database = migrated(Database::create(on).await).await;
+    users(&database, USERS).await;
+    let (one, at) = match on {
+        MySql => ("1", "'2026-01-05'"),
+        Sqlite => ("1000000", "1767600000000000"),
+    };
+    database
+        .execute(&format!(
+            "INSERT INTO balance_adjustment (user_id, adjustment_id, amount, reason, operator, request_id, \
+             balance_after, created_at) SELECT user_id, 'first', {one}, 'r', 'o', '', {one}, {at} FROM user_balance"
+        ))
+        .await;
+    // And a charge, so that the balance is zero.
+    for sql in [
+        format!(
+            "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, free_count, paid_count, \
+             amount, record_id, balance_after, free_remaining_after, created_at) \
+             SELECT user_id, 't', 'COMMITTED', 'asset', 1, 0, 1, {one}, 'r', 0, 0, {at} FROM user_balance"
+        ),
+        format!(
+            "INSERT INTO billing_record (billing_record_id, user_id, service_name, type, amount, count, created_at, \
+             usage_date, trace_id) SELECT 'r', user_id, 'asset', 2, {one}, 1, {at}, '2026-01-05', 't' FROM user_balance"
+        ),
+        format!(
+            "INSERT INTO usage_daily (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, \
+             paid_records) SELECT user_id, '2026-01-05', 'asset', 0, 1, {one}, 0, 1 FROM user_balance"
+        ),
+    ] {
+        database.execute(&sql).await;
+    }
+    let conf = database.config_file(&[]);
+    let (printed, kills) = run_killed(&database, &conf, ("seal-months", "seal-months"), &[], SOME_SEALS).await;
+    println!("{kills} kills");
+    assert!(printed.last().unwrap().contains(" 0 with differences left"), "{printed:?}");
+    let seals = database.rows(&["COUNT(*)"], "FROM sealed_month").await;
+    assert_eq!(seals, [[USERS.to_string()]]);
+    let same = "FROM sealed_month m JOIN sealed_account a ON a.user_id = m.user_id AND a.seal = m.seal";
+    assert_eq!(database.rows(&["COUNT(*)"], same).await, [[USERS.to_string()]]);
+    assert_eq!(database.audit().await.difference_count, 0);
     kills
 }

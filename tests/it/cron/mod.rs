@@ -117,7 +117,7 @@ async fn runs(database: &Database, job: &str) -> Vec<Vec<String>> {
 }
 
 /// Ends the lease of a killed process, so that the test need not wait for its end.
-async fn end_lease(database: &Database, job: &str) {
+pub async fn end_lease(database: &Database, job: &str) {
     let gone = match database.backend {
         MySql => "UTC_TIMESTAMP() - INTERVAL 1 SECOND",
         Sqlite => "(unixepoch() - 1) * 1000000",

@@ -186,16 +186,22 @@ async fn a_resumed_audit_keeps_the_differences_found_before(#[values(MySql, Sqli
     let wrong = "balance = 1000000 WHERE user_id IN ('user00007', 'user00008', 'user00650')";
     database.execute(&format!("UPDATE user_balance SET {wrong}")).await;
     let shown = Counted::cut_after(1);
-    by_hand(&database, &clock, Job::Audit, false, &shown).await.unwrap_err();
+    by_hand(&database, &clock, Job::AuditAll, false, &shown).await.unwrap_err();
     let first = shown.reported();
     assert!(first.len() == 2 && first[0].contains("user00007"), "{first:?}");
-    assert!(runs(&database, "audit").await[0][1].starts_with("200 2 "));
+    assert!(runs(&database, "audit-all").await[0][1].starts_with("200 2 "));
     let shown = Counted::all();
-    let report = by_hand(&database, &clock, Job::Audit, true, &shown).await.unwrap();
+    let report = by_hand(&database, &clock, Job::AuditAll, true, &shown).await.unwrap();
     assert_eq!((shown.expected(), shown.done()), (500, 500));
     let reported = shown.reported();
-    assert!(reported.len() == 1 && reported[0].starts_with("audit: user user00650: balance says 1"), "{reported:?}");
-    assert_eq!((report.lines.as_slice(), report.is_good), (&["audit: 700 users, 3 differences".to_owned()][..], false));
+    assert!(
+        reported.len() == 1 && reported[0].starts_with("audit-all: user user00650: balance says 1"),
+        "{reported:?}"
+    );
+    assert_eq!(
+        (report.lines.as_slice(), report.is_good),
+        (&["audit-all: 700 users, 3 differences".to_owned()][..], false)
+    );
 }
 
 #[tokio::test]
@@ -203,15 +209,15 @@ async fn the_command_says_that_a_run_can_be_resumed() {
     let database = migrated(Database::create(Sqlite).await).await;
     users(&database, 700).await;
     let conf = database.config_file(&[("log.level", "error")]);
-    let nothing = run(cron(&conf, &["--once", "audit", "--resume"])).await;
-    assert_eq!(stderr(&nothing), "audit: no checkpoint to continue from; starting from the beginning\n");
-    interrupt(&database, &TestClock::real(), Job::Audit).await;
-    let anew = run(cron(&conf, &["--once", "audit"])).await;
+    let nothing = run(cron(&conf, &["--once", "audit-all", "--resume"])).await;
+    assert_eq!(stderr(&nothing), "audit-all: no checkpoint to continue from; starting from the beginning\n");
+    interrupt(&database, &TestClock::real(), Job::AuditAll).await;
+    let anew = run(cron(&conf, &["--once", "audit-all"])).await;
     assert!(stderr(&anew).contains("--resume continues that run"), "{}", stderr(&anew));
-    interrupt(&database, &TestClock::real(), Job::Audit).await;
-    let resumed = run(cron(&conf, &["--once", "audit", "--resume"])).await;
-    assert_eq!(stderr(&resumed), "audit: continuing from the checkpoint of the last run by hand\n");
-    assert_eq!(super::stdout(&resumed), "audit: 700 users, 0 differences\n");
-    let done = run(cron(&conf, &["--once", "audit"])).await;
+    interrupt(&database, &TestClock::real(), Job::AuditAll).await;
+    let resumed = run(cron(&conf, &["--once", "audit-all", "--resume"])).await;
+    assert_eq!(stderr(&resumed), "audit-all: continuing from the checkpoint of the last run by hand\n");
+    assert_eq!(super::stdout(&resumed), "audit-all: 700 users, 0 differences\n");
+    let done = run(cron(&conf, &["--once", "audit-all"])).await;
     assert_eq!((stderr(&done).as_str(), done.status.code()), ("", Some(0)));
 }

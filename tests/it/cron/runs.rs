@@ -154,7 +154,7 @@ async fn undo(database: &Database) {
 async fn jobs_are_listed_with_their_schedules() {
     let database = migrated(Database::create(Sqlite).await).await;
     let printed = stdout(&run(cron(&database.config_file(&[]), &["--list"])).await);
-    assert_eq!(printed.lines().count(), 11, "{printed}");
+    assert_eq!(printed.lines().count(), 13, "{printed}");
     assert!(printed.contains("reset-quotas         0 0 0 1 * *"), "{printed}");
     assert!(printed.contains("reconcile-cache      30 */5 * * * *  not configured"), "{printed}");
     assert!(printed.contains("rebuild-rollup                       by hand"), "{printed}");

@@ -34,7 +34,7 @@ use std::{
 use billing_service::{
     app::{self, App},
     biz::{
-        jobs::audit::{self, AuditReport},
+        jobs::audit::{self, AuditReport, Sources},
         values::calendar::Clock,
     },
     config::Config,
@@ -143,12 +143,14 @@ impl Database {
         Config::load(&self.config_file(changes)).unwrap()
     }
 
-    /// Runs the audit, like `cron --once audit`.
+    /// Runs the whole audit, like `cron --once audit --full`.
     pub async fn audit(&self) -> AuditReport {
         let identity = self.identity.lock().unwrap().clone();
         let identity: Vec<_> = identity.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let store = app::connect(&self.config(&identity)).await.unwrap();
-        let report = audit::audit(&*store, &progress::Unwatched).await.unwrap();
+        let config = self.config(&identity);
+        let store = app::connect(&config).await.unwrap();
+        let calendar = config.calendar(TestClock::real());
+        let report = audit::audit(Sources::new(&*store, &calendar), &progress::Unwatched).await.unwrap();
         store.close().await;
         report
     }

@@ -10,7 +10,10 @@ use billing_service::{
         account::{Account, Balance},
         audit_trail::{AuditEvent, AuditFilter, AuditTrail, SET_API_KEY_QUOTA, SET_USER_LIMITS},
         events::{EventFilter, reader::FeedReader},
-        jobs::audit::Evidence,
+        jobs::{
+            audit::Evidence,
+            seals::store::{END, Since, TimeSpan, TraceSpan},
+        },
         limits::{
             caps::{Caps, LimitStore},
             key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
@@ -129,6 +132,28 @@ impl Stage for Arc<dyn Store> {
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {
         let all = (**self).evidence(Some(&UserId::from_stored(format!("{case}-"))), USERS.into()).await.unwrap();
-        all.into_iter().filter(|evidence| evidence.user.as_str().starts_with(case)).collect()
+        let mut evidence: Vec<Evidence> =
+            all.into_iter().filter(|evidence| evidence.user.as_str().starts_with(case)).collect();
+        // The nightly audit reads the same, without seals.
+        let users: Vec<UserId> = evidence.iter().map(|evidence| evidence.user.clone()).collect();
+        if users.is_empty() {
+            return evidence;
+        }
+        let unsealed = self.unsealed(&users, Since::BEGINNING).await.unwrap();
+        assert_eq!(unsealed.differing, []);
+        assert_eq!(self.differing_use_since(&users, Since::BEGINNING).await.unwrap(), []);
+        let times = TimeSpan { from: Since::BEGINNING.at, until: Since::END, is_part: false };
+        assert_eq!(self.differing_charges(&users, &times, ALL).await.unwrap(), []);
+        // Only late charges have their records at another time.
+        let traces = TraceSpan { after: String::new(), last: END.to_owned() };
+        let elsewhere = self.unrecorded(&users, Since::BEGINNING, &traces, ALL).await.unwrap();
+        let elsewhere: BTreeSet<_> = elsewhere.into_iter().map(|(user, found)| (user, found.trace)).collect();
+        let searched: Vec<String> = elsewhere.iter().map(|(_, trace)| trace.clone()).collect();
+        if !searched.is_empty() {
+            let recorded = self.recorded(&users, Since::BEGINNING, &searched).await.unwrap();
+            assert!(elsewhere.is_subset(&recorded.into_iter().collect()), "{elsewhere:?}");
+        }
+        evidence.extend(unsealed.evidence);
+        evidence
     }
 }

@@ -71,6 +71,10 @@ async fn an_existing_database_keeps_every_row_and_goes_on() {
     assert_eq!(service.account("Ann").await.balance, 0.25);
     assert_eq!(service.account("ann").await.balance, 0.0);
     service.assert_audit_is_clean().await;
+    // The record of October is sealed, and the rest of the legacy history goes on unsealed.
+    let sealed = service.seal().await;
+    assert_eq!((sealed.accounts, sealed.left), (1, 0));
+    service.assert_seals_hold().await;
     let mut connection = service.database.mysql().await;
     let row = sqlx::query("SELECT total_quota, used_quota FROM free_quota WHERE free_quota_id = 'q1'")
         .fetch_one(&mut connection)
@@ -107,4 +111,5 @@ async fn an_existing_database_keeps_every_row_and_goes_on() {
     service.clock.set("2026-11-21T00:00:00Z");
     assert_eq!(service.state("1001").await, (99_999_999.89, [3, 1000, 0]));
     assert_eq!(service.deduct(charge("1001", "payment", 1)).await.balance, 99_999_999.79);
+    service.assert_seals_hold().await;
 }

@@ -337,4 +337,4 @@ fn lane_of(user: &UserId, lanes: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -37,7 +37,7 @@ use crate::biz::{
     },
 };
 
-pub(super) enum Fault {
+pub(in crate::biz::settlement) enum Fault {
     /// The transaction is rolled back.
     Conflict,
     /// The commit succeeds, and its answer is lost.
@@ -49,7 +49,7 @@ pub(super) enum Fault {
 
 /// Keeps accounts in memory with the real rule, and fails as scripted.
 #[derive(Default)]
-pub(super) struct ScriptedLedger {
+pub(in crate::biz::settlement) struct ScriptedLedger {
     faults: Mutex<VecDeque<Fault>>,
     pub used: Mutex<u32>,
     transactions: Mutex<std::collections::HashMap<(UserId, TraceId), Transaction>>,
@@ -172,7 +172,7 @@ impl CommitListener for RecordingListener {
     }
 }
 
-pub(super) fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>) {
+pub(in crate::biz::settlement) fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>) {
     let (engine, ledger, _) = engine_with_listener(faults);
     (engine, ledger)
 }

@@ -1,13 +1,12 @@
 //! Reads the books of many users in one snapshot.
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
-use sqlx::{Connection, MySql, Transaction, mysql::MySqlRow};
+use sqlx::{MySqlConnection, mysql::MySqlRow};
 
-use super::rollup::differing_days;
+use super::{rollup::differing_days, scope::end};
 use crate::{
     biz::{
-        jobs::audit::{AuditStore, Evidence, MAX_DAYS},
+        jobs::audit::books::{AuditStore, Evidence, MAX_DAYS},
         values::{
             error::StoreError,
             ids::{ApiKeyId, UserId},
@@ -15,7 +14,11 @@ use crate::{
     },
     data::{
         error::store_error,
-        mysql::{MySqlStore, statement::Statement},
+        mysql::{
+            MySqlStore,
+            connections::Lease,
+            statement::{OnNode, Statement},
+        },
         rows::audit::{self, Books, Note},
     },
 };
@@ -23,16 +26,23 @@ use crate::{
 #[async_trait]
 impl AuditStore for MySqlStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
-        // Applies to the next transaction only, which reads one snapshot. TiDB knows no READ ONLY.
-        let level = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
-        let (mut connection, ()) =
-            self.waiter.take_with(|connection| level.clone().execute(connection).boxed()).await?;
-        let mut snapshot =
-            connection.begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT").await.map_err(store_error)?;
-        let evidence = read(&mut snapshot, after, limit).await?;
-        snapshot.rollback().await.map_err(store_error)?;
-        connection.give_back();
+        let mut lease = self.snapshot().await?;
+        let after = after.map_or("", UserId::as_str);
+        let mut users = sqlx::query(USERS);
+        for _ in 0..USER_TABLES {
+            users = users.bind(after).bind(limit);
+        }
+        let rows = users.bind(limit).fetch_all(connection(&mut lease)).await.map_err(store_error)?;
+        let evidence = read(&mut lease, Books::of_users(&rows)?).await?;
+        end(lease).await?;
         Ok(evidence)
+    }
+
+    async fn evidence_of(&self, user: &UserId) -> Result<Evidence, StoreError> {
+        let mut lease = self.snapshot().await?;
+        let evidence = read(&mut lease, Books::of_list(std::slice::from_ref(user))).await?;
+        end(lease).await?;
+        Ok(evidence.into_iter().next().unwrap_or_else(|| Evidence::of(user.clone())))
     }
 
     async fn unreadable_key_quotas(&self, limit: u32) -> Result<Vec<(ApiKeyId, String)>, StoreError> {
@@ -72,32 +82,27 @@ const USERS: &str = concat!(
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM charge_refund WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM sealed_month WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT user_id FROM sealed_account WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM recharge_order WHERE (status IN ('success', 'refunded') OR ",
     unreadable_order!(),
     ") \
     AND user_id > ? ORDER BY user_id LIMIT ?) ORDER BY user_id LIMIT ?"
 );
 /// Number of tables in [`USERS`].
-const USER_TABLES: usize = 11;
+const USER_TABLES: usize = 13;
 
-async fn read(
-    snapshot: &mut Transaction<'_, MySql>,
-    after: Option<&UserId>,
-    limit: u32,
-) -> Result<Vec<Evidence>, StoreError> {
-    let after = after.map_or("", UserId::as_str);
-    let mut users = sqlx::query(USERS);
-    for _ in 0..USER_TABLES {
-        users = users.bind(after).bind(limit);
-    }
-    let rows = users.bind(limit).fetch_all(&mut **snapshot).await.map_err(store_error)?;
-    let mut books = Books::of_users(&rows)?;
+fn connection(lease: &mut Lease) -> &mut MySqlConnection {
+    lease.parts().0
+}
+
+async fn read(snapshot: &mut Lease, mut books: Books) -> Result<Vec<Evidence>, StoreError> {
     let Some((first, last)) = books.span() else { return Ok(Vec::new()) };
-    for (sql, note) in BOOKS {
+    for (sql, note) in BOOKS.iter().chain(UNREADABLE) {
         let rows = sqlx::query(*sql)
             .bind(first.as_str())
             .bind(last.as_str())
-            .fetch_all(&mut **snapshot)
+            .fetch_all(connection(snapshot))
             .await
             .map_err(store_error)?;
         books.note(&rows, *note)?;
@@ -105,7 +110,7 @@ async fn read(
     let of_these = |statement: &mut Statement| {
         statement.push("user_id BETWEEN ").texts([first.as_str()]).push(" AND ").texts([last.as_str()]);
     };
-    books.note_days(differing_days(snapshot, of_these, MAX_DAYS).await?);
+    books.note_days(differing_days(connection(snapshot), of_these, MAX_DAYS).await?);
     Ok(books.into_evidence())
 }
 
@@ -185,6 +190,27 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
         audit::note_stranded,
     ),
     (
+        "SELECT user_id, CONCAT('transaction ', trace_id, ' with status ', status, ', count ', count, ', free ', free_count, ', paid ', paid_count) \
+         FROM billing_transaction WHERE (count < 0 OR free_count < 0 OR paid_count < 0 \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (records_of!("billing_record"), audit::note_records),
+    (records_of!("billing_record_archive"), audit::note_records),
+];
+
+/// The queries of the rows that the service cannot read. Those of transactions, which are many, are in [`BOOKS`].
+pub const UNREADABLE: &[(&str, Note<MySqlRow>)] = &[
+    (
+        concat!(
+            "SELECT user_id, CONCAT('order ', order_id, ' with status ', status, ', payment method ', \
+             COALESCE(payment_method, 'NULL'), ', amount ', amount) FROM recharge_order WHERE ",
+            unreadable_order!(),
+            " AND user_id BETWEEN ? AND ? LIMIT 10000"
+        ),
+        audit::note_unreadable,
+    ),
+    (
         "SELECT user_id, CONCAT('balance with version ', version, ', status ', status) FROM user_balance \
          WHERE (version < 0 OR status NOT IN (0, 1, 2)) AND user_id BETWEEN ? AND ? LIMIT 10000",
         audit::note_unreadable,
@@ -201,24 +227,7 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
         audit::note_unreadable,
     ),
     (
-        "SELECT user_id, CONCAT('transaction ', trace_id, ' with status ', status, ', count ', count, ', free ', free_count, ', paid ', paid_count) \
-         FROM billing_transaction WHERE (count < 0 OR free_count < 0 OR paid_count < 0 \
-         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (
-        concat!(
-            "SELECT user_id, CONCAT('order ', order_id, ' with status ', status, ', payment method ', \
-             COALESCE(payment_method, 'NULL'), ', amount ', amount) FROM recharge_order WHERE ",
-            unreadable_order!(),
-            " AND user_id BETWEEN ? AND ? LIMIT 10000"
-        ),
-        audit::note_unreadable,
-    ),
-    (
         "SELECT user_id, alerts FROM user_balance WHERE alerts IS NOT NULL AND user_id BETWEEN ? AND ?",
         audit::note_alerts,
     ),
-    (records_of!("billing_record"), audit::note_records),
-    (records_of!("billing_record_archive"), audit::note_records),
 ];

@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use sqlx::Connection;
 
 use crate::{
     biz::{
-        jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
+        jobs::low_balance::{LowBalanceStore, LowCounts, Percent, StoredCounts, Thresholds},
         values::{calendar::Month, error::StoreError},
     },
     data::{
         error::store_error,
         mysql::{MySqlStore, statement::Statement},
-        rows::jobs::low_count_of,
+        rows::jobs::{STORED_COUNTS, low_count_of, rows_of_counts, stored_counts_of},
     },
 };
 
@@ -26,6 +27,23 @@ impl LowBalanceStore for MySqlStore {
         connection.close().await.map_err(store_error)?;
         sets.iter().flatten().map(low_count_of).collect()
     }
+
+    async fn stored_counts(&self, basis: &str) -> Result<Option<StoredCounts>, StoreError> {
+        stored_counts_of(&self.reader.fetch_all(sqlx::query(STORED_COUNTS).bind(basis)).await?)
+    }
+
+    async fn store_counts(&self, basis: &str, stored: &StoredCounts) -> Result<(), StoreError> {
+        let write = Statement::transaction(|statement| {
+            statement.push("DELETE FROM low_count WHERE basis = ").texts([basis]);
+            statement.push(" OR counted_at < ").instant(stored.counted_at - TimeDelta::days(1));
+            statement.push("; INSERT INTO low_count (basis, service_name, users, counted_at, due_at) VALUES ");
+            statement.rows(rows_of_counts(&stored.counts), |row, (service, users)| {
+                row.text(basis).text(service).number(users).instant(stored.counted_at).instant(stored.due_at);
+            });
+            statement.push("; ");
+        });
+        self.waiter.run(write).await
+    }
 }
 
 /// The query of the count.
@@ -33,7 +51,8 @@ fn count(thresholds: Thresholds, month: Month, within: Duration) -> Statement {
     let mut count = Statement::select_within(within);
     count.push("NULL, COUNT(*) FROM user_balance WHERE balance - held < ");
     count.money(thresholds.balance);
-    count.push(" UNION ALL SELECT service_name, COUNT(*) FROM free_quota WHERE reset_month = ");
+    // With some ten months, MariaDB would read the quotas of all.
+    count.push(" UNION ALL SELECT service_name, COUNT(*) FROM free_quota FORCE INDEX (idx_month) WHERE reset_month = ");
     count.texts([month.to_string().as_str()]);
     count.push(" AND total_quota > 0 AND (total_quota - used_quota - held_quota) * ");
     count.number(Percent::WHOLE).push(" < total_quota * ").number(thresholds.quota.hundredths());

@@ -25,11 +25,8 @@ impl RunStore for MySqlStore {
         if !self.reader.fetch_all(done).await?.is_empty() {
             return Ok(Begun::Done);
         }
-        match self.take_lease(run).await {
-            Ok(true) => {}
-            // With a conflict, another node took it at the same moment.
-            Ok(false) | Err(StoreError::Conflict(_)) => return Ok(Begun::Elsewhere),
-            Err(error) => return Err(error),
+        if !self.take_lease(run.job, &run.owner).await? {
+            return Ok(Begun::Elsewhere);
         }
         // No other process begins a run of the job while this one has the lease.
         if let Some(began) = run.shared_period() {
@@ -46,7 +43,7 @@ impl RunStore for MySqlStore {
         if row.number::<i64>(1)? == 0 {
             return Ok(Begun::Ours { position: row.optional_text(0)? });
         }
-        self.give_lease_back(run).await?;
+        self.give_lease_back(run.job, &run.owner).await?;
         Ok(Begun::Done)
     }
 
@@ -69,11 +66,45 @@ impl RunStore for MySqlStore {
                 sqlx::query(end).bind(run.job).bind(run.key())
             };
             self.reader.execute(end).await?;
-            let forget =
-                sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND");
-            self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;
+            // Periods begin with their day, and the key with the period.
+            let forget = sqlx::query(
+                "DELETE FROM job_run WHERE job = ? AND period < DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL ? SECOND, '%Y-%m-%d') \
+                 AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND",
+            );
+            self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs()).bind(REMEMBERED.as_secs())).await?;
         }
-        self.give_lease_back(run).await
+        self.give_lease_back(run.job, &run.owner).await
+    }
+
+    async fn store_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError> {
+        let write = sqlx::query(
+            "INSERT IGNORE INTO job_run (job, period, position, started_at, finished_at) \
+             VALUES (?, ?, ?, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))",
+        );
+        self.reader.execute(write.bind(job).bind(period).bind(position)).await.map(|_| ())
+    }
+
+    async fn take_lease(&self, job: &'static str, owner: &str) -> Result<bool, StoreError> {
+        let lease = sqlx::query("INSERT IGNORE INTO job_lease (job, owner, ends_at) VALUES (?, '', '1970-01-02')");
+        let take = sqlx::query(
+            "UPDATE job_lease SET owner = ?, ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND \
+             WHERE job = ? AND (ends_at <= UTC_TIMESTAMP(6) OR owner = ?)",
+        );
+        let taking = async {
+            self.reader.execute(lease.bind(job)).await?;
+            self.reader.execute(take.bind(owner).bind(LEASE.as_secs()).bind(job).bind(owner)).await
+        };
+        match taking.await {
+            Ok(taken) => Ok(taken > 0),
+            // Another node took it at the same moment.
+            Err(StoreError::Conflict(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn give_lease_back(&self, job: &'static str, owner: &str) -> Result<(), StoreError> {
+        let end = sqlx::query("UPDATE job_lease SET ends_at = UTC_TIMESTAMP(6) WHERE job = ? AND owner = ?");
+        self.reader.execute(end.bind(job).bind(owner)).await.map(|_| ())
     }
 }
 
@@ -87,24 +118,5 @@ impl RunReader for MySqlStore {
     async fn leased_jobs(&self) -> Result<Vec<String>, StoreError> {
         let query = sqlx::query("SELECT job FROM job_lease WHERE owner <> '' AND ends_at > UTC_TIMESTAMP(6)");
         self.reader.fetch_all(query).await?.iter().map(|row| row.text(0)).collect()
-    }
-}
-
-impl MySqlStore {
-    /// Takes the lease of the job; `false` if another process has it.
-    async fn take_lease(&self, run: &Run) -> Result<bool, StoreError> {
-        let lease = sqlx::query("INSERT IGNORE INTO job_lease (job, owner, ends_at) VALUES (?, '', '1970-01-02')");
-        self.reader.execute(lease.bind(run.job)).await?;
-        let take = sqlx::query(
-            "UPDATE job_lease SET owner = ?, ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND \
-             WHERE job = ? AND (ends_at <= UTC_TIMESTAMP(6) OR owner = ?)",
-        );
-        let take = take.bind(&run.owner).bind(LEASE.as_secs()).bind(run.job).bind(&run.owner);
-        Ok(self.reader.execute(take).await? > 0)
-    }
-
-    async fn give_lease_back(&self, run: &Run) -> Result<(), StoreError> {
-        let end = sqlx::query("UPDATE job_lease SET ends_at = UTC_TIMESTAMP(6) WHERE job = ? AND owner = ?");
-        self.reader.execute(end.bind(run.job).bind(&run.owner)).await.map(|_| ())
     }
 }

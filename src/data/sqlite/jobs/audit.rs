@@ -6,7 +6,7 @@ use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
 use super::rollup::differing_days;
 use crate::{
     biz::{
-        jobs::audit::{AuditStore, Evidence, MAX_DAYS},
+        jobs::audit::books::{AuditStore, Evidence, MAX_DAYS},
         values::{
             error::StoreError,
             ids::{ApiKeyId, UserId},
@@ -24,9 +24,18 @@ impl AuditStore for SqliteStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
         // With a write-ahead log, a read transaction sees one snapshot.
         let mut snapshot = self.reader.begin().await.map_err(store_error)?;
-        let evidence = read(&mut snapshot, after, limit).await?;
+        let users = sqlx::query(USERS).bind(after.map_or("", UserId::as_str)).bind(limit);
+        let rows = users.fetch_all(&mut *snapshot).await.map_err(store_error)?;
+        let evidence = read(&mut snapshot, Books::of_users(&rows)?).await?;
         snapshot.rollback().await.map_err(store_error)?;
         Ok(evidence)
+    }
+
+    async fn evidence_of(&self, user: &UserId) -> Result<Evidence, StoreError> {
+        let mut snapshot = self.reader.begin().await.map_err(store_error)?;
+        let evidence = read(&mut snapshot, Books::of_list(std::slice::from_ref(user))).await?;
+        snapshot.rollback().await.map_err(store_error)?;
+        Ok(evidence.into_iter().next().unwrap_or_else(|| Evidence::of(user.clone())))
     }
 
     async fn unreadable_key_quotas(&self, limit: u32) -> Result<Vec<(ApiKeyId, String)>, StoreError> {
@@ -64,26 +73,17 @@ const USERS: &str = concat!(
     SELECT user_id FROM balance_adjustment WHERE user_id > ?1 UNION \
     SELECT user_id FROM quota_opening WHERE user_id > ?1 UNION \
     SELECT user_id FROM charge_refund WHERE user_id > ?1 UNION \
+    SELECT user_id FROM sealed_month WHERE user_id > ?1 UNION \
+    SELECT user_id FROM sealed_account WHERE user_id > ?1 UNION \
     SELECT user_id FROM recharge_order WHERE (status IN ('success', 'refunded') OR ",
     unreadable_order!(),
     ") AND user_id > ?1 \
     ORDER BY user_id LIMIT ?2"
 );
 
-async fn read(
-    snapshot: &mut Transaction<'_, Sqlite>,
-    after: Option<&UserId>,
-    limit: u32,
-) -> Result<Vec<Evidence>, StoreError> {
-    let rows = sqlx::query(USERS)
-        .bind(after.map_or("", UserId::as_str))
-        .bind(limit)
-        .fetch_all(&mut **snapshot)
-        .await
-        .map_err(store_error)?;
-    let mut books = Books::of_users(&rows)?;
+async fn read(snapshot: &mut Transaction<'_, Sqlite>, mut books: Books) -> Result<Vec<Evidence>, StoreError> {
     let Some((first, last)) = books.span() else { return Ok(Vec::new()) };
-    for (sql, note) in BOOKS {
+    for (sql, note) in BOOKS.iter().chain(UNREADABLE) {
         let rows = sqlx::query(*sql)
             .bind(first.as_str())
             .bind(last.as_str())
@@ -161,6 +161,27 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
         audit::note_reservations,
     ),
     (
+        "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
+         FROM billing_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (records_of!("billing_record"), audit::note_records),
+    (records_of!("billing_record_archive"), audit::note_records),
+];
+
+/// The queries of the rows that the service cannot read. Those of transactions, which are many, are in [`BOOKS`].
+pub const UNREADABLE: &[(&str, Note<SqliteRow>)] = &[
+    (
+        concat!(
+            "SELECT user_id, 'order ' || order_id || ' with status ' || status || ', payment method ' \
+             || COALESCE(payment_method, 'NULL') || ', amount in millionths ' || amount FROM recharge_order WHERE ",
+            unreadable_order!(),
+            " AND user_id BETWEEN ? AND ? LIMIT 10000"
+        ),
+        audit::note_unreadable,
+    ),
+    (
         "SELECT user_id, 'balance with version ' || version || ', status ' || status FROM user_balance \
          WHERE (version < 0 OR typeof(version) NOT IN ('integer', 'null') OR status NOT IN (0, 1, 2)) AND user_id BETWEEN ? AND ? LIMIT 10000",
         audit::note_unreadable,
@@ -177,24 +198,7 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
         audit::note_unreadable,
     ),
     (
-        "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
-         FROM billing_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
-         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (
-        concat!(
-            "SELECT user_id, 'order ' || order_id || ' with status ' || status || ', payment method ' \
-             || COALESCE(payment_method, 'NULL') || ', amount in millionths ' || amount FROM recharge_order WHERE ",
-            unreadable_order!(),
-            " AND user_id BETWEEN ? AND ? LIMIT 10000"
-        ),
-        audit::note_unreadable,
-    ),
-    (
         "SELECT user_id, alerts FROM user_balance WHERE alerts IS NOT NULL AND user_id BETWEEN ? AND ?",
         audit::note_alerts,
     ),
-    (records_of!("billing_record"), audit::note_records),
-    (records_of!("billing_record_archive"), audit::note_records),
 ];

@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Connection;
+use chrono::TimeDelta;
+use rusqlite::{Connection, TransactionBehavior, params};
+use sqlx::Connection as _;
 
 use crate::{
     biz::{
-        jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
+        jobs::low_balance::{LowBalanceStore, LowCounts, Percent, StoredCounts, Thresholds},
         values::{calendar::Month, error::StoreError},
     },
-    data::{error::store_error, rows::jobs::low_count_of, sqlite::SqliteStore},
+    data::{
+        error::store_error,
+        rows::jobs::{STORED_COUNTS, low_count_of, rows_of_counts, stored_counts_of},
+        sqlite::{SqliteStore, writer::writer_error},
+    },
 };
 
 #[async_trait]
@@ -32,4 +38,28 @@ impl LowBalanceStore for SqliteStore {
         connection.close().await.map_err(store_error)?;
         rows.iter().map(low_count_of).collect()
     }
+
+    async fn stored_counts(&self, basis: &str) -> Result<Option<StoredCounts>, StoreError> {
+        let rows = sqlx::query(STORED_COUNTS).bind(basis).fetch_all(&self.reader).await.map_err(store_error)?;
+        stored_counts_of(&rows)
+    }
+
+    async fn store_counts(&self, basis: &str, stored: &StoredCounts) -> Result<(), StoreError> {
+        let (basis, stored) = (basis.to_owned(), stored.clone());
+        self.writer.run(move |connection| write(connection, &basis, &stored).map_err(writer_error)).await
+    }
+}
+
+fn write(connection: &mut Connection, basis: &str, stored: &StoredCounts) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let (counted_at, due_at) = (stored.counted_at.timestamp_micros(), stored.due_at.timestamp_micros());
+    let old = (stored.counted_at - TimeDelta::days(1)).timestamp_micros();
+    transaction.execute("DELETE FROM low_count WHERE basis = ? OR counted_at < ?", params![basis, old])?;
+    for (service, users) in rows_of_counts(&stored.counts) {
+        transaction.execute(
+            "INSERT INTO low_count (basis, service_name, users, counted_at, due_at) VALUES (?, ?, ?, ?, ?)",
+            params![basis, service, users, counted_at, due_at],
+        )?;
+    }
+    transaction.commit()
 }

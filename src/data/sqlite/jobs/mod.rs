@@ -7,3 +7,5 @@ pub mod ops_stats;
 pub mod reset;
 pub mod rollup;
 pub mod runs;
+mod scope;
+pub mod seals;

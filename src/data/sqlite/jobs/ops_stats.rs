@@ -5,10 +5,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     biz::{
-        jobs::{
-            audit,
-            ops_stats::{FeedSize, FinishedAudit, MAX_UNPLACED, OpsStatsStore},
-        },
+        jobs::ops_stats::{FeedSize, FinishedAudit, MAX_UNPLACED, OpsStatsStore},
         settlement::{order::OrderStatus, order_refund::RefundStatus, unapplied::UnappliedStatus},
         values::error::StoreError,
     },
@@ -25,12 +22,12 @@ use crate::{
 
 #[async_trait]
 impl OpsStatsStore for SqliteStore {
-    async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError> {
+    async fn last_audit(&self, job: &str) -> Result<Option<FinishedAudit>, StoreError> {
         let last = sqlx::query(
             "SELECT finished_at, position FROM job_run WHERE job = ? AND finished_at IS NOT NULL \
              ORDER BY finished_at DESC LIMIT 1",
         );
-        let row = last.bind(audit::JOB).fetch_optional(&self.reader).await.map_err(store_error)?;
+        let row = last.bind(job).fetch_optional(&self.reader).await.map_err(store_error)?;
         row.as_ref().map(finished_audit_of).transpose()
     }
 

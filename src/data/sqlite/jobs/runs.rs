@@ -61,6 +61,49 @@ impl RunStore for SqliteStore {
         let run = run.clone();
         self.writer.run(move |connection| end(connection, &run, is_done).map_err(writer_error)).await
     }
+
+    async fn store_run(&self, job: &'static str, period: &str, position: Option<&str>) -> Result<(), StoreError> {
+        let write = format!(
+            "INSERT OR IGNORE INTO job_run (job, period, position, started_at, finished_at) VALUES (?, ?, ?, {NOW}, {NOW})"
+        );
+        let (period, position) = (period.to_owned(), position.map(str::to_owned));
+        self.writer
+            .run(move |connection| {
+                connection.execute(&write, params![job, period, position]).map(|_| ()).map_err(writer_error)
+            })
+            .await
+    }
+
+    async fn take_lease(&self, job: &'static str, owner: &str) -> Result<bool, StoreError> {
+        let owner = owner.to_owned();
+        let taking = move |connection: &mut Connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let is_taken = take(&transaction, job, &owner)?;
+            transaction.commit()?;
+            Ok(is_taken)
+        };
+        self.writer.run(move |connection| taking(connection).map_err(writer_error)).await
+    }
+
+    async fn give_lease_back(&self, job: &'static str, owner: &str) -> Result<(), StoreError> {
+        let owner = owner.to_owned();
+        self.writer.run(move |connection| give_back(connection, job, &owner).map_err(writer_error)).await
+    }
+}
+
+/// Takes a lease; false if another process has it.
+fn take(connection: &Connection, job: &str, owner: &str) -> rusqlite::Result<bool> {
+    connection
+        .execute("INSERT INTO job_lease (job, owner, ends_at) VALUES (?, '', 0) ON CONFLICT DO NOTHING", [job])?;
+    let take = format!(
+        "UPDATE job_lease SET owner = ?1, ends_at = {NOW} + ?2 WHERE job = ?3 AND (ends_at <= {NOW} OR owner = ?1)"
+    );
+    Ok(connection.execute(&take, params![owner, LEASE.as_micros() as i64, job])? > 0)
+}
+
+fn give_back(connection: &Connection, job: &str, owner: &str) -> rusqlite::Result<()> {
+    let end = format!("UPDATE job_lease SET ends_at = {NOW} WHERE job = ? AND owner = ?");
+    connection.execute(&end, params![job, owner]).map(|_| ())
 }
 
 #[async_trait]
@@ -79,8 +122,6 @@ impl RunReader for SqliteStore {
 
 fn begin(connection: &mut Connection, run: &Run) -> rusqlite::Result<Begun> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction
-        .execute("INSERT INTO job_lease (job, owner, ends_at) VALUES (?, '', 0) ON CONFLICT DO NOTHING", [run.job])?;
     let is_done: Option<bool> = transaction
         .query_row(
             "SELECT finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?",
@@ -88,13 +129,7 @@ fn begin(connection: &mut Connection, run: &Run) -> rusqlite::Result<Begun> {
             |row| row.get(0),
         )
         .optional()?;
-    let taken = transaction.execute(
-        &format!(
-            "UPDATE job_lease SET owner = ?1, ends_at = {NOW} + ?2 WHERE job = ?3 AND (ends_at <= {NOW} OR owner = ?1)"
-        ),
-        params![run.owner, LEASE.as_micros() as i64, run.job],
-    )?;
-    if taken == 0 {
+    if !take(&transaction, run.job, &run.owner)? {
         return Ok(Begun::Elsewhere);
     }
     if is_done == Some(true) {
@@ -130,14 +165,15 @@ fn end(connection: &mut Connection, run: &Run, is_done: bool) -> rusqlite::Resul
                 params![run.job, run.key()],
             )?;
         }
+        // Periods begin with their day, and the key with the period.
         transaction.execute(
-            &format!("DELETE FROM job_run WHERE job = ? AND started_at < {NOW} - ?"),
-            params![run.job, REMEMBERED.as_micros() as i64],
+            &format!(
+                "DELETE FROM job_run WHERE job = ?1 AND period < date('now', '-' || ?2 || ' seconds') \
+                 AND started_at < {NOW} - ?2 * 1000000"
+            ),
+            params![run.job, REMEMBERED.as_secs() as i64],
         )?;
     }
-    transaction.execute(
-        &format!("UPDATE job_lease SET ends_at = {NOW} WHERE job = ? AND owner = ?"),
-        params![run.job, run.owner],
-    )?;
+    give_back(&transaction, run.job, &run.owner)?;
     transaction.commit()
 }

@@ -1,4 +1,4 @@
-//! The audit compares each account with its history.
+//! The books of an account, and their comparison with its history.
 //!
 //! For every user:
 //! - balance = successful recharges − refunds of recharges − chargebacks + adjustments − charged amounts
@@ -7,7 +7,7 @@
 //!   the legacy service
 //! - rollup of a day = its records
 //! - rollup by service, model and API key of a day = its records, if it has all of them
-//! - settled transactions = their records
+//! - settled transactions = their records, one by one and in sum
 //! - refunds = their records = the sums that the refunded charges have; no charge is refunded beyond its
 //!   units and its amount
 //! - holds = PENDING reservations + pending refunds of recharges
@@ -21,13 +21,8 @@ use std::{collections::BTreeMap, fmt};
 use async_trait::async_trait;
 use chrono::NaiveDate;
 
-use super::progress::{Progress, ScanPosition};
 use crate::biz::{
-    account::users::UserSpan,
-    jobs::{
-        retry::repeat,
-        use_audit::{DifferingUse, UseAudit, ranges},
-    },
+    jobs::use_audit::{DifferingUse, UseAudit},
     reports::usage::UseGroup,
     values::{
         error::StoreError,
@@ -157,6 +152,28 @@ pub struct DifferingDay {
     pub records: DayBook,
 }
 
+/// Units and amount of a charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChargeBook {
+    pub free: i64,
+    pub paid: i64,
+    pub amount: Money,
+}
+
+impl fmt::Display for ChargeBook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} free and {} paid units for {}", self.free, self.paid, self.amount)
+    }
+}
+
+/// A settled transaction that differs from its records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DifferingTransaction {
+    pub trace: String,
+    pub transaction: ChargeBook,
+    pub records: ChargeBook,
+}
+
 impl fmt::Display for DayBook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { free_count, paid_count, amount, free_records: free, paid_records: paid, .. } = self;
@@ -197,7 +214,7 @@ pub struct Difference {
 
 impl Difference {
     /// A row that the service cannot read; `row` has its values.
-    fn unreadable(owner: Owner, row: String) -> Self {
+    pub(super) fn unreadable(owner: Owner, row: String) -> Self {
         Self { owner, book: "stored row".into(), says: row, should_be: "one that the service can read".into() }
     }
 }
@@ -218,6 +235,12 @@ pub trait AuditStore: UseAudit {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError>;
 
+    /// Evidence of one user, read in one snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn evidence_of(&self, user: &UserId) -> Result<Evidence, StoreError>;
+
     /// The first `limit` quotas of API keys that the service cannot read, with their values.
     ///
     /// # Errors
@@ -225,82 +248,11 @@ pub trait AuditStore: UseAudit {
     async fn unreadable_key_quotas(&self, limit: u32) -> Result<Vec<(ApiKeyId, String)>, StoreError>;
 }
 
-/// The result of an audit. The counts include the interrupted run from which this one resumes.
-#[derive(Debug, Default)]
-pub struct AuditReport {
-    pub users: u64,
-    pub difference_count: u64,
-    /// The differences that this run reported.
-    pub differences: Vec<Difference>,
-}
-
-/// The stored name of the regular job.
-pub const JOB: &str = "audit";
-/// Most differences that are reported one by one. Further ones are only counted.
-pub const MAX_REPORTED: u64 = 1_000;
 /// Most differing days that are read in one snapshot.
 pub const MAX_DAYS: u32 = 10_000;
-/// Most unreadable quotas of API keys that are read.
-const MAX_KEY_QUOTAS: u32 = 10_000;
-/// Users read in one snapshot.
-const USERS_AT_A_TIME: u32 = 200;
-
-/// Audits every user, and reports each difference at once. Resumes from the checkpoint of
-/// `progress`.
-///
-/// # Errors
-/// [`StoreError::Unavailable`], also if the lease of the run is lost; [`StoreError::Failed`].
-pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
-    let mut scan = ScanPosition::<2>::of(progress);
-    let mut differences = Vec::new();
-    let mut note = |count: &mut u64, difference: Difference| {
-        *count += 1;
-        if *count <= MAX_REPORTED {
-            progress.report(&difference.to_string());
-            differences.push(difference);
-        }
-    };
-    progress.expect(store.users_behind(scan.last.as_ref()).await?);
-    // The counts of a checkpoint include the keys.
-    if scan.last.is_none() {
-        for (key, row) in repeat(|| store.unreadable_key_quotas(MAX_KEY_QUOTAS)).await? {
-            note(&mut scan.counts[1], Difference::unreadable(Owner::ApiKey(key), row));
-        }
-    }
-    // Ends, because each chunk begins after the last one.
-    loop {
-        let chunk = repeat(|| store.evidence(scan.last.as_ref(), USERS_AT_A_TIME)).await?;
-        let Some(end) = chunk.last() else {
-            let [users, difference_count] = scan.counts;
-            return Ok(AuditReport { users, difference_count, differences });
-        };
-        let users = chunk.len() as u64;
-        for difference in chunk.iter().flat_map(compare) {
-            note(&mut scan.counts[1], difference);
-        }
-        let span = UserSpan { after: scan.last.take(), last: end.user.clone() };
-        // In statements of their own, because one snapshot of all records would stay open for minutes.
-        for range in ranges(store, &span).await? {
-            for (user, differing) in repeat(|| store.differing_use(&range, MAX_DAYS)).await? {
-                for difference in compare_use(&user, &differing) {
-                    note(&mut scan.counts[1], difference);
-                }
-            }
-        }
-        scan.counts[0] += users;
-        scan.last = Some(span.last);
-        progress.reached(&scan.to_string(), users).await?;
-    }
-}
-
-/// The number of differences in a checkpoint of the audit; `None` if `position` is malformed.
-pub fn differences_at(position: Option<&str>) -> Option<u64> {
-    let scan = position.map_or_else(|| Some(ScanPosition::begin()), ScanPosition::<2>::read);
-    scan.map(|scan| scan.counts[1])
-}
 
 /// The differences in one group of the rollup by service, model and API key.
-fn compare_use(user: &UserId, differing: &DifferingUse) -> Vec<Difference> {
+pub(super) fn compare_use(user: &UserId, differing: &DifferingUse) -> Vec<Difference> {
     let DifferingUse { day, group: UseGroup { service, model, api_key }, .. } = differing;
     let difference = |(name, says, should_be)| Difference {
         owner: Owner::User(user.clone()),
@@ -309,6 +261,17 @@ fn compare_use(user: &UserId, differing: &DifferingUse) -> Vec<Difference> {
         should_be,
     };
     differing.differences().into_iter().map(difference).collect()
+}
+
+/// The difference of a transaction.
+pub(super) fn compare_transaction(user: UserId, differing: DifferingTransaction) -> Difference {
+    let DifferingTransaction { trace, transaction, records } = differing;
+    Difference {
+        owner: Owner::User(user),
+        book: format!("transaction {trace}"),
+        says: transaction.to_string(),
+        should_be: records.to_string(),
+    }
 }
 
 /// The differences in one user's books.

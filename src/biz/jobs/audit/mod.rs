@@ -1,0 +1,17 @@
+//! The audit: compares each account with its history.
+//!
+//! The whole audit reads everything, and computes each seal again. The nightly audit begins at the seals, and
+//! audits whole only the accounts that differ from them.
+
+pub mod books;
+pub(super) mod charges;
+pub(super) mod pieces;
+pub(super) mod unsealed;
+pub(super) mod whole;
+
+pub use self::{
+    books::{AuditStore, DayBook, Difference, DifferingDay, Evidence, MAX_DAYS, compare},
+    pieces::{AtOnce, Sources},
+    unsealed::audit_unsealed,
+    whole::{AuditReport, JOB, MAX_REPORTED, WHOLE_JOB, audit, differences_at},
+};

@@ -1,0 +1,150 @@
+//! The nightly audit: compares the history since the last seal of each account.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+};
+
+use futures_util::{Stream, StreamExt, TryStreamExt, future::try_join_all, stream};
+
+use super::{
+    books::compare,
+    charges::compare_records,
+    pieces::{Group, Sources, groups},
+    whole::{AuditReport, Findings, audit_user},
+};
+use crate::biz::{
+    account::users::UserSpan,
+    jobs::{
+        progress::Progress,
+        retry::repeat,
+        seals::store::{Changed, END, SealStore, Sealed, Since},
+        use_audit::{UseRange, ranges_of},
+    },
+    values::{calendar::Month, error::StoreError, ids::UserId},
+};
+
+/// Spans of users that are read at once, each on a connection of its own.
+const SPANS_AT_ONCE: usize = 2;
+
+/// Audits the users with an account, a seal or a quota of this month from their last seals on, and reports each
+/// difference at once. Resumes from the checkpoint of `progress`.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], also if the lease of the run is lost; [`StoreError::Failed`].
+pub async fn audit_unsealed(sources: Sources<'_>, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
+    let Sources { store, calendar, .. } = sources;
+    let month = calendar.now().month;
+    let mut findings = Findings::begin(store, progress).await?;
+    let mut suspects = 0;
+    let mut spans = pin!(spans(sources, findings.scan.last.clone()));
+    // Ends: each span begins behind the last.
+    loop {
+        let some: Vec<(UserSpan, u64)> = spans.by_ref().take(SPANS_AT_ONCE).try_collect().await?;
+        if some.is_empty() {
+            return Ok(findings.report(suspects));
+        }
+        // All of them are read before anything else happens: a snapshot that waits meanwhile would keep its connection.
+        let found = try_join_all(some.iter().map(|(span, _)| suspects_of(sources, span, month))).await?;
+        for ((span, users), found) in some.into_iter().zip(found) {
+            for suspect in found {
+                suspects += 1;
+                audit_user(sources, &suspect, &mut |difference| findings.note(difference)).await?;
+            }
+            findings.reached(span.last, users).await?;
+        }
+    }
+}
+
+/// The spans of all users behind `after`, with the number of their accounts. The last span has no account, because
+/// accounts may be lost behind the last one.
+fn spans(sources: Sources<'_>, after: Option<UserId>) -> impl Stream<Item = Result<(UserSpan, u64), StoreError>> + '_ {
+    let Sources { store, at_once, .. } = sources;
+    stream::try_unfold(Some(after), move |after| async move {
+        let Some(after) = after else { return Ok(None) };
+        Ok(Some(match repeat(|| store.span(after.as_ref(), at_once.users)).await? {
+            Some((span, users)) => {
+                let last = span.last.clone();
+                ((span, users), Some(Some(last)))
+            }
+            None => ((UserSpan { after, last: UserId::from_stored(END) }, 0), None),
+        }))
+    })
+}
+
+async fn suspects_of(sources: Sources<'_>, span: &UserSpan, month: Month) -> Result<BTreeSet<UserId>, StoreError> {
+    let store = sources.store;
+    let changed = repeat(|| store.changed_accounts(span)).await?;
+    let mut suspects = differing(sources, &changed).await?;
+    suspects.extend(repeat(|| store.lost_accounts(span, month)).await?);
+    Ok(suspects)
+}
+
+/// The users whose account does not follow from their last seal and their unsealed history.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub(in crate::biz::jobs) async fn differing(
+    sources: Sources<'_>,
+    changed: &[Changed],
+) -> Result<BTreeSet<UserId>, StoreError> {
+    let (lost, changed): (Vec<_>, Vec<_>) = changed.iter().partition(|account| account.has_lost_seal);
+    let mut suspects: BTreeSet<UserId> = lost.into_iter().map(|account| account.user.clone()).collect();
+    for (since, accounts) in Changed::by_begin(changed) {
+        let users: Vec<UserId> = accounts.iter().map(|account| account.user.clone()).collect();
+        let sealed = accounts.iter().filter_map(|account| Some((&account.user, account.sealed.as_ref()?)));
+        let sealed: BTreeMap<&UserId, &Sealed> = sealed.collect();
+        for group in groups(sources, &users, since).await? {
+            suspects.extend(differing_in(sources, group, &sealed, since).await?);
+        }
+    }
+    Ok(suspects)
+}
+
+/// As [`differing`], for a group of accounts with the same last month, and the seals of that month.
+async fn differing_in(
+    sources: Sources<'_>,
+    group: Group,
+    sealed: &BTreeMap<&UserId, &Sealed>,
+    since: Since,
+) -> Result<BTreeSet<UserId>, StoreError> {
+    let store = sources.store;
+    let unsealed = repeat(|| store.unsealed(&group.users, since)).await?;
+    let mut suspects = BTreeSet::from_iter(unsealed.differing);
+    for mut evidence in unsealed.evidence {
+        if let Some(last) = sealed.get(&evidence.user) {
+            last.figures.add_to(&mut evidence);
+        }
+        if !compare(&evidence).is_empty() {
+            suspects.insert(evidence.user);
+        }
+    }
+    // In statements of their own, so that no snapshot stays open for them.
+    let mut note = |user, _| {
+        suspects.insert(user);
+    };
+    compare_records(sources, &group, since, &mut note).await?;
+    match group.users.first() {
+        Some(user) if group.is_large => {
+            suspects.extend(differs_in_use(store, user, since).await?.then(|| user.clone()))
+        }
+        _ => suspects.extend(repeat(|| store.differing_use_since(&group.users, since)).await?),
+    }
+    Ok(suspects)
+}
+
+/// Whether the rollup by service, model and API key of one user differs from the unsealed records.
+async fn differs_in_use(store: &dyn SealStore, user: &UserId, since: Since) -> Result<bool, StoreError> {
+    for mut range in ranges_of(store, user).await? {
+        if let UseRange::Days { days, .. } = &mut range {
+            if days.last < since.day {
+                continue;
+            }
+            days.first = days.first.max(since.day);
+        }
+        if !repeat(|| store.differing_use(&range, 1)).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

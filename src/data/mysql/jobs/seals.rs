@@ -1,0 +1,196 @@
+//! Seals of closed months, and the reads of the nightly audit.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::mysql::MySqlRow;
+
+use super::{
+    audit::UNREADABLE,
+    scope::{end, fetch, scoped},
+};
+use crate::{
+    biz::{
+        account::users::UserSpan,
+        jobs::{
+            audit::books::DifferingTransaction,
+            seals::{
+                content::{HistoryRow, Kind},
+                store::{
+                    Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, TimeSpan, TraceSpan, Unsealed,
+                },
+            },
+        },
+        values::{calendar::Month, error::StoreError, ids::UserId},
+    },
+    data::{
+        history::{self, Scope},
+        mysql::{MySqlStore, statement::Statement},
+        row::Columns,
+        rows::{
+            account::user_of,
+            audit::{Books, differing_transaction_of},
+        },
+        usage::size_at,
+    },
+};
+
+#[async_trait]
+impl SealStore for MySqlStore {
+    async fn changed_accounts(&self, users: &UserSpan) -> Result<Vec<Changed>, StoreError> {
+        let rows = self.rows(history::CHANGED, &Scope::of_span(users)).await?;
+        rows.iter().map(history::changed_of).collect()
+    }
+
+    async fn lost_accounts(&self, users: &UserSpan, month: Month) -> Result<Vec<UserId>, StoreError> {
+        let scope = Scope { day: month.first_day(), ..Scope::of_span(users) };
+        self.rows(history::LOST, &scope).await?.iter().map(user_of).collect()
+    }
+
+    async fn unsealed_sizes(&self, users: &[UserId], since: Since) -> Result<Vec<(UserId, u64)>, StoreError> {
+        let rows = self.rows(history::UNSEALED_SIZES, &Scope::of_users(users, since)).await?;
+        rows.iter().map(|row| Ok((user_of(row)?, size_at(row)?))).collect()
+    }
+
+    async fn unsealed(&self, users: &[UserId], since: Since) -> Result<Unsealed, StoreError> {
+        let mut connection = self.snapshot().await?;
+        let scope = Scope::of_users(users, since);
+        let mut books = Books::of_list(users);
+        for (sql, note) in history::unsealed_books::<MySqlRow>() {
+            books.note(&fetch(&mut connection, scoped(sql, &scope)).await?, note)?;
+        }
+        for (sql, note) in UNREADABLE {
+            books.note(&fetch(&mut connection, of_users(sql, users)).await?, *note)?;
+        }
+        let mut differing = Vec::new();
+        for row in fetch(&mut connection, scoped(&history::DIFFERING_DAYS, &scope)).await? {
+            differing.push(user_of(&row)?);
+        }
+        end(connection).await?;
+        Ok(Unsealed { evidence: books.into_evidence(), differing })
+    }
+
+    async fn differing_use_since(&self, users: &[UserId], since: Since) -> Result<Vec<UserId>, StoreError> {
+        self.rows(&history::DIFFERING_USE, &Scope::of_users(users, since)).await?.iter().map(user_of).collect()
+    }
+
+    async fn differing_charges(
+        &self,
+        users: &[UserId],
+        times: &TimeSpan,
+        limit: u32,
+    ) -> Result<Vec<(UserId, DifferingTransaction)>, StoreError> {
+        let scope = Scope { limit, ..Scope::of_times(users, times) };
+        self.rows(history::DIFFERING_CHARGES, &scope).await?.iter().map(differing_transaction_of).collect()
+    }
+
+    async fn time_behind(
+        &self,
+        user: &UserId,
+        from: DateTime<Utc>,
+        count: u32,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let scope = Scope::of_users(&[], Since::BEGINNING);
+        let scope = Scope { first: user.as_str(), from, limit: count, ..scope };
+        let rows = self.rows(history::TIME_BEHIND, &scope).await?;
+        let Some(row) = rows.first().filter(|row| row.number(1) == Ok(count)) else { return Ok(None) };
+        row.optional_time(0)
+    }
+
+    async fn unrecorded(
+        &self,
+        users: &[UserId],
+        since: Since,
+        traces: &TraceSpan,
+        limit: u32,
+    ) -> Result<Vec<(UserId, DifferingTransaction)>, StoreError> {
+        let scope = Scope { limit, ..Scope::of_users(users, since).with_traces(traces) };
+        self.rows(history::UNRECORDED, &scope).await?.iter().map(differing_transaction_of).collect()
+    }
+
+    async fn recorded(
+        &self,
+        users: &[UserId],
+        since: Since,
+        traces: &[String],
+    ) -> Result<Vec<(UserId, String)>, StoreError> {
+        let scope = Scope { traces, ..Scope::of_users(users, since) };
+        self.rows(history::RECORDED, &scope).await?.iter().map(|row| Ok((user_of(row)?, row.text(1)?))).collect()
+    }
+
+    async fn trace_behind(&self, user: &UserId, after: &str, count: u32) -> Result<Option<String>, StoreError> {
+        let scope = Scope::of_users(&[], Since::BEGINNING);
+        let scope = Scope { first: user.as_str(), after_trace: after, limit: count.saturating_sub(1), ..scope };
+        self.rows(history::TRACE_BEHIND, &scope).await?.first().map(|row| row.text(0)).transpose()
+    }
+
+    async fn history(&self, kind: Kind, page: HistoryPage<'_>) -> Result<Vec<HistoryRow>, StoreError> {
+        let rows = self.rows(history::rows(kind), &Scope::of_page(page)).await?;
+        rows.iter().map(history::history_row_of).collect()
+    }
+
+    async fn seals(&self, users: &[UserId]) -> Result<(Vec<StoredSeal>, Vec<(UserId, Sealed)>), StoreError> {
+        let mut connection = self.snapshot().await?;
+        let scope = Scope::of_users(users, Since::BEGINNING);
+        let seals = fetch(&mut connection, scoped(history::SEALS, &scope)).await?;
+        let last = fetch(&mut connection, scoped(history::LAST_SEALS, &scope)).await?;
+        end(connection).await?;
+        let seals = seals.iter().map(history::stored_seal_of).collect::<Result<_, _>>()?;
+        Ok((seals, last.iter().map(history::last_seal_of).collect::<Result<_, _>>()?))
+    }
+
+    async fn seal(&self, seals: Vec<NewSeal>, at: DateTime<Utc>) -> Result<(), StoreError> {
+        self.waiter.run(Statement::transaction(|statement| insert(statement, &seals, at))).await
+    }
+
+    async fn all_sealed_up_to(&self) -> Result<Option<Month>, StoreError> {
+        let rows = self.rows(history::ALL_SEALED, &Scope::of_users(&[], Since::BEGINNING)).await?;
+        rows.first().map(history::all_sealed_of).transpose()
+    }
+
+    async fn note_all_sealed(&self, month: Month) -> Result<(), StoreError> {
+        let note = "INSERT INTO all_sealed (month) VALUES (?) ON DUPLICATE KEY UPDATE month = VALUES(month)";
+        self.reader.execute(sqlx::query(note).bind(month.to_string())).await.map(|_| ())
+    }
+}
+
+impl MySqlStore {
+    async fn rows(&self, sql: &'static str, scope: &Scope<'_>) -> Result<Vec<MySqlRow>, StoreError> {
+        Ok(self.reader.fetch(scoped(sql, scope)).await?.into_iter().flatten().collect())
+    }
+}
+
+/// A statement for a range of users, for a list of users instead.
+fn of_users(sql: &'static str, users: &[UserId]) -> Statement {
+    let mut statement = Statement::new("");
+    for (index, part) in sql.split("user_id BETWEEN ? AND ?").enumerate() {
+        if index > 0 {
+            statement.push("user_id IN (").texts(users.iter().map(UserId::as_str)).push(")");
+        }
+        statement.push(part);
+    }
+    statement
+}
+
+fn insert(statement: &mut Statement, seals: &[NewSeal], at: DateTime<Utc>) {
+    // A plain insert, so that a seal of another process is a conflict.
+    statement.push("INSERT INTO sealed_month (user_id, month, content, balance, seal, sealed_at) VALUES ");
+    statement.rows(seals, |row, NewSeal { user, sealed, content }| {
+        row.text(user.as_str()).text(&sealed.month.to_string()).text(content).money(sealed.figures.balance);
+        row.text(&sealed.seal).instant(at);
+    });
+    statement.push(
+        "; INSERT INTO sealed_account (user_id, month, sealed_until, version, balance, charged, given_back, \
+         given_back_count, seal) VALUES ",
+    );
+    statement.rows(seals, |row, NewSeal { user, sealed, .. }| {
+        let figures = &sealed.figures;
+        row.text(user.as_str()).text(&sealed.month.to_string()).instant(sealed.since.at).number(sealed.version);
+        row.money(figures.balance).money(figures.charged).money(figures.given_back);
+        row.number(figures.given_back_count).text(&sealed.seal);
+    });
+    statement.push(
+        " ON DUPLICATE KEY UPDATE month = VALUES(month), sealed_until = VALUES(sealed_until), \
+         version = VALUES(version), balance = VALUES(balance), charged = VALUES(charged), \
+         given_back = VALUES(given_back), given_back_count = VALUES(given_back_count), seal = VALUES(seal); ",
+    );
+}

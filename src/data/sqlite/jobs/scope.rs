@@ -1,0 +1,69 @@
+//! Statements with the values of a [`Scope`].
+
+use sqlx::{AssertSqlSafe, SqliteExecutor, sqlite::SqliteRow};
+
+use crate::{
+    biz::values::{error::StoreError, ids::UserId},
+    data::{
+        error::store_error,
+        history::{Piece, Scope, pieces},
+    },
+};
+
+/// Runs a statement with the values of `scope`.
+pub(super) async fn fetch(
+    executor: impl SqliteExecutor<'_>,
+    sql: &'static str,
+    scope: &Scope<'_>,
+) -> Result<Vec<SqliteRow>, StoreError> {
+    let text = pieces(sql).map(|piece| match piece {
+        Piece::Sql(sql) => sql,
+        Piece::Value("users") => "SELECT value FROM json_each(?1)",
+        Piece::Value("from") => "?2",
+        Piece::Value("until") => "?3",
+        Piece::Value("id") => "?4",
+        Piece::Value("limit") => "?5",
+        Piece::Value("day") => "?6",
+        Piece::Value("month") => "?7",
+        Piece::Value("first") => "?8",
+        Piece::Value("last") => "?9",
+        Piece::Value("after_trace") => "?10",
+        Piece::Value("last_trace") => "?11",
+        Piece::Value("traces") => "SELECT value FROM json_each(?12)",
+        Piece::Value("is_part") => "?13",
+        Piece::Value("an_hour_before_the_end_of_s") => "s.sealed_until - 3600000000",
+        // Its integers are large enough.
+        Piece::Value("t_free_remaining_large") => "''",
+        Piece::Value("no_amount") => "0",
+        Piece::Value("pending_as_t") => "billing_transaction t INDEXED BY idx_pending_expiry",
+        // The database names it in its error.
+        Piece::Value(unknown) => unknown,
+    });
+    fetch_text(executor, text.collect(), scope).await
+}
+
+/// The text has numbered values, of which a statement uses some.
+pub(super) async fn fetch_text(
+    executor: impl SqliteExecutor<'_>,
+    sql: String,
+    scope: &Scope<'_>,
+) -> Result<Vec<SqliteRow>, StoreError> {
+    let users = serde_json::Value::from(scope.users.iter().map(UserId::as_str).collect::<Vec<_>>());
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(users.to_string())
+        .bind(scope.from.timestamp_micros())
+        .bind(scope.until.timestamp_micros())
+        .bind(scope.id)
+        .bind(scope.limit)
+        .bind(scope.day.to_string())
+        .bind(scope.day.format("%Y-%m").to_string())
+        .bind(scope.first)
+        .bind(scope.last)
+        .bind(scope.after_trace)
+        .bind(scope.last_trace)
+        .bind(serde_json::Value::from(scope.traces).to_string())
+        .bind(scope.is_part)
+        .fetch_all(executor)
+        .await
+        .map_err(store_error)
+}
