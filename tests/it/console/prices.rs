@@ -17,7 +17,9 @@ pub async fn quoted(operator: &Visitor, fields: &[(&str, &str)]) -> Shown {
     let mut preview = None;
     until("the cost is read in time", async || {
         let shown = previewed(operator, "price", fields).await;
-        let is_read = !shown.text().contains("The cost could not be read in time");
+        let text = shown.text();
+        // Without the time for a count, the number of all entries is a question mark.
+        let is_read = !text.contains("The cost could not be read in time") && !text.contains(" / ?");
         preview = Some(shown);
         is_read
     })

@@ -374,7 +374,7 @@ async fn the_accountant_recomputes_payments_after_kills(#[values(MySql, Sqlite)]
     mortal.reconcile().await;
     let service = Service::start_on(mortal.database, &[]).await;
     // The look-up was made on the next day.
-    service.clock.pass(TimeDelta::hours(26));
+    service.clock.advance(TimeDelta::hours(26));
     service.assert_audit_is_clean().await;
     let rows = async |from: &str| service.database.rows(&["COUNT(*)"], from).await[0][0].parse::<usize>().unwrap();
     assert!(rows("FROM recharge_order WHERE status = 'success'").await > 8);

@@ -68,6 +68,8 @@ async fn assert_begins_with(service: &Service, taken_over: &str, first: &str) {
 async fn statements_begin_with_the_first_full_month_after_the_conversion() {
     let database = legacy_database().await;
     database.execute("UPDATE legacy_takeover SET taken_over_at = '2026-11-29 10:00:00'").await;
+    // The opening entries are of the conversion.
+    database.execute("UPDATE balance_adjustment SET created_at = '2026-11-29 10:00:00'").await;
     let service = Service::start_on(database, &[]).await;
     service.clock.set("2026-12-20T04:00:00Z");
     service.deduct(traced("t", charge("u", "payment", 1_003))).await;

@@ -108,9 +108,9 @@ async fn periods_are_counted_beside_each_other_over_days_and_months(#[values(MyS
 #[tokio::test]
 async fn amounts_and_requests_keep_their_periods_over_rest(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
+    service.clock.stop_at("2026-11-20T02:00:00Z".parse().unwrap());
     service.adjust("u", 100.0).await;
     service.use_up_free_quota("u", "asset").await;
-    service.clock.stop_at("2026-11-20T02:00:00Z".parse().unwrap());
     let keyed = |count| DeductQuotaRequest { api_key_id: "k".into(), ..charge("u", "asset", count) };
     let path = "/internal/v1/billing/api-keys/k/quota";
     let set = async |period: &str| {
