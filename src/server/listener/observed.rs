@@ -40,6 +40,15 @@ impl AsyncRead for Observed {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // HTTP/1.1 has one request at a time. A short body must come with its head, so that a reply without a look at the
+        // body keeps the connection.
+        if self.activity.is_http1() {
+            let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+            if read.is_ready() {
+                self.activity.read();
+            }
+            return read;
+        }
         if self.read_in_turn >= MOST_IN_TURN {
             self.read_in_turn = 0;
             context.waker().wake_by_ref();
