@@ -76,13 +76,11 @@ impl<S: App> Server<S> {
     pub async fn serve(&self, accepted: Accepted) -> Result<(), String> {
         let Accepted { stream, peer, is_beyond_limit, handle, pace, stop } = accepted;
         let activity = Activity::begin();
-        let starts = Arc::<Starts>::default();
-        let observed = Observed { stream, activity: activity.clone(), starts: starts.clone(), read_in_turn: 0 };
         let begun = tokio::select! {
-            begun = self.begin(observed) => begun?,
+            begun = self.begin(Observed { stream, activity: activity.clone() }) => begun?,
             () = stop.cancelled() => return Ok(()),
         };
-        let Begun { stream, protocol, certificate } = begun;
+        let Begun { mut stream, protocol, certificate } = begun;
         if protocol == Protocol::Http1 {
             activity.speaks_http1();
             if is_beyond_limit {
@@ -101,10 +99,13 @@ impl<S: App> Server<S> {
         };
         let rules = if is_beyond_limit { Rules::beyond_limit() } else { Rules::of(&self.limits) };
         let watch = Watch { activity, handle, rules, drained: None, is_aged: false, refused, stop };
-        let io = TokioIo::new(stream);
         match protocol {
-            Protocol::Http1 => self.watch(self.http1.serve_connection(io, requests), watch).await,
-            Protocol::Http2 => self.watch(self.http2(starts).serve_connection(io, requests), watch).await,
+            Protocol::Http1 => self.watch(self.http1.serve_connection(TokioIo::new(stream), requests), watch).await,
+            Protocol::Http2 => {
+                let starts = Arc::<Starts>::default();
+                stream.take_turns(starts.clone());
+                self.watch(self.http2(starts).serve_connection(TokioIo::new(stream), requests), watch).await
+            }
         }
     }
 

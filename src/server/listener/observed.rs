@@ -1,11 +1,11 @@
 //! A TCP stream that notes its activity. It lies below TLS, whose buffers would hide a client that takes
-//! nothing. It is read while no stream of it waits for its first turn.
+//! nothing.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use tokio::{
@@ -13,18 +13,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{activity::Activity, starts::Starts};
-
-/// After this many bytes others have their turn: some twenty requests. Without a pause h2 would read all that has come
-/// before it begins a stream.
-const MOST_IN_TURN: usize = 2_048;
+use super::activity::Activity;
 
 pub struct Observed {
     pub stream: TcpStream,
     pub activity: Arc<Activity>,
-    pub starts: Arc<Starts>,
-    /// Bytes.
-    pub read_in_turn: usize,
 }
 
 impl Observed {
@@ -40,32 +33,10 @@ impl AsyncRead for Observed {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // HTTP/1.1 has one request at a time. A short body must come with its head, so that a reply without a look at the
-        // body keeps the connection.
-        if self.activity.is_http1() {
-            let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-            if read.is_ready() {
-                self.activity.read();
-            }
-            return read;
-        }
-        if self.read_in_turn >= MOST_IN_TURN {
-            self.read_in_turn = 0;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        ready!(self.starts.poll_none(context));
-        let most = buffer.remaining().min(MOST_IN_TURN);
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
-        let read = Pin::new(&mut self.stream).poll_read(context, &mut part);
-        let filled = part.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
             self.activity.read();
-            self.read_in_turn += filled;
-        } else {
-            self.read_in_turn = 0;
         }
-        buffer.advance(filled);
         read
     }
 }

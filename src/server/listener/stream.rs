@@ -3,14 +3,15 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use axum::body::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::observed::Observed;
+use super::{observed::Observed, starts::Starts};
 
 /// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +22,23 @@ pub enum Protocol {
 
 /// The first bytes of each HTTP/2 connection.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// After this many bytes others have their turn: some twenty requests. Without a pause h2 would read all that has come
+/// before it begins a stream.
+const MOST_IN_TURN: usize = 2_048;
 
 /// One connection.
 pub struct Stream {
     transport: Transport,
     /// The bytes that showed the protocol, until they are read again.
     first: Bytes,
+    turns: Option<Turns>,
+}
+
+/// The turns in which a connection of HTTP/2 is read.
+struct Turns {
+    starts: Arc<Starts>,
+    /// The bytes of this turn.
+    read: usize,
 }
 
 enum Transport {
@@ -36,11 +48,17 @@ enum Transport {
 
 impl Stream {
     pub fn plain(stream: Observed) -> Self {
-        Self { transport: Transport::Plain(stream), first: Bytes::new() }
+        Self { transport: Transport::Plain(stream), first: Bytes::new(), turns: None }
     }
 
     pub fn tls(stream: TlsStream<Observed>) -> Self {
-        Self { transport: Transport::Tls(Box::new(stream)), first: Bytes::new() }
+        Self { transport: Transport::Tls(Box::new(stream)), first: Bytes::new(), turns: None }
+    }
+
+    /// From now on it is read in turns, and only while no stream of it waits for its first step. HTTP/1.1 has one request at
+    /// a time, whose short body must come with its head: a reply without a look at the body then keeps the connection.
+    pub fn take_turns(&mut self, starts: Arc<Starts>) {
+        self.turns = Some(Turns { starts, read: 0 });
     }
 
     /// Reads until the first bytes show the protocol. It has no deadline: a client may send nothing, or
@@ -88,12 +106,29 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return transport!(self, poll_read(context, buffer));
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first.split_to(length));
+            return Poll::Ready(Ok(()));
         }
-        let length = self.first.len().min(buffer.remaining());
-        buffer.put_slice(&self.first.split_to(length));
-        Poll::Ready(Ok(()))
+        let Some(turns) = &mut self.turns else {
+            return transport!(self, poll_read(context, buffer));
+        };
+        if turns.read >= MOST_IN_TURN {
+            turns.read = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(turns.starts.poll_none(context));
+        let most = buffer.remaining().min(MOST_IN_TURN);
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        let read = transport!(self, poll_read(context, &mut part));
+        let filled = part.filled().len();
+        buffer.advance(filled);
+        if let Some(turns) = &mut self.turns {
+            turns.read = if read.is_ready() { turns.read + filled } else { 0 };
+        }
+        read
     }
 }
 
