@@ -55,3 +55,22 @@ async fn many_streams_of_one_connection_begin_beside_those_of_another() {
     })
     .await;
 }
+
+/// HTTP/1.1 is not read in turns: a short body is there when the reply is.
+#[tokio::test]
+async fn a_short_body_that_no_one_reads_keeps_its_connection() {
+    let routes = Router::new().route("/one", get("hello").post("refused"));
+    let listener = Listener::serving(routes, ListenerLimits::default(), None).await;
+    let mut stream = listener.connect().await;
+    let post = format!("POST /one HTTP/1.1\r\nhost: a\r\ncontent-length: 6000\r\n\r\n{}", "x".repeat(6_000));
+    for (request, end) in [(post.as_str(), "refused"), ("GET /one HTTP/1.1\r\nhost: a\r\n\r\n", "hello")] {
+        assert_eq!(stream.try_write(request.as_bytes()).unwrap(), request.len());
+        let mut reply = String::new();
+        while !reply.ends_with(end) {
+            let mut part = [0; 1_024];
+            let length = soon(stream.read(&mut part)).await.unwrap();
+            assert!(length > 0, "the connection ended after {reply:?}");
+            reply.push_str(std::str::from_utf8(&part[..length]).unwrap());
+        }
+    }
+}
