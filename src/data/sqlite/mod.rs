@@ -6,6 +6,7 @@
 
 mod account;
 mod audit_trail;
+mod checkpoints;
 mod deliveries;
 mod events;
 mod exports;

@@ -20,7 +20,7 @@ use rusqlite::{Connection, OpenFlags, Params, Row, Statement, Transaction};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::reader::round_trip;
+use super::{checkpoints::Checkpoints, reader::round_trip};
 use crate::{
     biz::values::{error::StoreError, spans},
     data::error::of_sqlite,
@@ -30,11 +30,7 @@ use crate::{
 /// A page that does not fit is written to the log before the commit, and often again.
 const CACHE_KIB: i64 = 32 * 1024;
 
-/// Pages of the log, 64 MiB, after which a commit copies them to the database. A page that changed
-/// often is copied once, so a longer log is less work. The file is then reused from its beginning.
-const CHECKPOINT_PAGES: i64 = 16 * 1024;
-
-/// Size to which a longer log is truncated. The log grows while a reader blocks the copy.
+/// Size to which a longer log is truncated. The log grows while a reader keeps a checkpoint from its end.
 const LOG_BYTES: i64 = 128 * 1024 * 1024;
 
 /// Longest pause of a job between two chunks.
@@ -85,12 +81,13 @@ impl Writer {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`], also if the thread does not start.
     pub fn open(file: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
         let connection = open(file, busy_timeout).map_err(writer_error)?;
+        let checkpoints = Checkpoints::start(file)?;
         let (sender, works) = mpsc::channel(QUEUE);
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
         let work = move || {
             let _end = end;
-            run_all(connection, works);
+            run_all(connection, checkpoints, works);
         };
         let started = thread::Builder::new().name("sqlite-writer".into()).spawn(work);
         started.map_err(|error| StoreError::Failed(format!("the writing thread does not start: {error}")))?;
@@ -193,10 +190,12 @@ impl Writer {
 }
 
 /// Runs all work until its senders are gone, and closes the connection.
-fn run_all(mut connection: Connection, mut works: mpsc::Receiver<Work>) {
+fn run_all(mut connection: Connection, mut checkpoints: Checkpoints, mut works: mpsc::Receiver<Work>) {
+    Checkpoints::watch(&connection);
     while let Some(work) = works.blocking_recv() {
         // A panic has rolled its transaction back, and has dropped the sender of the answer.
         let _ = catch_unwind(AssertUnwindSafe(|| work(&mut connection)));
+        checkpoints.go_on(&connection);
     }
 }
 
@@ -209,15 +208,20 @@ fn note(proof: &Mutex<Proof>, new: Proof) {
 }
 
 fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(file, flags)?;
+    let connection = connect(file)?;
     connection.busy_timeout(busy_timeout)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// A connection that syncs all that it writes.
+pub(super) fn connect(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
     Ok(connection)
 }
 
@@ -245,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_synced_at_every_commit_and_stays_bounded() {
+    fn the_log_is_synced_at_every_commit() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("billing.db");
         std::fs::File::create(&file).unwrap();
@@ -254,7 +258,6 @@ mod tests {
         let journal: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
         assert_eq!(journal, "wal");
         assert_eq!(setting("synchronous"), 2, "FULL");
-        assert_eq!(setting("wal_autocheckpoint"), CHECKPOINT_PAGES);
         assert_eq!(setting("journal_size_limit"), LOG_BYTES);
         assert_eq!(setting("cache_size"), -CACHE_KIB);
     }
