@@ -77,25 +77,42 @@ impl Column {
     }
 }
 
-/// Reads the state of the tables in one query.
+/// The condition of the tables that are inspected.
+macro_rules! inspected {
+    () => {
+        "table_schema = DATABASE() AND table_name IN \
+         ('user_balance', 'free_quota', 'billing_record', 'recharge_order', 'former_upgrade')"
+    };
+}
+
+/// Reads the state of the tables.
 pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, StoreError> {
-    let rows = sqlx::query(
-        "SELECT c.table_name, LOWER(column_name), LOWER(data_type), column_type, is_nullable = 'YES', \
+    // In a join with the columns, MariaDB would read the tables of all databases of the server.
+    let tables = sqlx::query(concat!(
+        "SELECT table_name, COALESCE(engine, '') FROM information_schema.tables WHERE table_type = 'BASE TABLE' AND ",
+        inspected!()
+    ))
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(store_error)?;
+    let engines = tables.iter().map(|row| Ok((row.text(0)?, row.text(1)?)));
+    let engines: BTreeMap<String, String> = engines.collect::<Result<_, StoreError>>()?;
+    let rows = sqlx::query(concat!(
+        "SELECT table_name, LOWER(column_name), LOWER(data_type), column_type, is_nullable = 'YES', \
          column_default IS NOT NULL OR is_nullable = 'YES' OR extra LIKE '%auto_increment%' \
          OR extra LIKE '%GENERATED%', \
-         CAST(character_maximum_length AS SIGNED), CAST(numeric_scale AS SIGNED), COALESCE(t.engine, ''), \
+         CAST(character_maximum_length AS SIGNED), CAST(numeric_scale AS SIGNED), \
          extra LIKE '%auto_increment%', column_key = 'PRI' \
-         FROM information_schema.columns c \
-         JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name \
-         WHERE c.table_schema = DATABASE() AND t.table_type = 'BASE TABLE' AND c.table_name IN \
-         ('user_balance', 'free_quota', 'billing_record', 'recharge_order', 'former_upgrade')",
-    )
+         FROM information_schema.columns WHERE ",
+        inspected!()
+    ))
     .fetch_all(connection)
     .await
     .map_err(store_error)?;
     let mut shape = Shape { kind: Kind::Empty, has_progress: false, tables: BTreeMap::new() };
     for row in &rows {
         let name = row.text(0)?;
+        let Some(engine) = engines.get(&name) else { continue };
         let Some(table) = TABLES.into_iter().find(|table| *table == name) else {
             shape.has_progress = true;
             continue;
@@ -106,14 +123,14 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
             full_type: row.text(3)?,
             is_nullable: is_true(4)?,
             has_default: is_true(5)?,
-            is_counted: is_true(9)?,
-            is_in_primary_key: is_true(10)?,
+            is_counted: is_true(8)?,
+            is_in_primary_key: is_true(9)?,
             length: row.try_get(6).map_err(store_error)?,
             scale: row.try_get(7).map_err(store_error)?,
         };
         let name = row.optional_text(1)?.unwrap_or_default();
-        let engine = row.text(8)?;
-        let table = shape.tables.entry(table).or_insert_with(|| Table { engine, columns: BTreeMap::new() });
+        let new = || Table { engine: engine.clone(), columns: BTreeMap::new() };
+        let table = shape.tables.entry(table).or_insert_with(new);
         table.columns.insert(name, column);
     }
     // The NOT NULL day is the last step of a conversion, and of creating the tables; see
