@@ -4,6 +4,7 @@
 //! `make bench-data` creates the data, and `make bench-size` measures.
 
 mod arguments;
+mod cold;
 mod data;
 mod mariadb;
 mod measure;
@@ -19,6 +20,9 @@ mod process;
 mod report;
 #[path = "../load/supervised.rs"]
 mod supervised;
+#[path = "../load/usage.rs"]
+#[allow(dead_code, reason = "shared with the benchmark of load, which uses more of it")]
+mod usage;
 
 use std::{path::Path, process::ExitCode};
 
@@ -30,7 +34,7 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 use self::{
     arguments::Arguments,
     data::Size,
-    mariadb::MariaDb,
+    mariadb::{MariaDb, Options},
     measure::{Context, LARGE, SMALL},
     report::Report,
 };
@@ -50,8 +54,14 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let interrupted = command::stop_signal(command::Hangup::Stops)?;
-    let folder = std::path::absolute(&arguments.folder)?;
-    let mariadb = MariaDb::start(&folder).await?;
+    let folder = arguments.folder()?;
+    if arguments.is_cold() {
+        return tokio::select! {
+            result = cold::run(arguments, &folder) => result.map(|()| ExitCode::SUCCESS),
+            () = interrupted => bail!("interrupted"),
+        };
+    }
+    let mariadb = MariaDb::start(&folder, &Options::default()).await?;
     let result = tokio::select! {
         result = run(arguments, &mariadb, &folder) => result,
         () = interrupted => bail!("interrupted"),
@@ -65,7 +75,9 @@ async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow:
     let (large, small) = (size(arguments.users, arguments.records), size(SMALL_USERS, SMALL_RECORDS));
     let sizes = [large, small];
     if !Size::are_in(folder, &sizes) {
-        make(mariadb, folder, &sizes).await?;
+        for (database, size) in [LARGE, SMALL].into_iter().zip(&sizes) {
+            make(mariadb, folder, database, size).await?;
+        }
         Size::note(folder, &sizes)?;
     }
     if arguments.data_only {
@@ -112,20 +124,17 @@ async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow:
     Ok(())
 }
 
-/// Creates the databases again.
-async fn make(mariadb: &MariaDb, folder: &Path, sizes: &[Size; 2]) -> anyhow::Result<()> {
-    for (database, size) in [LARGE, SMALL].into_iter().zip(sizes) {
-        eprintln!("creating {} users with {} records", size.users, size.records);
-        let mut connection = MySqlConnection::connect(&mariadb.url("")).await?;
-        let create = format!("DROP DATABASE IF EXISTS {database}; CREATE DATABASE {database} CHARACTER SET utf8mb4");
-        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await?;
-        let conf = process::configure(mariadb, database, folder)?;
-        process::migrate(&conf).await?;
-        // No sync per commit, because data lost in a crash are created again.
-        sqlx::raw_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 0").execute(&mut connection).await?;
-        data::fill(mariadb, database, size, folder).await?;
-        sqlx::raw_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1").execute(&mut connection).await?;
-        connection.close().await?;
-    }
-    Ok(())
+/// Creates a database again.
+async fn make(mariadb: &MariaDb, folder: &Path, database: &str, size: &Size) -> anyhow::Result<()> {
+    eprintln!("creating {} users with {} records", size.users, size.records);
+    let mut connection = MySqlConnection::connect(&mariadb.url("")).await?;
+    let create = format!("DROP DATABASE IF EXISTS {database}; CREATE DATABASE {database} CHARACTER SET utf8mb4");
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await?;
+    let conf = process::configure(mariadb, database, folder)?;
+    process::migrate(&conf).await?;
+    // No sync per commit, because data lost in a crash are created again.
+    sqlx::raw_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 0").execute(&mut connection).await?;
+    data::fill(mariadb, database, size, folder).await?;
+    sqlx::raw_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1").execute(&mut connection).await?;
+    Ok(connection.close().await?)
 }

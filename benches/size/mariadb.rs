@@ -16,6 +16,19 @@ use crate::private_server::{PrivateServer, free_port};
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 const STOP_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// The options of a start.
+pub struct Options<'o> {
+    pub pool_mib: u64,
+    /// Further options of mariadbd.
+    pub further: &'o [String],
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self { pool_mib: 4_096, further: &[] }
+    }
+}
+
 pub struct MariaDb {
     port: u16,
     process: PrivateServer,
@@ -27,7 +40,7 @@ impl MariaDb {
     ///
     /// # Errors
     /// Another run uses the folder, or the server does not start.
-    pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+    pub async fn start(folder: &Path, options: &Options<'_>) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
         let lock = File::create(folder.join("lock"))?;
         lock.try_lock().with_context(|| format!("{} is in use by another run", folder.display()))?;
@@ -38,7 +51,7 @@ impl MariaDb {
             install(&data, &tmp)?;
         }
         let port = free_port();
-        let command = [
+        let mut command = vec![
             "mariadbd".to_owned(),
             "--no-defaults".to_owned(),
             "--user=root".to_owned(),
@@ -49,9 +62,10 @@ impl MariaDb {
             format!("--pid-file={}", own.join("pid").display()),
             format!("--port={port}"),
             "--bind-address=127.0.0.1".to_owned(),
-            "--innodb-buffer-pool-size=4G".to_owned(),
+            format!("--innodb-buffer-pool-size={}M", options.pool_mib),
             "--innodb-log-file-size=1G".to_owned(),
         ];
+        command.extend_from_slice(options.further);
         let mariadb = Self { port, process: PrivateServer::start(own, &command), _lock: lock };
         let deadline = Instant::now() + START_TIMEOUT;
         while sqlx::MySqlConnection::connect(&mariadb.url("")).await.is_err() {
@@ -61,6 +75,11 @@ impl MariaDb {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(mariadb)
+    }
+
+    /// The process id of mariadbd.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// The URL of a database for the benchmark's own connections.

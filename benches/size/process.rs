@@ -22,23 +22,29 @@ const WATCH: Duration = Duration::from_millis(20);
 /// # Errors
 /// The file can't be written.
 pub fn configure(mariadb: &MariaDb, database: &str, folder: &Path) -> anyhow::Result<PathBuf> {
-    let conf = folder.join(format!("{database}.yaml"));
+    write_configuration(&folder.join(format!("{database}.yaml")), "mysql", &mariadb.source(database))
+}
+
+/// Writes a configuration of the service.
+///
+/// # Errors
+/// The file can't be written.
+pub fn write_configuration(conf: &Path, driver: &str, source: &str) -> anyhow::Result<PathBuf> {
     let text = format!(
         r#"server:
   http: {{addr: '127.0.0.1:0', timeout: 30s}}
   grpc: {{addr: '127.0.0.1:0', timeout: 30s}}
 data:
-  database: {{driver: mysql, source: '{}'}}
+  database: {{driver: {driver}, source: '{source}'}}
 billing:
   prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}
   free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}
 console: {{enabled: true}}
 log: {{level: info, format: json}}
-"#,
-        mariadb.source(database)
+"#
     );
-    fs::write(&conf, text)?;
-    Ok(conf)
+    fs::write(conf, text)?;
+    Ok(conf.to_owned())
 }
 
 /// A server with its addresses.
@@ -66,6 +72,10 @@ impl Server {
         };
         let (process, (http, grpc)) = spawn_blocking(start).await??;
         Ok(Self { http, grpc, process })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Peak memory since [`Self::forget_peak`], in MiB; right after it, the current memory.

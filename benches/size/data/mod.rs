@@ -44,6 +44,11 @@ impl Size {
         std::fs::read_to_string(Self::file(folder)).is_ok_and(|noted| noted == format!("{sizes:?}"))
     }
 
+    /// Whether a folder holds complete data of any sizes.
+    pub fn has_any(folder: &Path) -> bool {
+        Self::file(folder).exists()
+    }
+
     /// Marks a folder as filled with data of these sizes.
     ///
     /// # Errors
