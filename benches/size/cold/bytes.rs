@@ -40,7 +40,7 @@ type Sizes = BTreeMap<String, (f64, f64)>;
 /// Bytes by charge.
 struct Growth {
     tables: Sizes,
-    /// System tablespace: undo logs.
+    /// The file with the undo logs.
     system: f64,
     redo: f64,
     doublewrite: f64,
@@ -72,7 +72,7 @@ async fn grow(context: &Context<'_>, database: &str, users: u64) -> anyhow::Resu
     let (sizes, system) = (sizes(&mut connection, database).await?, fs::metadata(&system_file)?.len());
     let server = Server::start(&configure(&mariadb, database, context.folder)?).await?;
     let callers = Callers::start(&server.grpc, users, context.arguments.seed, Until::Charges(charges)).await?;
-    let charges = callers.end().await?.len() as f64;
+    let charges = callers.end().await?.done.len() as f64;
     drop(server);
     let after = settled(&mut connection, &processes, context).await?;
     let written = after - before;
@@ -100,12 +100,12 @@ impl Growth {
         let mut sum = 0.0;
         for (table, (data, indexes)) in &self.tables {
             sum += data + indexes;
-            // The rest is the noise of a table that grew for another reason.
+            // Below, a table grew for another reason.
             if data + indexes >= 0.5 {
-                add(table, *data, "bytes", Bound::None);
+                add(&format!("{table}, a charge"), *data, "bytes", Bound::None);
             }
             if *indexes >= 0.5 {
-                add(&format!("{table}, further indexes"), *indexes, "bytes", Bound::None);
+                add(&format!("{table}, further indexes, a charge"), *indexes, "bytes", Bound::None);
             }
         }
         add("all tables, a charge", sum, "bytes", Bound::None);

@@ -7,7 +7,10 @@ use billing_service::service::proto::{
     DeductQuotaRequest, billing_internal_service_client::BillingInternalServiceClient,
 };
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 use uuid::{Builder, Uuid};
 
 use crate::data::{Seeded, user_id};
@@ -16,6 +19,8 @@ use crate::data::{Seeded, user_id};
 pub const CALLERS: u64 = 100;
 /// HTTP/2 connections, which callers share.
 const CHANNELS: usize = 8;
+/// Most attempts of a caller to make one charge.
+const ATTEMPTS: u32 = 100;
 const SERVICE: &str = "passport";
 
 /// The end of the loop.
@@ -29,10 +34,19 @@ pub enum Until {
 /// A finished charge.
 pub struct Done {
     pub at: Instant,
+    /// The latency, with refused attempts.
     pub ms: f64,
 }
 
-pub struct Callers(JoinSet<anyhow::Result<Vec<Done>>>);
+/// The charges of some callers.
+#[derive(Default)]
+pub struct Charged {
+    pub done: Vec<Done>,
+    /// Refused attempts.
+    pub refused: u64,
+}
+
+pub struct Callers(JoinSet<anyhow::Result<Charged>>);
 
 impl Callers {
     /// Starts the callers. They charge the first `users` users at random, in an order that follows from `seed`.
@@ -55,24 +69,29 @@ impl Callers {
     /// Waits for the end of the loop, and returns all charges.
     ///
     /// # Errors
-    /// A charge failed, or was answered as a repeat.
-    pub async fn end(self) -> anyhow::Result<Vec<Done>> {
-        let done: anyhow::Result<Vec<Vec<Done>>> = self.0.join_all().await.into_iter().collect();
-        Ok(done.context("charging")?.into_iter().flatten().collect())
+    /// A charge failed, or was refused again and again.
+    pub async fn end(self) -> anyhow::Result<Charged> {
+        let mut sum = Charged::default();
+        for charged in self.0.join_all().await {
+            let Charged { done, refused } = charged.context("charging")?;
+            sum.done.extend(done);
+            sum.refused += refused;
+        }
+        Ok(sum)
     }
 }
 
-async fn charge(channel: Channel, users: u64, mut seeded: Seeded, until: Until) -> anyhow::Result<Vec<Done>> {
+async fn charge(channel: Channel, users: u64, mut seeded: Seeded, until: Until) -> anyhow::Result<Charged> {
     let mut client = BillingInternalServiceClient::new(channel);
-    let mut done = Vec::new();
+    let mut charged = Charged::default();
     loop {
         let begun = Instant::now();
         let is_over = match until {
             Until::Time(end) => begun >= end,
-            Until::Charges(charges) => done.len() as u64 >= charges,
+            Until::Charges(charges) => charged.done.len() as u64 >= charges,
         };
         if is_over {
-            return Ok(done);
+            return Ok(charged);
         }
         let request = DeductQuotaRequest {
             user_id: user_id(seeded.below(users)),
@@ -81,9 +100,20 @@ async fn charge(channel: Channel, users: u64, mut seeded: Seeded, until: Until) 
             trace_id: trace_id().to_string(),
             ..Default::default()
         };
-        let reply = client.deduct_quota(request).await?.into_inner();
-        ensure!(reply.success && !reply.replayed, "a charge was not made");
-        done.push(Done { at: Instant::now(), ms: begun.elapsed().as_secs_f64() * 1_000.0 });
+        let mut attempt = 1;
+        let reply = loop {
+            match client.deduct_quota(request.clone()).await {
+                Ok(reply) => break reply.into_inner(),
+                // The server did not get to it in time.
+                Err(status) if status.code() == Code::Unavailable && attempt < ATTEMPTS => {
+                    charged.refused += 1;
+                    attempt += 1;
+                }
+                Err(status) => return Err(status.into()),
+            }
+        };
+        ensure!(reply.success && (attempt > 1 || !reply.replayed), "a charge was not made");
+        charged.done.push(Done { at: Instant::now(), ms: begun.elapsed().as_secs_f64() * 1_000.0 });
     }
 }
 

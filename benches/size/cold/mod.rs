@@ -70,9 +70,9 @@ async fn rates(context: &mut Context<'_>) -> anyhow::Result<()> {
         slice.report(report, &kind.name());
     }
     let [cold, warm, first_cold, first_warm] = slices.map(|slice| slice.rate());
-    report.add("charges from the disk to charges in memory", cold / warm, "", Bound::Above(0.5));
-    report.add("charges with history to the first, from the disk", cold / first_cold, "", Bound::Above(0.9));
-    report.add("charges with history to the first, in memory", warm / first_warm, "", Bound::Above(0.9));
+    report.add("with history: rate from the disk to rate in memory", cold / warm, "", Bound::Above(0.5));
+    report.add("from the disk: rate with history to rate without", cold / first_cold, "", Bound::Above(0.9));
+    report.add("in memory: rate with history to rate without", warm / first_warm, "", Bound::Above(0.9));
     Ok(())
 }
 

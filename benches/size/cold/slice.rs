@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 
 use super::{
     Context, FIRST,
-    callers::{Callers, Until},
+    callers::{Callers, Charged, Until},
     counters::Counters,
     start,
 };
@@ -42,6 +42,7 @@ pub struct Slice {
     times: Vec<f64>,
     /// The counters of each slice.
     counters: Vec<Counters>,
+    refused: u64,
     pool_mib: u64,
     data_mib: u64,
 }
@@ -55,7 +56,7 @@ impl Kind {
     ];
 
     pub fn name(self) -> String {
-        let history = if self.database == LARGE { "with history" } else { "the first" };
+        let history = if self.database == LARGE { "with history" } else { "without history" };
         let place = if self.is_in_memory { "in memory" } else { "from the disk" };
         format!("{history}, {place}")
     }
@@ -86,12 +87,13 @@ impl Kind {
         let (before, _) = Counters::read(&mut connection, &processes, context.folder).await?;
         sleep_until(until.into()).await;
         let (after, _) = Counters::read(&mut connection, &processes, context.folder).await?;
-        let done = callers.end().await?;
+        let Charged { done, refused } = callers.end().await?;
         drop(server);
         connection.close().await?;
         mariadb.stop().await?;
         let times = done.iter().filter(|done| (from..until).contains(&done.at)).map(|done| done.ms).collect();
-        let slice = Slice { seconds: options.seconds, times, counters: vec![after - before], pool_mib, data_mib };
+        let slice =
+            Slice { seconds: options.seconds, times, counters: vec![after - before], refused, pool_mib, data_mib };
         eprintln!("round {round}  {:<28} {:>9.0}/s", self.name(), slice.rate());
         Ok(slice)
     }
@@ -102,6 +104,7 @@ impl Slice {
         self.seconds += other.seconds;
         self.times.extend(other.times);
         self.counters.extend(other.counters);
+        self.refused += other.refused;
         (self.pool_mib, self.data_mib) = (other.pool_mib, other.data_mib);
     }
 
@@ -124,6 +127,7 @@ impl Slice {
         add("rate", self.rate(), "/s", Bound::None);
         add("p50", quantile(&mut self.times, 0.5), "ms", Bound::None);
         add("p99", quantile(&mut self.times, 0.99), "ms", Bound::None);
+        add("refused attempts, warm-ups included", self.refused as f64, "", Bound::Below(1.0));
         let is_in_memory = self.pool_mib > self.data_mib;
         let reads = if is_in_memory { Bound::Below(0.1) } else { Bound::None };
         add("pages read, a charge", pages_read, "", reads);

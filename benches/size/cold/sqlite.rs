@@ -39,7 +39,7 @@ pub async fn measure(context: &mut Context<'_>, users: u64) -> anyhow::Result<()
         let grown = bytes - before.get(&name).copied().unwrap_or_default();
         sum += grown;
         if grown / charges >= 0.5 {
-            add(&name, grown);
+            add(&format!("{name}, a charge"), grown);
         }
     }
     add("all tables, a charge", sum);
