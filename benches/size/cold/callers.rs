@@ -42,8 +42,8 @@ pub struct Done {
 #[derive(Default)]
 pub struct Charged {
     pub done: Vec<Done>,
-    /// Refused attempts.
-    pub refused: u64,
+    /// The times of refused attempts.
+    pub refused: Vec<Instant>,
 }
 
 pub struct Callers(JoinSet<anyhow::Result<Charged>>);
@@ -75,7 +75,7 @@ impl Callers {
         for charged in self.0.join_all().await {
             let Charged { done, refused } = charged.context("charging")?;
             sum.done.extend(done);
-            sum.refused += refused;
+            sum.refused.extend(refused);
         }
         Ok(sum)
     }
@@ -106,7 +106,7 @@ async fn charge(channel: Channel, users: u64, mut seeded: Seeded, until: Until) 
                 Ok(reply) => break reply.into_inner(),
                 // The server did not get to it in time.
                 Err(status) if status.code() == Code::Unavailable && attempt < ATTEMPTS => {
-                    charged.refused += 1;
+                    charged.refused.push(Instant::now());
                     attempt += 1;
                 }
                 Err(status) => return Err(status.into()),

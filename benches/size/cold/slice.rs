@@ -42,7 +42,8 @@ pub struct Slice {
     times: Vec<f64>,
     /// The counters of each slice.
     counters: Vec<Counters>,
-    refused: u64,
+    /// Refused attempts in the slice, and in its warm-up.
+    refused: [usize; 2],
     pool_mib: u64,
     data_mib: u64,
 }
@@ -92,6 +93,9 @@ impl Kind {
         connection.close().await?;
         mariadb.stop().await?;
         let times = done.iter().filter(|done| (from..until).contains(&done.at)).map(|done| done.ms).collect();
+        let within = refused.iter().filter(|at| (from..until).contains(at)).count();
+        let before_it = refused.iter().filter(|at| **at < from).count();
+        let refused = [within, before_it];
         let slice =
             Slice { seconds: options.seconds, times, counters: vec![after - before], refused, pool_mib, data_mib };
         eprintln!("round {round}  {:<28} {:>9.0}/s", self.name(), slice.rate());
@@ -104,7 +108,7 @@ impl Slice {
         self.seconds += other.seconds;
         self.times.extend(other.times);
         self.counters.extend(other.counters);
-        self.refused += other.refused;
+        self.refused = [self.refused[0] + other.refused[0], self.refused[1] + other.refused[1]];
         (self.pool_mib, self.data_mib) = (other.pool_mib, other.data_mib);
     }
 
@@ -127,7 +131,8 @@ impl Slice {
         add("rate", self.rate(), "/s", Bound::None);
         add("p50", quantile(&mut self.times, 0.5), "ms", Bound::None);
         add("p99", quantile(&mut self.times, 0.99), "ms", Bound::None);
-        add("refused attempts, warm-ups included", self.refused as f64, "", Bound::Below(1.0));
+        add("refused attempts", self.refused[0] as f64, "", Bound::Below(1.0));
+        add("refused attempts in warm-ups", self.refused[1] as f64, "", Bound::None);
         let is_in_memory = self.pool_mib > self.data_mib;
         let reads = if is_in_memory { Bound::Below(0.1) } else { Bound::None };
         add("pages read, a charge", pages_read, "", reads);
