@@ -7,15 +7,12 @@
 use std::{
     cell::Cell,
     ffi::c_int,
-    path::Path,
+    io,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread::{self, JoinHandle},
 };
 
 use rusqlite::Connection;
-
-use super::writer::{connect, writer_error};
-use crate::biz::values::error::StoreError;
 
 /// Most copies in a row. Each is as long as what was appended during the one before it.
 const COPIES: u32 = 4;
@@ -54,16 +51,15 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Starts the thread that copies the log of a database.
+    /// Starts the thread that copies the log by `connection`, which has to sync all that it writes.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`], also if the thread does not start.
-    pub fn start(file: &Path) -> Result<Self, StoreError> {
-        Self::start_with(file, LIMITS)
+    /// If the thread does not start.
+    pub fn start(connection: Connection) -> io::Result<Self> {
+        Self::start_with(connection, LIMITS)
     }
 
-    fn start_with(file: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let connection = connect(file).map_err(writer_error)?;
+    fn start_with(connection: Connection, limits: Limits) -> io::Result<Self> {
         let (requests, requested) = sync_channel(1);
         let (end, ends) = sync_channel(1);
         let copy_all = move || {
@@ -74,9 +70,7 @@ impl Checkpoints {
                 }
             }
         };
-        let thread = thread::Builder::new().name("sqlite-checkpoint".into()).spawn(copy_all);
-        let thread =
-            thread.map_err(|error| StoreError::Failed(format!("the checkpoint thread does not start: {error}")))?;
+        let thread = thread::Builder::new().name("sqlite-checkpoint".into()).spawn(copy_all)?;
         Ok(Self { limits, requests: Some(requests), ends, thread: Some(thread), is_copying: false, copied: 0 })
     }
 
@@ -145,12 +139,20 @@ fn copy(connection: &Connection) -> Option<c_int> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const SMALL: Limits = Limits { due: 64, longest: 256, left: 8, again: 16 };
     const PAGE: usize = 4096;
     /// Pages that each commit appends: the table, a new page and the header.
     const IN_COMMIT: u64 = 8;
+
+    fn connect(file: &Path) -> Connection {
+        let connection = Connection::open(file).unwrap();
+        connection.pragma_update(None, "journal_mode", "wal").unwrap();
+        connection
+    }
 
     struct Log {
         folder: tempfile::TempDir,
@@ -163,9 +165,9 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("billing.db");
             std::fs::File::create(&file).unwrap();
-            let connection = connect(&file).unwrap();
+            let connection = connect(&file);
             connection.execute_batch("CREATE TABLE t (x BLOB)").unwrap();
-            let checkpoints = Checkpoints::start_with(&file, SMALL).unwrap();
+            let checkpoints = Checkpoints::start_with(connect(&file), SMALL).unwrap();
             Checkpoints::watch(&connection);
             Self { folder, connection, checkpoints }
         }
@@ -196,7 +198,7 @@ mod tests {
     #[test]
     fn a_reader_keeps_the_log_and_hinders_no_commit() {
         let mut log = Log::new();
-        let reader = connect(&log.folder.path().join("billing.db")).unwrap();
+        let reader = connect(&log.folder.path().join("billing.db"));
         log.commit(1);
         reader.execute_batch("BEGIN; SELECT COUNT(*) FROM t").unwrap();
         log.commit(500);

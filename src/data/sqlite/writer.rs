@@ -81,7 +81,9 @@ impl Writer {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`], also if the thread does not start.
     pub fn open(file: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
         let connection = open(file, busy_timeout).map_err(writer_error)?;
-        let checkpoints = Checkpoints::start(file)?;
+        let checkpoints = Checkpoints::start(connect(file).map_err(writer_error)?);
+        let checkpoints = checkpoints
+            .map_err(|error| StoreError::Failed(format!("the checkpoint thread does not start: {error}")))?;
         let (sender, works) = mpsc::channel(QUEUE);
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
@@ -217,7 +219,7 @@ fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
 }
 
 /// A connection that syncs all that it writes.
-pub(super) fn connect(file: &Path) -> rusqlite::Result<Connection> {
+fn connect(file: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
