@@ -39,16 +39,14 @@ use crate::{
     metrics::{ChargeObserver, Metrics},
 };
 
-/// Interval at which the reservations that are past their expiry are ended, by one of the servers. Cron does so too.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-
 /// Starts the jobs that every server runs beside its requests, until it stops.
 pub(super) fn spawn_regular(config: &Config, core: &Core) {
     let Core { store, engine, catalog, calendar, metrics, stop, .. } = core;
     let observer = core.observer.clone();
     let (store, engine, calendar) = (store.clone(), engine.clone(), calendar.clone());
     let owner = Uuid::now_v7().to_string();
-    let sweeper = Sweeper { store, engine, calendar, observer, watch: core.clock_watch(config), owner };
+    let (watch, interval) = (core.clock_watch(config), config.billing.sweep_interval);
+    let sweeper = Sweeper { store, engine, calendar, observer, watch, owner, interval };
     tokio::spawn(sweeper.sweep_regularly(stop.clone()));
     let Core { store, calendar, .. } = core;
     let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
@@ -75,6 +73,8 @@ struct Sweeper {
     watch: ClockWatch,
     /// Id of the lease holder, unique among all processes.
     owner: String,
+    /// Pause between two sweeps.
+    interval: Duration,
 }
 
 impl Sweeper {
@@ -83,7 +83,7 @@ impl Sweeper {
     async fn sweep_regularly(self, stop: CancellationToken) {
         let sweeping = async {
             loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
+                tokio::time::sleep(self.interval).await;
                 if self.watch.agrees().await {
                     self.sweep().await;
                 }

@@ -67,6 +67,8 @@ pub struct Billing {
         serialize_with = "shown"
     )]
     pub reservation_ttl: Duration,
+    #[serde(default = "default_sweep_interval", deserialize_with = "values::sweep_interval", serialize_with = "shown")]
+    pub sweep_interval: Duration,
     #[serde(default = "default_max_recharge", deserialize_with = "values::amount", serialize_with = "shown")]
     pub max_recharge: Money,
     /// Months before this one whose records are not archived; `None` archives no records.
@@ -180,6 +182,10 @@ fn default_price_refresh() -> Duration {
 
 fn default_reservation_ttl() -> Duration {
     Duration::from_secs(600)
+}
+
+fn default_sweep_interval() -> Duration {
+    Duration::from_secs(60)
 }
 
 fn default_close_after() -> Duration {

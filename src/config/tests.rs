@@ -155,6 +155,8 @@ fn a_bad_key_or_value_is_named() {
         ("driver: mysql", "driver: mysql\n    hosts: [a, 'root:password@b']", "data.database.hosts: entry 2"),
         ("driver: mysql", "driver: mysql\n    hosts: 'a,,b'", "data.database.hosts: entry 2"),
         ("balance_low_threshold: 10.0", "close_after: 673h", "billing.close_after"),
+        ("balance_low_threshold: 10.0", "sweep_interval: 61m", "billing.sweep_interval"),
+        ("balance_low_threshold: 10.0", "sweep_interval: 0s", "billing.sweep_interval"),
         ("balance_low_threshold: 10.0", "close_after: 0h", "billing.close_after"),
         ("balance_low_threshold: 10.0", "currency: yuan", "billing.currency"),
         ("balance_low_threshold: 10.0", "currency: cny", "billing.currency"),

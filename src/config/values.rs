@@ -32,6 +32,13 @@ pub(super) fn reservation_ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     if ttl > LONGEST { Err(de::Error::custom("must be at most 168h")) } else { Ok(ttl) }
 }
 
+/// As [`duration`], at most an hour, because holds wait for the sweep.
+pub(super) fn sweep_interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    const LONGEST: Duration = Duration::from_secs(3_600);
+    let interval = duration(deserializer)?;
+    if interval > LONGEST { Err(de::Error::custom("must be at most 1h")) } else { Ok(interval) }
+}
+
 /// As [`duration`], at most 10 seconds. A caller waits no longer for its refusal.
 pub(super) fn refusal_pause<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     const LONGEST: Duration = Duration::from_secs(10);

@@ -71,6 +71,7 @@ mod stalls;
 mod state_machine;
 mod statements;
 mod statistics;
+mod sweepers;
 mod telemetry;
 mod tokens;
 mod unknown_outcomes;
