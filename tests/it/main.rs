@@ -36,6 +36,7 @@ mod key_quotas;
 mod known_accounts;
 mod layers;
 mod limits;
+mod limits_audit;
 mod listener;
 mod low_balance;
 mod malformed;

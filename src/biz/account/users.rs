@@ -6,6 +6,9 @@ use async_trait::async_trait;
 
 use crate::biz::values::{error::StoreError, ids::UserId};
 
+/// Behind all ids in the order of both databases.
+pub const END: &str = "\u{10FFFF}";
+
 /// The users after `after`, up to and including `last`, in key order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserSpan {

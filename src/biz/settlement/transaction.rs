@@ -80,16 +80,80 @@ impl Transaction {
         // The report that a commit without usage took is not stored beyond it. The estimate is, and is
         // at most as much.
         let named = delivered.map_or(self.content.usage, |delivered| delivered.usage);
-        let usage = named.filter(|usage| usage.tokens() > 0).or(self.content.estimate);
+        let usage = named.filter(|usage| !usage.is_empty()).or(self.content.estimate);
         let tokens = match (self.quota_unit, &self.reservation) {
             (QuotaUnit::Tokens(weights), Some(_)) if weights.counts_all_tokens() => units.into(),
             _ => usage.map_or(0, |usage| i64::try_from(usage.tokens()).unwrap_or(i64::MAX)),
         };
         Take {
-            requests: i64::from(self.refunded.units() < units),
+            // A call without units has nothing to refund, and stays a call.
+            requests: i64::from(units == 0 || self.refunded.units() < units),
             tokens: tokens - share(tokens, self.refunded.units(), units),
             amount: self.amount.minus(self.refunded.amount),
         }
+    }
+
+    /// The billing day on which its call counts toward caps and quotas of API keys: the day of the charge or of
+    /// the reserve.
+    pub fn counted_day(&self, periods: Periods) -> NaiveDate {
+        self.reservation.as_ref().map_or_else(|| periods.at(self.created_at).day, |reservation| reservation.day)
+    }
+
+    /// The amount that it takes now from the caps and the quotas of its API key: the sum of all that its
+    /// settlements counted.
+    pub fn taken(&self) -> Take {
+        match self.status {
+            Status::Pending => self.held_take(),
+            Status::Committed => {
+                let kept = self.kept();
+                Take { tokens: kept.tokens + self.tokens_beyond_kept(), ..kept }
+            }
+            Status::Released | Status::Expired => Take::default(),
+        }
+    }
+
+    /// The most that it has taken at any time.
+    pub fn most_taken(&self) -> Take {
+        let unrefunded = Self { refunded: RefundedPart::default(), ..self.clone() }.taken();
+        let held = self.reservation.as_ref().map_or(Money::ZERO, |reservation| reservation.amount);
+        let tokens = self.held_tokens().max(self.last_report().unwrap_or(0)).max(unrefunded.tokens);
+        Take { requests: 1, tokens, amount: self.amount.max(held) }
+    }
+
+    /// Whether a report that is not stored may have set the tokens that it took. Releases before the column
+    /// `reports` did not keep the report of a stream whose commit named a cost and no usage.
+    pub fn has_unknown_tokens(&self) -> bool {
+        let of_cost = |delivered: &Delivered| delivered.usage.is_none() && delivered.cost.is_some();
+        self.is_charged_as_held() && self.last_report().is_none() && self.delivered().is_some_and(of_cost)
+    }
+
+    /// The tokens that a commit without usage took beyond [`Self::kept`].
+    fn tokens_beyond_kept(&self) -> i64 {
+        let estimated = self.content.estimate.map_or(0, |usage| usage.tokens() as i64);
+        let reported = self.last_report().filter(|_| self.is_charged_as_held());
+        reported.map_or(0, |reported| (reported - estimated).max(0))
+    }
+
+    /// Whether it took the held tokens, because its commit named no usage.
+    fn is_charged_as_held(&self) -> bool {
+        let counts_units = matches!(self.quota_unit, QuotaUnit::Tokens(weights) if weights.counts_all_tokens());
+        !counts_units && self.is_charged_without_usage()
+    }
+
+    /// Whether its commit named no usage. Release 0.1.0 then counted no tokens.
+    pub fn is_charged_without_usage(&self) -> bool {
+        let names_usage = |delivered: &Delivered| delivered.usage.is_some_and(|usage| !usage.is_empty());
+        self.delivered().is_some_and(|delivered| !names_usage(delivered))
+    }
+
+    fn delivered(&self) -> Option<&Delivered> {
+        self.reservation.as_ref()?.delivered.as_ref()
+    }
+
+    /// The tokens of the last report of its stream.
+    fn last_report(&self) -> Option<i64> {
+        let reports = self.reservation.as_ref()?.reports?;
+        Some(i64::from(reports.input_tokens) + i64::from(reports.output_tokens))
     }
 
     /// The requested units.

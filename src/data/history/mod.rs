@@ -4,6 +4,7 @@
 
 mod books;
 mod charges;
+mod limits;
 mod rows;
 mod seals;
 
@@ -12,13 +13,17 @@ use chrono::{DateTime, NaiveDate, Utc};
 pub(super) use self::{
     books::{DIFFERING_DAYS, DIFFERING_USE, UNSEALED_SIZES, unsealed_books},
     charges::{DIFFERING_CHARGES, RECORDED, TIME_BEHIND, TRACE_BEHIND, UNRECORDED},
+    limits::{
+        CALLS_OF_USERS, CAPS, KEY_QUOTAS, KEYS_WITH_QUOTAS, USERS_OF_KEYS, by_key, by_month, calls_of_keys,
+        cap_counts_of, count_of_cap, count_of_key, first_of_keys, key_and_user_of,
+    },
     rows::{history_row_of, rows},
     seals::{ALL_SEALED, CHANGED, LAST_SEALS, LOST, SEALS, all_sealed_of, changed_of, last_seal_of, stored_seal_of},
 };
 use crate::biz::{
     account::users::UserSpan,
     jobs::seals::store::{HistoryPage, Since, TimeSpan, TraceSpan},
-    values::ids::UserId,
+    values::ids::{ApiKeyId, UserId},
 };
 
 /// The values of a statement.
@@ -39,6 +44,11 @@ pub(super) struct Scope<'s> {
     pub last_trace: &'s str,
     /// `{traces}`
     pub traces: &'s [String],
+    /// `{keys}`
+    pub keys: &'s [ApiKeyId],
+    /// `{first_key}` and `{last_key}`
+    pub first_key: &'s str,
+    pub last_key: &'s str,
     /// `{is_part}`: 1 if the history goes on beyond `{from}` and `{until}`, otherwise 0
     pub is_part: bool,
     /// `{day}`, and its month `{month}`
@@ -50,14 +60,35 @@ pub(super) struct Scope<'s> {
 impl<'s> Scope<'s> {
     pub fn of_users(users: &'s [UserId], since: Since) -> Self {
         let Since { at, day } = since;
-        let [first, last, id, after_trace, last_trace] = [""; 5];
-        let (traces, is_part, limit) = (&[][..], false, u32::MAX);
-        Self { users, first, last, from: at, until: at, id, after_trace, last_trace, traces, is_part, day, limit }
+        let [first, last, id, after_trace, last_trace, first_key, last_key] = [""; 7];
+        let (traces, keys, is_part, limit) = (&[][..], &[][..], false, u32::MAX);
+        Self {
+            users,
+            first,
+            last,
+            from: at,
+            until: at,
+            id,
+            after_trace,
+            last_trace,
+            traces,
+            keys,
+            first_key,
+            last_key,
+            is_part,
+            day,
+            limit,
+        }
     }
 
     /// The users behind `first` up to `last`.
     pub fn of_span(span: &'s UserSpan) -> Self {
         Self { first: span.after(), last: span.last.as_str(), ..Self::of_users(&[], Since::BEGINNING) }
+    }
+
+    /// API keys, with their transactions since `from`.
+    pub fn of_keys(keys: &'s [ApiKeyId], from: DateTime<Utc>) -> Self {
+        Self { keys, from, ..Self::of_users(&[], Since::BEGINNING) }
     }
 
     pub fn with_traces(self, traces: &'s TraceSpan) -> Self {

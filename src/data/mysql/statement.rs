@@ -162,6 +162,24 @@ impl Statement {
         spans::traced(self.span(server), fetching(self.sql)).await
     }
 
+    /// Runs the statement, and calls `take` for each row, so that the rows are not in memory together.
+    pub(super) async fn fetch_each(
+        self,
+        connection: &mut impl OnNode,
+        take: &mut (dyn FnMut(&MySqlRow) -> Result<(), StoreError> + Send),
+    ) -> Result<(), StoreError> {
+        let (connection, server) = connection.parts();
+        let span = self.span(server);
+        let fetching = async {
+            let mut rows = sqlx::raw_sql(AssertSqlSafe(self.sql)).fetch(connection);
+            while let Some(row) = rows.try_next().await.map_err(store_error)? {
+                take(&row)?;
+            }
+            Ok(())
+        };
+        spans::traced(span, fetching).await
+    }
+
     /// Runs the statements. The server stops at the first that fails.
     pub(super) async fn execute(self, connection: &mut impl OnNode) -> Result<(), StoreError> {
         self.execute_counting(connection).await.map(|_| ())

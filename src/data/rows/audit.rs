@@ -152,6 +152,11 @@ pub const WRONG_CHARGES: &str = wrong_charges!("user_id BETWEEN ? AND ?");
 /// The same, of a list of users.
 pub const WRONG_CHARGES_OF: &str = wrong_charges!("user_id IN ({users})");
 
+/// The transactions that are not COMMITTED and have a charge, on both databases.
+pub const UNSETTLED: &str = "SELECT user_id, trace_id, status, free_count, paid_count, amount FROM billing_transaction \
+    WHERE status IN ('PENDING', 'RELEASED', 'EXPIRED') AND (free_count <> 0 OR paid_count <> 0 OR amount <> 0) \
+    AND user_id BETWEEN ? AND ? LIMIT 10000";
+
 /// The number of charges whose sum is not that of their refunds.
 pub fn note_wrong_charges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.refunds.wrong_charges = row.number(1)?;
@@ -213,6 +218,12 @@ pub fn differing_transaction_of(row: &impl Columns) -> Result<(UserId, Differing
 
 fn charge_book_of(row: &impl Columns, first: usize) -> Result<ChargeBook, StoreError> {
     Ok(ChargeBook { free: row.number(first)?, paid: row.number(first + 1)?, amount: row.money(first + 2)? })
+}
+
+/// A trace id and its status, with the units and the amount of a charge that it should not have.
+pub fn note_unsettled(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.unsettled.push((row.text(1)?, row.text(2)?, charge_book_of(row, 3)?));
+    Ok(())
 }
 
 /// The number of reservations that no sweep would find.

@@ -35,5 +35,10 @@ pub fn period_and_limit_of(row: &impl Columns) -> Result<(Period, i64), StoreErr
 /// A kind, and since when its units of the day, of the month and of all time are known.
 pub fn known_since_of(row: &impl Columns) -> Result<(QuotaType, KnownSince), StoreError> {
     let kind = row.text(0)?.parse().map_err(|_| corrupt("quota type"))?;
-    Ok((kind, KnownSince { day: row.time(1)?, month: row.time(2)?, total: row.time(3)? }))
+    Ok((kind, known_since_at(row, 1)?))
+}
+
+/// Since when the use of the day, of the month and of all time is known, in three columns from `first` on.
+pub fn known_since_at(row: &impl Columns, first: usize) -> Result<KnownSince, StoreError> {
+    Ok(KnownSince { day: row.time(first)?, month: row.time(first + 1)?, total: row.time(first + 2)? })
 }

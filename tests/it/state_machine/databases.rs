@@ -11,7 +11,10 @@ use billing_service::{
         audit_trail::{AuditEvent, AuditFilter, AuditTrail, SET_API_KEY_QUOTA, SET_USER_LIMITS},
         events::{EventFilter, reader::FeedReader},
         jobs::{
-            audit::Evidence,
+            audit::{
+                Difference, Evidence,
+                counts::{CapCounts, Counting, KeyCounts},
+            },
             seals::store::{END, Since, TimeSpan, TraceSpan},
         },
         limits::{
@@ -128,6 +131,13 @@ impl Stage for Arc<dyn Store> {
             .iter()
             .map(|event| shown(event.kind.parse().unwrap(), &serde_json::from_str(&event.data).unwrap()))
             .collect()
+    }
+
+    async fn differing_limits(&self, users: &[UserId], key: &ApiKeyId, rule: Counting) -> Vec<Difference> {
+        let caps = self.cap_counts(users, rule).await.unwrap();
+        let keys = self.key_counts(std::slice::from_ref(key), Some(users), rule).await.unwrap();
+        let of_caps = caps.iter().flat_map(CapCounts::differences);
+        of_caps.chain(keys.iter().flat_map(KeyCounts::differences)).collect()
     }
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {

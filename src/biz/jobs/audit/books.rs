@@ -8,10 +8,13 @@
 //! - rollup of a day = its records
 //! - rollup by service, model and API key of a day = its records, if it has all of them
 //! - settled transactions = their records, one by one and in sum
+//! - charges of PENDING, RELEASED and EXPIRED transactions = nothing
 //! - refunds = their records = the sums that the refunded charges have; no charge is refunded beyond its
 //!   units and its amount
 //! - holds = PENDING reservations + pending refunds of recharges
 //! - refunded and pending amounts of the orders = their refunds
+//!
+//! The calls that count for caps, and the use of API keys with quotas, are compared in `counts`.
 //!
 //! It also names the rows that the service cannot read, among them the quotas of API keys, which have
 //! no user.
@@ -21,6 +24,10 @@ use std::{collections::BTreeMap, fmt};
 use async_trait::async_trait;
 use chrono::NaiveDate;
 
+use super::{
+    differences::{Difference, Owner},
+    limits::LimitAudit,
+};
 use crate::biz::{
     jobs::use_audit::{DifferingUse, UseAudit},
     reports::usage::UseGroup,
@@ -64,6 +71,8 @@ pub struct Evidence {
     pub held_quotas: BTreeMap<(ServiceName, String), i64>,
     /// The number of PENDING reservations that no sweep would find.
     pub stranded: u64,
+    /// Transactions that are not COMMITTED and have a charge: each with its trace id and its status.
+    pub unsettled: Vec<(String, String, ChargeBook)>,
     /// The sum of the holds of PENDING reservations.
     pub reserved: Money,
     pub reserved_quotas: BTreeMap<(ServiceName, String), i64>,
@@ -101,6 +110,7 @@ impl Evidence {
             held: Money::ZERO,
             held_quotas: BTreeMap::new(),
             stranded: 0,
+            unsettled: Vec::new(),
             reserved: Money::ZERO,
             reserved_quotas: BTreeMap::new(),
             charged: Money::ZERO,
@@ -187,47 +197,9 @@ impl fmt::Display for DayBook {
     }
 }
 
-/// The owner of a book.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
-    User(UserId),
-    ApiKey(ApiKeyId),
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::User(user) => write!(f, "user {user}"),
-            Self::ApiKey(key) => write!(f, "API key {key}"),
-        }
-    }
-}
-
-/// A book that does not balance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    pub owner: Owner,
-    pub book: String,
-    pub says: String,
-    pub should_be: String,
-}
-
-impl Difference {
-    /// A row that the service cannot read; `row` has its values.
-    pub(super) fn unreadable(owner: Owner, row: String) -> Self {
-        Self { owner, book: "stored row".into(), says: row, should_be: "one that the service can read".into() }
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} says {}, should be {}", self.owner, self.book, self.says, self.should_be)
-    }
-}
-
 /// Reads the books.
 #[async_trait]
-pub trait AuditStore: UseAudit {
+pub trait AuditStore: UseAudit + LimitAudit {
     /// Evidence of at most `limit` users after `after` in key order, read in one snapshot; empty at
     /// the end.
     ///
@@ -331,6 +303,10 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
             evidence.held_quotas.get(key).copied().unwrap_or(0).to_string(),
             evidence.reserved_quotas.get(key).copied().unwrap_or(0).to_string(),
         );
+    }
+    for (trace, status, charged) in &evidence.unsettled {
+        let nothing = ChargeBook { free: 0, paid: 0, amount: Money::ZERO };
+        expect(format!("charge of {status} transaction {trace}"), charged.to_string(), nothing.to_string());
     }
     for DifferingDay { service, day, rollup, records } in &evidence.differing_days {
         expect(format!("rollup of {service} on {day}"), rollup.to_string(), records.to_string());

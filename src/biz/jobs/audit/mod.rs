@@ -5,12 +5,16 @@
 
 pub mod books;
 pub(super) mod charges;
+pub mod counts;
+pub mod differences;
+pub mod limits;
 pub(super) mod pieces;
 pub(super) mod unsealed;
 pub(super) mod whole;
 
 pub use self::{
-    books::{AuditStore, DayBook, Difference, DifferingDay, Evidence, MAX_DAYS, compare},
+    books::{AuditStore, DayBook, DifferingDay, Evidence, MAX_DAYS, compare},
+    differences::{Difference, Owner},
     pieces::{AtOnce, Sources},
     unsealed::audit_unsealed,
     whole::{AuditReport, JOB, MAX_REPORTED, WHOLE_JOB, audit, differences_at},

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{
-    books::{Difference, Evidence, Owner, compare, compare_transaction, compare_use},
+    books::{Evidence, compare, compare_transaction, compare_use},
     charges::compare_all_charges,
+    counts::Counting,
+    differences::{Difference, Owner},
+    limits::{compare_all_keys, compare_caps},
     pieces::Sources,
 };
 use crate::biz::{
@@ -100,13 +103,17 @@ pub async fn audit(sources: Sources<'_>, progress: &dyn Progress) -> Result<Audi
     // Ends, because each chunk begins after the last one.
     loop {
         let chunk = repeat(|| store.evidence(findings.scan.last.as_ref(), USERS_AT_A_TIME)).await?;
-        let Some(end) = chunk.last() else { return Ok(findings.report(0)) };
+        let Some(end) = chunk.last() else { break };
         let span = UserSpan { after: findings.scan.last.clone(), last: end.user.clone() };
         // In statements of their own, because one snapshot of all records would stay open for minutes.
         let ranges = ranges(store, &span).await?;
         compare_all(sources, &chunk, &ranges, &mut |difference| findings.note(difference)).await?;
         findings.reached(span.last, chunk.len() as u64).await?;
     }
+    // A run that resumes behind the last user begins with the first key again.
+    let rule = Counting::of(sources.calendar.periods());
+    compare_all_keys(store, rule, &mut |difference| findings.note(difference)).await?;
+    Ok(findings.report(0))
 }
 
 /// Calls `note` for each difference of one user, as [`audit`] does.
@@ -149,8 +156,9 @@ async fn compare_all(
     verify(store, calendar, &users).await?.into_iter().for_each(&mut noted);
     // An account that differs is not sealed.
     let clean: Vec<UserId> = clean.into_iter().collect();
-    lacking_seals(store, calendar, &clean).await?.into_iter().for_each(note);
-    Ok(())
+    lacking_seals(store, calendar, &clean).await?.into_iter().for_each(&mut *note);
+    // In no seal.
+    compare_caps(store, &users, Counting::of(calendar.periods()), note).await
 }
 
 /// The number of differences in a checkpoint of the audit; `None` if `position` is malformed.

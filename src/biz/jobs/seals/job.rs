@@ -15,8 +15,8 @@ use crate::biz::{
     jobs::{
         audit::{
             MAX_REPORTED,
-            books::Owner,
             charges::compare_unrecorded,
+            differences::Owner,
             pieces::{Sources, groups},
             unsealed,
             whole::audit_user,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::biz::{
     jobs::{
-        audit::books::{Difference, Owner},
+        audit::differences::{Difference, Owner},
         retry::repeat,
     },
     values::{

@@ -7,6 +7,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use sha2::{Digest, Sha256};
 
 use super::content::{Content, Figures, HistoryRow, Kind, hex};
+pub use crate::biz::account::users::END;
 use crate::biz::{
     account::users::UserSpan,
     jobs::audit::books::{AuditStore, DifferingTransaction, Evidence},
@@ -157,9 +158,6 @@ impl TraceSpan {
         Self { after, last: END.to_owned() }
     }
 }
-
-/// Behind all ids in the order of both databases.
-pub const END: &str = "\u{10FFFF}";
 
 /// Reads the history of accounts, and stores their seals.
 ///

@@ -82,7 +82,8 @@ impl Period {
         }
     }
 
-    fn is_same(self, one: NaiveDate, other: NaiveDate) -> bool {
+    /// Whether two days are in the same period.
+    pub fn is_same(self, one: NaiveDate, other: NaiveDate) -> bool {
         match self {
             Self::Day => one == other,
             Self::Month => Month::of(one) == Month::of(other),
@@ -190,7 +191,8 @@ impl Take {
         Self { requests: 1, tokens, amount }
     }
 
-    fn of(self, kind: QuotaType) -> i64 {
+    /// The part that counts toward a quota of `kind`.
+    pub fn of(self, kind: QuotaType) -> i64 {
         match kind {
             QuotaType::Requests => self.requests,
             QuotaType::Tokens => self.tokens,

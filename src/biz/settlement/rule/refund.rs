@@ -71,11 +71,7 @@ impl Book<'_> {
 
     /// Gives the caps and the quotas of the API key back the refunded part of a charge.
     fn give_back(&mut self, before: &Transaction, after: &Transaction) {
-        let day = match &before.reservation {
-            Some(reservation) => reservation.day,
-            None => self.batch.periods.at(before.created_at).day,
-        };
-        self.count_end(before, day, after.kept() - before.kept());
+        self.count_end(before, before.counted_day(self.batch.periods), after.kept() - before.kept());
     }
 
     /// Writes a record for each part that was given back, on the day of the refund.

@@ -195,6 +195,7 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
          OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
         audit::note_unreadable,
     ),
+    (audit::UNSETTLED, audit::note_unsettled),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
 ];

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod audit;
+mod limits;
 pub mod low_balance;
 pub mod ops_stats;
 pub mod reset;

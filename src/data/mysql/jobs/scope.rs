@@ -4,10 +4,13 @@ use futures_util::FutureExt;
 use sqlx::mysql::MySqlRow;
 
 use crate::{
-    biz::values::{error::StoreError, ids::UserId},
+    biz::values::{
+        error::StoreError,
+        ids::{ApiKeyId, UserId},
+    },
     data::{
         history::{Piece, Scope, pieces},
-        mysql::{MySqlStore, connections::Lease, statement::Statement},
+        mysql::{MySqlStore, connections::Lease, settlement::transactions, statement::Statement},
     },
 };
 
@@ -48,6 +51,10 @@ pub(super) fn scoped(sql: &'static str, scope: &Scope<'_>) -> Statement {
             Piece::Value("after_trace") => statement.texts([scope.after_trace]),
             Piece::Value("last_trace") => statement.texts([scope.last_trace]),
             Piece::Value("traces") => statement.texts(scope.traces.iter().map(String::as_str)),
+            Piece::Value("keys") => statement.texts(scope.keys.iter().map(ApiKeyId::as_str)),
+            Piece::Value("first_key") => statement.texts([scope.first_key]),
+            Piece::Value("last_key") => statement.texts([scope.last_key]),
+            Piece::Value("columns") => statement.push(transactions::COLUMNS),
             Piece::Value("is_part") => statement.number(u8::from(scope.is_part)),
             Piece::Value("day") => statement.row(|row| {
                 row.day(scope.day);

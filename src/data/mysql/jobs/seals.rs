@@ -154,7 +154,7 @@ impl SealStore for MySqlStore {
 }
 
 impl MySqlStore {
-    async fn rows(&self, sql: &'static str, scope: &Scope<'_>) -> Result<Vec<MySqlRow>, StoreError> {
+    pub(super) async fn rows(&self, sql: &'static str, scope: &Scope<'_>) -> Result<Vec<MySqlRow>, StoreError> {
         Ok(self.reader.fetch(scoped(sql, scope)).await?.into_iter().flatten().collect())
     }
 }

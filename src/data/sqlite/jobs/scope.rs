@@ -1,12 +1,21 @@
 //! Statements with the values of a [`Scope`].
 
-use sqlx::{AssertSqlSafe, SqliteExecutor, sqlite::SqliteRow};
+use futures_util::TryStreamExt;
+use sqlx::{
+    AssertSqlSafe, Sqlite, SqliteExecutor,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 
 use crate::{
-    biz::values::{error::StoreError, ids::UserId},
+    biz::values::{
+        error::StoreError,
+        ids::{ApiKeyId, UserId},
+    },
     data::{
         error::store_error,
         history::{Piece, Scope, pieces},
+        sqlite::settlement::transactions,
     },
 };
 
@@ -16,6 +25,33 @@ pub(super) async fn fetch(
     sql: &'static str,
     scope: &Scope<'_>,
 ) -> Result<Vec<SqliteRow>, StoreError> {
+    fetch_text(executor, text(sql), scope).await
+}
+
+/// As [`fetch`], and calls `take` for each row, so that the rows are not in memory together.
+pub(super) async fn fetch_each(
+    executor: impl SqliteExecutor<'_>,
+    sql: &'static str,
+    scope: &Scope<'_>,
+    take: &mut (dyn FnMut(&SqliteRow) -> Result<(), StoreError> + Send),
+) -> Result<(), StoreError> {
+    let mut rows = bound(text(sql), scope).fetch(executor);
+    while let Some(row) = rows.try_next().await.map_err(store_error)? {
+        take(&row)?;
+    }
+    Ok(())
+}
+
+/// The text has numbered values, of which a statement uses some.
+pub(super) async fn fetch_text(
+    executor: impl SqliteExecutor<'_>,
+    sql: String,
+    scope: &Scope<'_>,
+) -> Result<Vec<SqliteRow>, StoreError> {
+    bound(sql, scope).fetch_all(executor).await.map_err(store_error)
+}
+
+fn text(sql: &'static str) -> String {
     let text = pieces(sql).map(|piece| match piece {
         Piece::Sql(sql) => sql,
         Piece::Value("users") => "SELECT value FROM json_each(?1)",
@@ -31,6 +67,10 @@ pub(super) async fn fetch(
         Piece::Value("last_trace") => "?11",
         Piece::Value("traces") => "SELECT value FROM json_each(?12)",
         Piece::Value("is_part") => "?13",
+        Piece::Value("keys") => "SELECT value FROM json_each(?14)",
+        Piece::Value("first_key") => "?15",
+        Piece::Value("last_key") => "?16",
+        Piece::Value("columns") => transactions::COLUMNS,
         Piece::Value("an_hour_before_the_end_of_s") => "s.sealed_until - 3600000000",
         // Its integers are large enough.
         Piece::Value("t_free_remaining_large") => "''",
@@ -39,16 +79,12 @@ pub(super) async fn fetch(
         // The database names it in its error.
         Piece::Value(unknown) => unknown,
     });
-    fetch_text(executor, text.collect(), scope).await
+    text.collect()
 }
 
-/// The text has numbered values, of which a statement uses some.
-pub(super) async fn fetch_text(
-    executor: impl SqliteExecutor<'_>,
-    sql: String,
-    scope: &Scope<'_>,
-) -> Result<Vec<SqliteRow>, StoreError> {
+fn bound<'s>(sql: String, scope: &Scope<'s>) -> Query<'s, Sqlite, SqliteArguments> {
     let users = serde_json::Value::from(scope.users.iter().map(UserId::as_str).collect::<Vec<_>>());
+    let keys = serde_json::Value::from(scope.keys.iter().map(ApiKeyId::as_str).collect::<Vec<_>>());
     sqlx::query(AssertSqlSafe(sql))
         .bind(users.to_string())
         .bind(scope.from.timestamp_micros())
@@ -63,7 +99,7 @@ pub(super) async fn fetch_text(
         .bind(scope.last_trace)
         .bind(serde_json::Value::from(scope.traces).to_string())
         .bind(scope.is_part)
-        .fetch_all(executor)
-        .await
-        .map_err(store_error)
+        .bind(keys.to_string())
+        .bind(scope.first_key)
+        .bind(scope.last_key)
 }

@@ -161,7 +161,7 @@ impl SealStore for SqliteStore {
 }
 
 impl SqliteStore {
-    async fn rows(&self, sql: &'static str, scope: &Scope<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+    pub(super) async fn rows(&self, sql: &'static str, scope: &Scope<'_>) -> Result<Vec<SqliteRow>, StoreError> {
         fetch(&self.reader, sql, scope).await
     }
 }

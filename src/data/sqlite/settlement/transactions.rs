@@ -36,15 +36,20 @@ use crate::{
     },
 };
 
-/// One transaction, in the columns of [`transaction_of`].
-const ONE: &str = "\
-    SELECT user_id, trace_id, status, service_name, count, cost, api_key_id, model, input_tokens, output_tokens, \
-    cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
-    held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
-    price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
-    reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details, reports \
-    FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
+macro_rules! columns {
+    () => {
+        "user_id, trace_id, status, service_name, count, cost, api_key_id, model, input_tokens, output_tokens, \
+        cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
+        held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
+        price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
+        quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
+        reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details, reports"
+    };
+}
+
+/// The columns of [`transaction_of`].
+pub const COLUMNS: &str = columns!();
+const ONE: &str = concat!("SELECT ", columns!(), " FROM billing_transaction WHERE user_id = ? AND trace_id = ?");
 
 #[async_trait]
 impl TransactionStore for SqliteStore {

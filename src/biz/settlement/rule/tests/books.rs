@@ -17,10 +17,13 @@ use crate::biz::{
     account::{Account, Balance, Quota},
     audit_trail::{AuditEvent, SET_USER_LIMITS},
     events::{NewEvent, alerts::Watch},
-    jobs::audit::{DayBook, DifferingDay, Evidence},
+    jobs::audit::{
+        DayBook, Difference, DifferingDay, Evidence,
+        counts::{CapCounts, Counting, KeyCounts},
+    },
     limits::{
         caps::{self, Caps, Requests},
-        key_quota::{KeyQuota, KeyQuotas, NewKeyQuota, Taken},
+        key_quota::{KeyQuota, KeyQuotas, KnownSince, NewKeyQuota, Taken},
     },
     recharge::unapplied::UnappliedReport,
     reports::{
@@ -296,6 +299,27 @@ impl Books {
         self.0.lock().unwrap().quotas.get(key).copied()
     }
 
+    /// The differences of the caps of some users and of the quotas of a key.
+    pub fn differing_limits(&self, users: &[UserId], key: &ApiKeyId, rule: Counting) -> Vec<Difference> {
+        let tables = self.0.lock().unwrap();
+        let mut differences = Vec::new();
+        for user in users {
+            let Some(requests) = tables.requests.get(user) else { continue };
+            let mut counts = CapCounts::new(user.clone(), *requests, rule);
+            let of_user = tables.transactions.values().filter(|transaction| transaction.user == *user);
+            of_user.for_each(|transaction| counts.add(transaction));
+            differences.extend(counts.differences());
+        }
+        for (of, quota) in tables.key_quotas.iter().filter(|((of, _), _)| of == key) {
+            let known = KnownSince { day: quota.since, month: quota.since, total: quota.since };
+            let mut counts = KeyCounts::new(of.clone(), *quota, quota.taken.of(quota.period), known, rule);
+            let is_keyed = |transaction: &&Transaction| transaction.content.api_key.as_ref() == Some(key);
+            tables.transactions.values().filter(is_keyed).for_each(|transaction| counts.add(transaction));
+            differences.extend(counts.differences());
+        }
+        differences
+    }
+
     /// The evidence of a user for the audit.
     pub fn evidence(&self, user: &UserId) -> Evidence {
         let tables = self.0.lock().unwrap();
@@ -494,5 +518,9 @@ impl Stage for Books {
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {
         (0..USERS).map(|number| Books::evidence(self, &user(case, number))).collect()
+    }
+
+    async fn differing_limits(&self, users: &[UserId], key: &ApiKeyId, rule: Counting) -> Vec<Difference> {
+        Books::differing_limits(self, users, key, rule)
     }
 }

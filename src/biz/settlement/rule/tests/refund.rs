@@ -4,7 +4,8 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use super::account::{
-    Call, TestAccount, commit, commit_with, expire, refund, release, reported, set_status, tokens, trace, units, user,
+    Call, TestAccount, calls, commit, commit_with, expire, refund, release, reported, set_status, tokens, trace, units,
+    user,
 };
 use crate::biz::{
     limits::key_quota::{Period, QuotaType},
@@ -12,8 +13,9 @@ use crate::biz::{
         keys::Keys,
         posting::Posting,
         rule::{self, State},
+        transaction::{Delivered, Transaction},
     },
-    values::{account_status::AccountStatus, ids::ServiceName, money::Money},
+    values::{account_status::AccountStatus, ids::ServiceName, money::Money, usage::Usage},
 };
 
 #[test]
@@ -214,6 +216,22 @@ fn a_commit_of_more_than_was_refunded_is_a_call_again() {
     account.settle(refund("b", None));
     assert_eq!(account.books.requests(&user()).unwrap().daily, 0);
     assert_eq!(account.state_of("tokens"), "balance 90, held 0; free 0, held 0");
+}
+
+/// An earlier rule counted such a call again when a commit added to it, and gave tokens back that it had not taken.
+#[test]
+fn a_delivery_of_images_alone_is_a_call_without_tokens() {
+    let account = TestAccount::with("90");
+    account.reserve(calls(1, 6, 4));
+    account.settle(commit_with(6, 4));
+    let charge = account.transaction();
+    let images = Usage { images: 2, ..Usage::default() };
+    let mut reservation = charge.reservation.clone().unwrap();
+    reservation.delivered = reservation.delivered.map(|delivered| Delivered { usage: Some(images), ..delivered });
+    let charge = Transaction { free: 0, paid: 0, reservation: Some(reservation), ..charge };
+    let kept = charge.kept();
+    assert_eq!((kept.requests, kept.tokens), (1, charge.taken_tokens(0, Some(images))));
+    assert_eq!((kept, kept.tokens), (charge.taken(), 0));
 }
 
 /// Charges pay nothing for refunds.

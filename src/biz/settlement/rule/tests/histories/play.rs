@@ -29,7 +29,7 @@ use crate::biz::{
         ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, RESOLVE_PAYMENT, SET_ACCOUNT_STATUS, SET_ALERTS,
         SET_USER_LIMITS, SET_USER_PLAN,
     },
-    jobs::audit,
+    jobs::audit::{self, counts::Counting},
     limits::{
         caps::Caps,
         key_quota::{NewKeyQuota, Period, QuotaType},
@@ -229,6 +229,10 @@ impl<'h, S: Stage> Play<'h, S> {
         for evidence in self.stage.evidence(case).await {
             prop_assert_eq!(audit::compare(&evidence), vec![]);
         }
+        let users: Vec<_> = (0..USERS).map(|number| user(case, number)).collect();
+        // The rounds have one clock, and no two settle at once.
+        let rule = Counting { periods: self.calendar.periods(), unsure: TimeDelta::zero() };
+        prop_assert_eq!(self.stage.differing_limits(&users, &key, rule).await, vec![]);
         Ok(())
     }
 

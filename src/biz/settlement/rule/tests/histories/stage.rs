@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::biz::{
     account::Account,
     audit_trail::AuditEvent,
-    jobs::audit::Evidence,
+    jobs::audit::{Difference, Evidence, counts::Counting},
     limits::{
         caps::Caps,
         key_quota::{KeyQuotas, NewKeyQuota},
@@ -49,4 +49,6 @@ pub trait Stage {
     /// The events that subscribers read about a user, as [`super::events::shown`].
     async fn events(&self, user: &UserId) -> Vec<String>;
     async fn evidence(&self, case: &str) -> Vec<Evidence>;
+    /// The differences of the caps of `users` and of the quotas of `key`, whose users are among them.
+    async fn differing_limits(&self, users: &[UserId], key: &ApiKeyId, rule: Counting) -> Vec<Difference>;
 }

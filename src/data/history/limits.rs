@@ -1,0 +1,157 @@
+//! Caps and quotas of API keys, with the transactions that they count.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    biz::{
+        jobs::audit::counts::{CapCounts, Counting, KeyCounts},
+        limits::key_quota::{KeyQuotas, Taken},
+        values::{
+            calendar::Month,
+            error::StoreError,
+            ids::{ApiKeyId, UserId},
+        },
+    },
+    data::{
+        row::Columns,
+        rows::{
+            account::{requests_of, user_of},
+            key_quota::{add, known_since_at},
+            transaction::transaction_of,
+        },
+    },
+};
+
+/// The caps of `{users}`.
+pub(in crate::data) const CAPS: &str = "SELECT user_id, usage_date, daily_limit, monthly_limit, daily_used, monthly_used, \
+    created_at, fired_daily, fired_monthly FROM tenant_quota WHERE user_id IN ({users})";
+
+/// The transactions of `{users}` since `{from}`.
+pub(in crate::data) const CALLS_OF_USERS: &str =
+    "SELECT {columns} FROM billing_transaction WHERE user_id IN ({users}) AND created_at >= {from}";
+
+/// The first `{limit}` API keys with quotas behind `{id}`.
+pub(in crate::data) const KEYS_WITH_QUOTAS: &str =
+    "SELECT DISTINCT api_key_id FROM api_key_quota WHERE api_key_id > {id} ORDER BY api_key_id LIMIT {limit}";
+
+/// The API keys from `{first_key}` to `{last_key}` in the transactions of the users behind `{first}` up to `{last}`.
+pub(in crate::data) const USERS_OF_KEYS: &str = "SELECT DISTINCT api_key_id, user_id FROM billing_transaction \
+    WHERE user_id > {first} AND user_id <= {last} AND api_key_id >= {first_key} AND api_key_id <= {last_key}";
+
+/// The quotas of `{keys}`.
+pub(in crate::data) const KEY_QUOTAS: &str = "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, \
+    version, used_day, used_month, used_total, fired, COALESCE(day_since, created_at), \
+    COALESCE(month_since, created_at), COALESCE(total_since, created_at) FROM api_key_quota \
+    WHERE api_key_id IN ({keys}) ORDER BY api_key_id, quota_type";
+
+/// The transactions with `{keys}` since `{from}`, of some users or of all.
+pub(in crate::data) fn calls_of_keys(users: Option<&[UserId]>) -> &'static str {
+    match users {
+        Some(_) => {
+            "SELECT {columns} FROM billing_transaction WHERE user_id IN ({users}) AND api_key_id IN ({keys}) \
+             AND created_at >= {from}"
+        }
+        None => "SELECT {columns} FROM billing_transaction WHERE api_key_id IN ({keys}) AND created_at >= {from}",
+    }
+}
+
+/// A row of [`CAPS`]; `None` if it cannot be read, which the books name.
+pub(in crate::data) fn cap_counts_of(row: &impl Columns, rule: Counting) -> Result<Option<CapCounts>, StoreError> {
+    let user = user_of(row)?;
+    Ok(requests_of(row, 1).ok().flatten().map(|stored| CapCounts::new(user, stored, rule)))
+}
+
+/// The users by the month in which their counts end, each with the time from which their transactions count.
+pub(in crate::data) fn by_month(counts: &BTreeMap<UserId, CapCounts>) -> Vec<(Vec<UserId>, DateTime<Utc>)> {
+    let mut months: BTreeMap<Month, (Vec<UserId>, DateTime<Utc>)> = BTreeMap::new();
+    for counts in counts.values() {
+        let (users, from) = months.entry(counts.of_month()).or_insert((Vec::new(), DateTime::<Utc>::MAX_UTC));
+        users.push(counts.user().clone());
+        *from = counts.from().min(*from);
+    }
+    months.into_values().collect()
+}
+
+/// Counts a transaction toward the caps of its user.
+pub(in crate::data) fn count_of_cap(
+    counts: &mut BTreeMap<UserId, CapCounts>,
+    row: &impl Columns,
+) -> Result<(), StoreError> {
+    let Some(counts) = counts.get_mut(&user_of(row)?) else { return Ok(()) };
+    match transaction_of(row) {
+        Ok(transaction) => counts.add(&transaction),
+        Err(StoreError::Failed(why)) => counts.add_unreadable(unreadable(row, &why)),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// An API key and a user.
+pub(in crate::data) fn key_and_user_of(row: &impl Columns) -> Result<(ApiKeyId, UserId), StoreError> {
+    Ok((ApiKeyId::from_stored(row.text(0)?), UserId::from_stored(row.text(1)?)))
+}
+
+/// The rows of [`KEY_QUOTAS`] by key.
+pub(in crate::data) fn by_key(
+    rows: &[impl Columns],
+    rule: Counting,
+) -> Result<BTreeMap<ApiKeyId, Vec<KeyCounts>>, StoreError> {
+    let mut counts: BTreeMap<ApiKeyId, Vec<KeyCounts>> = BTreeMap::new();
+    for row in rows {
+        if let Some(quota) = key_counts_of(row, rule)? {
+            counts.entry(quota.key().clone()).or_default().push(quota);
+        }
+    }
+    Ok(counts)
+}
+
+/// The time from which transactions count toward the quotas of some keys; `None` if there are none to read.
+pub(in crate::data) fn first_of_keys(
+    counts: &BTreeMap<ApiKeyId, Vec<KeyCounts>>,
+    users: Option<&[UserId]>,
+) -> Option<DateTime<Utc>> {
+    let from = counts.values().flatten().map(KeyCounts::from).min();
+    from.filter(|_| users.is_none_or(|users| !users.is_empty()))
+}
+
+/// A row of [`KEY_QUOTAS`]; `None` if it cannot be read, which the audit names by itself.
+fn key_counts_of(row: &impl Columns, rule: Counting) -> Result<Option<KeyCounts>, StoreError> {
+    let mut quotas = KeyQuotas::new();
+    if let Err(StoreError::Failed(_)) = add(&mut quotas, row) {
+        return Ok(None);
+    }
+    let Some((of, mut quota)) = quotas.into_iter().next() else { return Ok(None) };
+    let used = quota.taken.of(quota.period);
+    if quota.limit < 0 || used < 0 || quota.version < 0 {
+        return Ok(None);
+    }
+    quota.taken = Taken { day: row.number(8)?, month: row.number(9)?, total: row.number(10)? };
+    Ok(Some(KeyCounts::new(of, quota, used, known_since_at(row, 12)?, rule)))
+}
+
+/// Counts a transaction toward the quotas of its key.
+pub(in crate::data) fn count_of_key(
+    counts: &mut BTreeMap<ApiKeyId, Vec<KeyCounts>>,
+    row: &impl Columns,
+) -> Result<(), StoreError> {
+    let key = row.optional_text(KEY_COLUMN)?.map(ApiKeyId::from_stored);
+    let Some(counts) = key.and_then(|key| counts.get_mut(&key)) else { return Ok(()) };
+    match transaction_of(row) {
+        Ok(transaction) => counts.iter_mut().for_each(|counts| counts.add(&transaction)),
+        Err(StoreError::Failed(why)) => {
+            let why = unreadable(row, &why);
+            counts.iter_mut().for_each(|counts| counts.add_unreadable(why.clone()));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The API key in the columns of [`transaction_of`].
+const KEY_COLUMN: usize = 6;
+
+fn unreadable(row: &impl Columns, why: &str) -> String {
+    format!("transaction {}: {why}", row.text(1).unwrap_or_else(|_| "?".into()))
+}
