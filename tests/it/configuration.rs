@@ -131,7 +131,7 @@ async fn a_bad_file_for_outgoing_tls_is_an_error_that_names_its_key() {
 
 #[tokio::test]
 async fn only_their_owner_can_read_the_files_of_a_new_database() {
-    let database = Database::create(Sqlite).await;
+    let database = Database::empty(Sqlite).await;
     let file = database.source.clone();
     let folder = std::path::Path::new(&file).parent().unwrap();
     fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();

@@ -73,11 +73,15 @@ pub struct Database {
 }
 
 impl Database {
-    /// Has the tables of this release on MySQL. On SQLite, the first start creates them faster than a copy would.
+    /// Has the tables of this release.
     pub async fn create(backend: Backend) -> Self {
         match backend {
             MySql => Self { redis: Some(redis::shared().await), ..Self::on(template::database().await) },
-            Sqlite => Self::empty(Sqlite).await,
+            Sqlite => {
+                let new = Self::empty(Sqlite).await;
+                template::fill(&new).await;
+                new
+            }
         }
     }
 

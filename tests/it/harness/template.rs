@@ -5,9 +5,11 @@ use billing_service::app;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 use tokio::sync::OnceCell;
 
-use super::{Database, mariadb};
+use super::{Database, Sqlite, mariadb};
 
 static TEMPLATE: OnceCell<Template> = OnceCell::const_new();
+/// The file of a database on SQLite.
+static FILE: OnceCell<Vec<u8>> = OnceCell::const_new();
 
 struct Template {
     name: String,
@@ -39,6 +41,21 @@ async fn template() -> Template {
     let tables = texts(&mut connection, "SHOW TABLES").await;
     connection.close().await.unwrap();
     Template { name, tables }
+}
+
+/// Fills a database on SQLite that has no file yet, with the state after a first start, but without an identity.
+pub async fn fill(new: &Database) {
+    std::fs::write(&new.source, FILE.get_or_init(file).await).unwrap();
+}
+
+async fn file() -> Vec<u8> {
+    let database = Database::empty(Sqlite).await;
+    app::connect(&database.config(&[])).await.unwrap().close().await;
+    let mut connection = database.sqlite().await;
+    sqlx::raw_sql("DELETE FROM database_identity").execute(&mut connection).await.unwrap();
+    // The last close moves the log into the file.
+    connection.close().await.unwrap();
+    std::fs::read(&database.source).unwrap()
 }
 
 async fn texts(connection: &mut MySqlConnection, query: &'static str) -> Vec<String> {
