@@ -63,6 +63,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0032_price_changes"),
     pair!("0033_reports_of_streams"),
     pair!("0034_seals"),
+    pair!("0035_transaction_archive"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.

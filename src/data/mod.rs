@@ -18,6 +18,7 @@ mod rows;
 mod spans;
 pub mod sqlite;
 pub mod tls;
+mod transaction_archive;
 mod usage;
 pub mod vocabulary;
 pub mod webhooks;

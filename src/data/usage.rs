@@ -82,7 +82,7 @@ fn records(condition: &str) -> String {
         )
     };
     let both = ["billing_record", "billing_record_archive"].map(read).join(" UNION ALL ");
-    format!("({both}) r LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id")
+    format!("({both}) r LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id")
 }
 
 /// Takes the user and the two instants, for each of the two tables.

@@ -55,7 +55,7 @@ async fn a_legacy_database_is_converted_except_on_tidb() {
     }
 }
 
-/// All columns, parts of keys and checks, in order.
+/// All columns, parts of keys, checks and views, in order.
 async fn definitions(database: &Database) -> Vec<Vec<String>> {
     let ours = "WHERE table_schema = DATABASE() AND table_name NOT IN ('_sqlx_migrations', 'schema_lease') ORDER BY table_name";
     let columns = [
@@ -75,5 +75,8 @@ async fn definitions(database: &Database) -> Vec<Vec<String>> {
     definitions.extend(database.rows(&keys, &from).await);
     let from = "FROM information_schema.check_constraints WHERE constraint_schema = DATABASE() ORDER BY check_clause";
     definitions.extend(database.rows(&["check_clause"], from).await);
+    let views = "FROM information_schema.views WHERE table_schema = DATABASE() ORDER BY table_name";
+    let text = "REPLACE(view_definition, CONCAT('`', table_schema, '`.'), '')";
+    definitions.extend(database.rows(&["table_name", text, "security_type"], views).await);
     definitions
 }

@@ -1,4 +1,4 @@
-//! Moves old records to the archive during charges. Afterwards the records are moved back, so that
+//! Moves old records to the archive during charges. Afterwards records and transactions are moved back, so that
 //! the data stay unchanged.
 
 use std::{
@@ -39,6 +39,9 @@ const PUT_BACK: &str = "INSERT INTO billing_record \
     (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id) \
     SELECT billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id \
     FROM billing_record_archive; TRUNCATE TABLE billing_record_archive; \
+    REPLACE INTO billing_transaction SELECT s.* FROM billing_transaction_archive a \
+    JOIN settled_transaction s ON s.user_id = a.user_id AND s.trace_id = a.trace_id; \
+    TRUNCATE TABLE billing_transaction_archive; DELETE FROM transactions_archived; \
     DELETE FROM user_balance WHERE user_id LIKE 'load%'; DELETE FROM free_quota WHERE user_id LIKE 'load%'; \
     DELETE FROM billing_record WHERE user_id LIKE 'load%'; DELETE FROM usage_daily WHERE user_id LIKE 'load%'; \
     DELETE FROM billing_transaction WHERE user_id LIKE 'load%'";

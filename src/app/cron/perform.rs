@@ -12,7 +12,7 @@ use crate::{
         charge::prices::{Prices, import},
         events::closing::{announce_closed_months, last_to_close},
         jobs::{
-            archive::{Archived, archive_records},
+            archive::{Archived, Moved, archive_records},
             audit::{self, Sources},
             expire_events::{count_old_events, delete_old_events},
             import_prices,
@@ -198,10 +198,12 @@ impl Runner {
             let line = "archive-records: billing.record_months is not configured; all records stay".into();
             return Ok(JobReport { lines: vec![line], is_good: true });
         };
-        let Archived { records, first_kept } =
+        let Archived { moved: Moved { records, transactions }, first_kept } =
             archive_records(&*self.store, &self.calendar, months, is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be moved" } else { "moved" };
-        let line = format!("archive-records: {records} records from before {first_kept} {verb}");
+        let line = format!(
+            "archive-records: {records} records and {transactions} transactions from before {first_kept} {verb}"
+        );
         Ok(JobReport { lines: vec![line], is_good: true })
     }
 

@@ -1,5 +1,9 @@
-//! Retention: records older than `billing.record_months` move to an archive. Lists, exports and the
-//! audit still read them there. The table that every charge writes stays small.
+//! Retention: records older than `billing.record_months` move to an archive, each with the content of its transaction.
+//! All reads still find them there. The tables that every charge writes stay small.
+//!
+//! The row of a transaction stays under its id, and becomes narrow. It makes the id unique for ever, and has the
+//! refunds. Only the content of a transaction that no commit changes any more moves, with its main record: PENDING,
+//! RELEASED and EXPIRED reservations stay, and so does a charge of reported usage until a commit has added to it.
 
 use std::num::NonZeroU32;
 
@@ -24,6 +28,21 @@ const MOVED_TOGETHER: usize = 50;
 /// Records that move in one transaction.
 const RECORDS_AT_ONCE: u32 = 1_000;
 
+/// The moved rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    pub records: u64,
+    pub transactions: u64,
+}
+
+/// A page of archived records whose transactions have moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftPage {
+    pub transactions: u64,
+    /// Time and id of the last record; `None` behind the last one.
+    pub last: Option<(DateTime<Utc>, String)>,
+}
+
 /// Archives old records. Its queries read no newer records, so their cost depends on the old ones
 /// only.
 #[async_trait]
@@ -34,32 +53,68 @@ pub trait RecordArchive: Users {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn users_with_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<Vec<UserId>, StoreError>;
 
-    /// Moves at most `limit` records older than `before` of `users`, in one transaction. Returns
-    /// the number of moved records; fewer than `limit` means that none remain.
+    /// Moves at most `limit` records older than `before` of `users` with the final transactions of which they are the
+    /// main record, in one transaction. Fewer records than `limit` mean that none remain.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was moved; [`StoreError::Unavailable`],
     /// [`StoreError::Failed`].
-    async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError>;
+    async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<Moved, StoreError>;
 
-    /// The number of records of `users` that [`Self::archive`] would move in all.
+    /// The rows of `users` that [`Self::archive`] would move in all.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<u64, StoreError>;
+    async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<Moved, StoreError>;
+
+    /// Whether transactions may be left whose records an earlier release has moved alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn may_have_left(&self) -> Result<bool, StoreError>;
+
+    /// The users of a span with archived records, in key order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn users_with_archived(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError>;
+
+    /// Moves the final transactions of at most `limit` archived records of a user behind `after`, in one transaction.
+    ///
+    /// # Errors
+    /// As [`Self::archive`].
+    async fn archive_left(
+        &self,
+        user: &UserId,
+        after: Option<&(DateTime<Utc>, String)>,
+        limit: u32,
+    ) -> Result<LeftPage, StoreError>;
+
+    /// The number of transactions of a user that [`Self::archive_left`] would move in all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn count_left(&self, user: &UserId) -> Result<u64, StoreError>;
+
+    /// Notes that no transaction is left, so that [`Self::may_have_left`] is false from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn note_none_left(&self, at: DateTime<Utc>) -> Result<(), StoreError>;
 }
 
 /// The result of a run or a dry run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Archived {
-    /// Moved records, including those of the interrupted run from which this one resumes.
-    pub records: u64,
+    /// Moved rows, including those of the interrupted run from which this one resumes.
+    pub moved: Moved,
     /// The first month whose records stay.
     pub first_kept: Month,
 }
 
 /// Moves the records from before this month and the last `months` months. Resumes from the
-/// checkpoint of `progress`.
+/// checkpoint of `progress`. The first run of this release also moves the transactions of records that are archived
+/// already.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`]; moved records stay in the archive.
@@ -70,23 +125,38 @@ pub async fn archive_records(
     is_dry_run: bool,
     progress: &dyn Progress,
 ) -> Result<Archived, StoreError> {
-    let first_kept = (0..months.get()).fold(calendar.now().month, |month, _| month.previous());
+    let now = calendar.now();
+    let first_kept = (0..months.get()).fold(now.month, |month, _| month.previous());
     let before = calendar.start_of(first_kept.first_day());
-    let mut scan = ScanPosition::<1>::of(progress);
+    let may_have_left = repeat(|| store.may_have_left()).await?;
+    let mut scan = ScanPosition::<2>::of(progress);
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each span begins behind the last.
     while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_ONCE)).await? {
+        if may_have_left {
+            for user in repeat(|| store.users_with_archived(&span)).await? {
+                scan.counts[1] += match is_dry_run {
+                    true => repeat(|| store.count_left(&user)).await?,
+                    false => move_left(store, &user).await?,
+                };
+            }
+        }
         for some in repeat(|| store.users_with_old(&span, before)).await?.chunks(MOVED_TOGETHER) {
-            scan.counts[0] += if is_dry_run {
-                repeat(|| store.count_old(some, before)).await?
-            } else {
-                move_all(store, some, before).await?
+            let moved = match is_dry_run {
+                true => repeat(|| store.count_old(some, before)).await?,
+                false => move_all(store, some, before).await?,
             };
+            scan.counts[0] += moved.records;
+            scan.counts[1] += moved.transactions;
         }
         scan.last = Some(span.last);
         progress.reached(&scan.to_string(), users).await?;
     }
-    Ok(Archived { records: scan.counts[0], first_kept })
+    if may_have_left && !is_dry_run {
+        repeat(|| store.note_none_left(now.utc)).await?;
+    }
+    let [records, transactions] = scan.counts;
+    Ok(Archived { moved: Moved { records, transactions }, first_kept })
 }
 
 /// Moves the old records of some users.
@@ -94,13 +164,28 @@ async fn move_all(
     store: &(impl RecordArchive + ?Sized),
     users: &[UserId],
     before: DateTime<Utc>,
-) -> Result<u64, StoreError> {
-    let mut moved = 0;
+) -> Result<Moved, StoreError> {
+    let mut sum = Moved::default();
     loop {
-        let count = repeat(|| store.archive(users, before, RECORDS_AT_ONCE)).await?;
-        moved += count;
-        if count < u64::from(RECORDS_AT_ONCE) {
+        let moved = repeat(|| store.archive(users, before, RECORDS_AT_ONCE)).await?;
+        sum.records += moved.records;
+        sum.transactions += moved.transactions;
+        if moved.records < u64::from(RECORDS_AT_ONCE) {
+            return Ok(sum);
+        }
+    }
+}
+
+/// Moves the transactions of a user's archived records.
+async fn move_left(store: &(impl RecordArchive + ?Sized), user: &UserId) -> Result<u64, StoreError> {
+    let (mut moved, mut after) = (0, None);
+    // Ends: each page begins behind the last.
+    loop {
+        let page = repeat(|| store.archive_left(user, after.as_ref(), RECORDS_AT_ONCE)).await?;
+        moved += page.transactions;
+        if page.last.is_none() {
             return Ok(moved);
         }
+        after = page.last;
     }
 }

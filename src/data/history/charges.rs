@@ -53,7 +53,7 @@ pub(in crate::data) const DIFFERING_CHARGES: &str = concat!(
     " UNION ALL ",
     charges_of!("billing_record_archive"),
     ") charges GROUP BY user_id, trace_id) r \
-     LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+     LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
      WHERE t.user_id IS NULL OR t.status <> 'COMMITTED' OR CASE WHEN t.charged_by IS NOT NULL AND (t.created_at < {from} \
      OR {is_part} = 1) \
      THEN r.free > t.free_count OR r.paid > t.paid_count OR r.amount > t.amount \
@@ -65,7 +65,7 @@ pub(in crate::data) const DIFFERING_CHARGES: &str = concat!(
 /// clustered key.
 pub(in crate::data) const UNRECORDED: &str = "SELECT t.user_id, t.trace_id, CAST(t.free_count AS SIGNED), \
     CAST(t.paid_count AS SIGNED), t.amount, CAST(0 AS SIGNED), CAST(0 AS SIGNED), t.amount * 0 \
-    FROM billing_transaction t LEFT JOIN billing_record r \
+    FROM settled_transaction t LEFT JOIN billing_record r \
     ON r.user_id = t.user_id AND r.created_at = t.created_at AND r.billing_record_id = t.record_id AND r.trace_id = t.trace_id \
     LEFT JOIN billing_record_archive a \
     ON a.user_id = t.user_id AND a.created_at = t.created_at AND a.billing_record_id = t.record_id AND a.trace_id = t.trace_id \

@@ -132,7 +132,7 @@ fn records(span: RecordSpan<'_>, limit: u32) -> Statement {
     }
     statement.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
     statement.push(
-        ") r LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+        ") r LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
          ORDER BY r.user_id, r.created_at, r.billing_record_id",
     );
     statement

@@ -182,7 +182,7 @@ fn charges_by_model(statement: &mut Statement, user: &UserId, period: &Statement
         statement.push(" AND created_at >= ").instant(period.start).push(" AND created_at < ").instant(period.end);
     }
     statement.push(
-        ") r LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+        ") r LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
          GROUP BY r.user_id, source, r.service_name, t.model, r.late_of LIMIT ",
     );
     statement.number(lines.saturating_add(1)).push(") by_model");

@@ -139,7 +139,7 @@ macro_rules! wrong_charges {
              SUM(paid_count) AS paid, SUM(amount) AS amount FROM charge_refund WHERE ",
             $users,
             " GROUP BY user_id, trace_id) r \
-             LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+             LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
              WHERE COALESCE(t.refunded_free, -1) <> r.free OR COALESCE(t.refunded_paid, -1) <> r.paid \
              OR COALESCE(t.refunded_amount, -1) <> r.amount OR r.free > t.free_count OR r.paid > t.paid_count \
              OR r.amount > t.amount GROUP BY r.user_id"

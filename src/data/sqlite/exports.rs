@@ -44,7 +44,7 @@ const RECORDS: &str = concat!(
     " UNION ALL ",
     records_of!("billing_record_archive"),
     " ORDER BY created_at, billing_record_id LIMIT ?6) r \
-     LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+     LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
      ORDER BY r.created_at, r.billing_record_id"
 );
 

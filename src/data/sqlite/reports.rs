@@ -53,7 +53,7 @@ const LIST: &str = concat!(
     " UNION ALL ",
     records_of!("billing_record_archive"),
     " ORDER BY created_at DESC, billing_record_id DESC LIMIT ?8 OFFSET ?9) r \
-     LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+     LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
      ORDER BY r.created_at DESC, r.billing_record_id DESC"
 );
 

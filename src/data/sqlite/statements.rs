@@ -126,7 +126,7 @@ const BOOKS_BY_MODEL: &str = concat!(
     records_of!("billing_record"),
     " UNION ALL ",
     records_of!("billing_record_archive"),
-    ") r LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+    ") r LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
      GROUP BY 1, 2, 4, 5, 6 LIMIT ?9)"
 );
 

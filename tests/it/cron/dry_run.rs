@@ -22,6 +22,8 @@ async fn tables(database: &Database) -> Vec<Vec<Vec<String>>> {
         (listed_holds(database), "user_id, trace_id, expires_at"),
         ("billing_record", "billing_record_id"),
         ("billing_record_archive", "billing_record_id"),
+        ("billing_transaction_archive", "user_id, trace_id"),
+        ("transactions_archived", "done_at"),
         ("usage_daily", "user_id, usage_date, service_name, free_count"),
         // A server counts low accounts when it starts.
         ("job_run WHERE job <> 'count-low'", "job, period, started_at"),
@@ -171,13 +173,16 @@ async fn a_dry_run_counts_the_records_to_move_and_the_users_to_rebuild(#[values(
     let runner = runner(config, &service.clock, CancellationToken::new()).await;
     let before = tables(&service.database).await;
     let line = async |job: Job| runner.dry_run(job, &Counted::all()).await.unwrap().lines.pop().unwrap();
-    assert_eq!(line(Job::ArchiveRecords).await, "archive-records: 1 records from before 2026-02 would be moved");
+    assert_eq!(
+        line(Job::ArchiveRecords).await,
+        "archive-records: 1 records and 1 transactions from before 2026-02 would be moved"
+    );
     assert_eq!(line(Job::RebuildRollup).await, "rebuild-rollup: 1 users, 1 differing, would be rebuilt");
     assert_eq!(tables(&service.database).await, before);
     let done = runner.run_now(Job::RebuildRollup, false, &Counted::all()).await.unwrap().unwrap();
     assert_eq!(done.lines.last().unwrap(), "rebuild-rollup: 1 users, 1 differing, rebuilt");
     let done = runner.run_due(Job::ArchiveRecords, &Counted::all()).await.unwrap().unwrap();
-    assert_eq!(done.lines, ["archive-records: 1 records from before 2026-02 moved"]);
+    assert_eq!(done.lines, ["archive-records: 1 records and 1 transactions from before 2026-02 moved"]);
     assert_eq!(runner.run_due(Job::ArchiveRecords, &Counted::all()).await.unwrap(), None);
     service.assert_audit_is_clean().await;
 }

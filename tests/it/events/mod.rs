@@ -2,7 +2,7 @@
 
 mod deaths;
 pub mod feed;
-mod gate;
+pub mod gate;
 mod kills;
 mod months;
 mod pages;

@@ -14,6 +14,8 @@ static FILE: OnceCell<Vec<u8>> = OnceCell::const_new();
 struct Template {
     name: String,
     tables: Vec<String>,
+    /// The statements that create the views.
+    views: Vec<String>,
 }
 
 /// A database on the shared server with the state after a first start, but without an identity.
@@ -23,10 +25,10 @@ pub async fn database() -> String {
     if mariadb::is_tidb() {
         return source;
     }
-    let Template { name, tables } = TEMPLATE.get_or_init(template).await;
+    let Template { name, tables, views } = TEMPLATE.get_or_init(template).await;
     let copies = tables.iter().map(|table| format!("CREATE TABLE {table} LIKE {name}.{table};"));
     let rows = ["_sqlx_migrations", "event_feed"].map(|table| format!("INSERT {table} SELECT * FROM {name}.{table};"));
-    let copies = copies.chain(rows).collect::<String>();
+    let copies = copies.chain(rows).chain(views.iter().cloned()).collect::<String>();
     let mut connection = Database::on(source.clone()).mysql().await;
     sqlx::raw_sql(AssertSqlSafe(copies)).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
@@ -38,9 +40,13 @@ async fn template() -> Template {
     app::connect(&database.config(&[])).await.unwrap().close().await;
     let mut connection = database.mysql().await;
     let name = texts(&mut connection, "SELECT DATABASE()").await.remove(0);
-    let tables = texts(&mut connection, "SHOW TABLES").await;
+    let tables = texts(&mut connection, "SHOW FULL TABLES WHERE Table_type = 'BASE TABLE'").await;
+    let create = "SELECT CONCAT('CREATE ALGORITHM = ', algorithm, ' SQL SECURITY ', security_type, ' VIEW ', table_name, \
+        ' AS ', REPLACE(view_definition, CONCAT('`', table_schema, '`.'), ''), ';') \
+        FROM information_schema.views WHERE table_schema = DATABASE()";
+    let views = texts(&mut connection, create).await;
     connection.close().await.unwrap();
-    Template { name, tables }
+    Template { name, tables, views }
 }
 
 /// Fills a database on SQLite that has no file yet, with the state after a first start, but without an identity.

@@ -451,6 +451,7 @@ async fn the_sums_of_an_earlier_release_follow_from_its_rows(#[values(MySql, Sql
     app::connect(&database.config(&[])).await.unwrap().close().await;
     if on == Sqlite {
         database.execute("DROP INDEX idx_refund_status_updated").await;
+        database.execute("DROP VIEW settled_transaction").await;
         for (table, column) in [
             ("tenant_quota", "fired_daily"),
             ("tenant_quota", "fired_monthly"),

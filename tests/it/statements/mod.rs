@@ -63,7 +63,7 @@ impl Service {
         let calendar = Calendar::new(chrono_tz::Asia::Shanghai, self.clock.clone());
         let moved = archive_records(&*store, &calendar, 1.try_into().unwrap(), false, &Unwatched).await.unwrap();
         store.close().await;
-        moved.records
+        moved.moved.records
     }
 }
 

@@ -145,7 +145,9 @@ pub async fn fingerprint(database: &Database) -> Vec<Vec<String>> {
         use sqlx::Row;
         let sql = sqlx::AssertSqlSafe(format!("CHECKSUM TABLE {table}"));
         let row = sqlx::query(sql).fetch_one(&mut database.mysql().await).await.unwrap();
-        all.push(vec![table, row.get::<i64, _>(1).to_string()]);
+        // A view has none.
+        let checksum: Option<i64> = row.get(1);
+        all.push(vec![table, checksum.map_or_else(String::new, |sum| sum.to_string())]);
     }
     all
 }

@@ -34,6 +34,7 @@ use crate::{
         mysql::{
             MySqlStore, audit_trail,
             connections::{Connections, Lease},
+            settlement::transactions::WITH_ARCHIVE,
             statement::{LockMode, Row, STALE, Statement},
         },
         row::Columns,
@@ -273,11 +274,12 @@ pub fn add_locked(
 /// Reads the quotas that reservations hold, which belong to the months of the reserves.
 pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
     statement
+        .push("SELECT q.user_id, q.reset_month, q.service_name, q.total_quota, q.used_quota, q.held_quota FROM (")
+        .push(WITH_ARCHIVE)
         .push(
-            "SELECT q.user_id, q.reset_month, q.service_name, q.total_quota, q.used_quota, q.held_quota \
-             FROM billing_transaction t JOIN free_quota q ON q.user_id = t.user_id \
-             AND q.reset_month = DATE_FORMAT(t.usage_date, '%Y-%m') AND q.service_name = t.service_name \
-             WHERE (t.user_id, t.trace_id) IN (",
+            ") JOIN free_quota q ON q.user_id = t.user_id \
+             AND q.reset_month = DATE_FORMAT(COALESCE(a.usage_date, t.usage_date), '%Y-%m') \
+             AND q.service_name = COALESCE(a.service_name, t.service_name) WHERE (t.user_id, t.trace_id) IN (",
         )
         .pairs(&keys.ending)
         .push("); ");

@@ -1,6 +1,9 @@
-//! Moves old records to the archive, one chunk at a time.
+//! Moves old records and their transactions to the archive, one chunk at a time.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -10,24 +13,32 @@ use sqlx::mysql::MySqlRow;
 use crate::{
     biz::{
         account::users::UserSpan,
-        jobs::archive::RecordArchive,
+        jobs::archive::{LeftPage, Moved, RecordArchive},
         values::{error::StoreError, ids::UserId},
     },
     data::{
         mysql::{
             MySqlStore,
+            connections::Lease,
             statement::{LockMode, OnNode, Statement},
         },
         row::Columns,
         rows::account::user_of,
+        transaction_archive::{is_final, moved_columns, narrowed},
     },
 };
 
 /// Longest pause after a transaction.
 const LONGEST_REST: Duration = Duration::from_secs(1);
-/// The columns of both tables.
+/// The columns of both tables of records.
 const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id, \
     late_of";
+/// The columns of a main record that [`MainRecords`] reads. Only charges have one.
+const MAIN: &str = "SELECT user_id, created_at, billing_record_id, \
+    CASE WHEN type IN (1, 2) AND trace_id > '' THEN trace_id END FROM ";
+const MOVED_COLUMNS: &str = concat!(moved_columns!(), ", free_remaining_large");
+/// The key of a list is shorter than a scan, whatever the statistics say. A scan would wait for the locks of charges.
+const BY_KEY: &str = "billing_transaction FORCE INDEX (PRIMARY)";
 
 #[async_trait]
 impl RecordArchive for MySqlStore {
@@ -42,41 +53,185 @@ impl RecordArchive for MySqlStore {
         rows.iter().map(user_of).collect()
     }
 
-    async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
+    async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<Moved, StoreError> {
         let begun = Instant::now();
-        let mut keys = Statement::new("SELECT user_id, created_at, billing_record_id FROM billing_record WHERE ");
+        let mut keys = Statement::new(MAIN);
+        keys.push("billing_record WHERE ");
         old_of(&mut keys, users, before);
         keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
         let rows: Vec<MySqlRow> = self.reader.fetch(keys).await?.into_iter().flatten().collect();
-        let Some(last) = rows.last() else { return Ok(0) };
-        let (mut connection, ()) = self
-            .waiter
-            .take_with(|connection| Statement::beginning(LockMode::Wait).execute(connection).boxed())
-            .await?;
+        let Some(last) = rows.last() else { return Ok(Moved::default()) };
+        let mut connection = self.begin_move().await?;
         let mut copy = Statement::new("INSERT INTO billing_record_archive (");
         copy.push(COLUMNS).push(") SELECT ").push(COLUMNS).push(" FROM billing_record WHERE ");
         let copied = moved(&mut connection, copy, (users, before), last).await?;
         let delete = Statement::new("DELETE FROM billing_record WHERE ");
         let deleted = moved(&mut connection, delete, (users, before), last).await?;
-        // A late commit may write a record of an old day between the two statements. It must not be
-        // deleted without a copy.
-        if copied != deleted {
+        // A late commit may write a record of an old day in between. It must not be deleted without a copy, nor move
+        // without its transaction.
+        if copied != deleted || copied != rows.len() as u64 {
             return Err(StoreError::Conflict("old records were written meanwhile".into()));
         }
-        Statement::committing(LockMode::Wait, |_| {}).execute(&mut connection).await?;
-        connection.give_back();
-        // The pause is as long as the work, so that half of the disk's time is free for others.
-        tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
-        // The number includes records that were written since the keys were read.
-        Ok(copied)
+        // Last, so that their locks are short: a replay or a refund of an old charge waits for them.
+        let transactions = move_transactions(&mut connection, &MainRecords::of(&rows)?).await?;
+        commit(connection, begun).await?;
+        Ok(Moved { records: copied, transactions })
     }
 
-    async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<u64, StoreError> {
-        let mut count = Statement::new("SELECT COUNT(*) FROM billing_record WHERE ");
+    async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<Moved, StoreError> {
+        let mut count = Statement::new("SELECT COUNT(*), COUNT(t.user_id) FROM (");
+        count.push(MAIN_AS_R).push("billing_record WHERE ");
         old_of(&mut count, users, before);
-        let sets = self.reader.fetch(count).await?;
-        sets.iter().flatten().next().map_or(Ok(0), |row| row.number(0))
+        let (records, transactions) = self.counts(count).await?;
+        Ok(Moved { records, transactions })
     }
+
+    async fn may_have_left(&self) -> Result<bool, StoreError> {
+        let rows = self.reader.fetch_all(sqlx::query("SELECT 1 FROM transactions_archived")).await?;
+        Ok(rows.is_empty())
+    }
+
+    async fn users_with_archived(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
+        let query = "SELECT user_id FROM billing_record_archive WHERE user_id > ? AND user_id <= ? \
+            GROUP BY user_id ORDER BY user_id";
+        let rows = self.reader.fetch_all(sqlx::query(query).bind(users.after()).bind(users.last.as_str())).await?;
+        rows.iter().map(user_of).collect()
+    }
+
+    async fn archive_left(
+        &self,
+        user: &UserId,
+        after: Option<&(DateTime<Utc>, String)>,
+        limit: u32,
+    ) -> Result<LeftPage, StoreError> {
+        let begun = Instant::now();
+        let mut keys = Statement::new(MAIN);
+        keys.push("billing_record_archive WHERE user_id = ").texts([user.as_str()]);
+        if let Some((at, id)) = after {
+            keys.push(" AND created_at >= ").instant(*at).push(" AND (created_at > ").instant(*at);
+            keys.push(" OR billing_record_id > ").texts([id.as_str()]).push(")");
+        }
+        keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
+        let rows: Vec<MySqlRow> = self.reader.fetch(keys).await?.into_iter().flatten().collect();
+        let Some(last) = rows.last() else { return Ok(LeftPage { transactions: 0, last: None }) };
+        let mut connection = self.begin_move().await?;
+        let transactions = move_transactions(&mut connection, &MainRecords::of(&rows)?).await?;
+        commit(connection, begun).await?;
+        Ok(LeftPage { transactions, last: Some((last.time(1)?, last.text(2)?)) })
+    }
+
+    async fn count_left(&self, user: &UserId) -> Result<u64, StoreError> {
+        let mut count = Statement::new("SELECT COUNT(*), COUNT(t.user_id) FROM (");
+        count.push(MAIN_AS_R).push("billing_record_archive WHERE user_id = ").texts([user.as_str()]);
+        Ok(self.counts(count).await?.1)
+    }
+
+    async fn note_none_left(&self, at: DateTime<Utc>) -> Result<(), StoreError> {
+        let note =
+            "INSERT INTO transactions_archived (done_at) VALUES (?) ON DUPLICATE KEY UPDATE done_at = VALUES(done_at)";
+        self.reader.execute(sqlx::query(note).bind(at.naive_utc())).await.map(|_| ())
+    }
+}
+
+/// The columns of [`MAIN`] with names.
+const MAIN_AS_R: &str = "SELECT user_id AS by_user, billing_record_id AS main, \
+    CASE WHEN type IN (1, 2) AND trace_id > '' THEN trace_id END AS trace FROM ";
+
+impl MySqlStore {
+    async fn begin_move(&self) -> Result<Lease, StoreError> {
+        let begun =
+            self.waiter.take_with(|connection| Statement::beginning(LockMode::Wait).execute(connection).boxed());
+        Ok(begun.await?.0)
+    }
+
+    /// The records that `count` reads as [`MAIN_AS_R`], and their final transactions.
+    async fn counts(&self, mut count: Statement) -> Result<(u64, u64), StoreError> {
+        count.push(concat!(
+            ") r LEFT JOIN billing_transaction t ON t.user_id = r.by_user AND t.trace_id = r.trace \
+             AND t.record_id = r.main AND ",
+            is_final!()
+        ));
+        let sets = self.reader.fetch(count).await?;
+        sets.iter().flatten().next().map_or(Ok((0, 0)), |row| Ok((row.number(0)?, row.number(1)?)))
+    }
+}
+
+/// The main records of transactions: their ids by trace id, of each user.
+struct MainRecords(BTreeMap<String, BTreeMap<String, Vec<String>>>);
+
+impl MainRecords {
+    /// Those of the columns of [`MAIN`].
+    fn of(rows: &[MySqlRow]) -> Result<Self, StoreError> {
+        let mut records: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+        for row in rows {
+            if let Some(trace) = row.optional_text(3)? {
+                records.entry(row.text(0)?).or_default().entry(trace).or_default().push(row.text(2)?);
+            }
+        }
+        Ok(Self(records))
+    }
+
+    fn has(&self, user: &str, trace: &str, record: &str) -> bool {
+        let of_trace = self.0.get(user).and_then(|traces| traces.get(trace));
+        of_trace.is_some_and(|records| records.iter().any(|id| id == record))
+    }
+}
+
+/// Moves the final transactions of some main records, within a transaction of the database. Returns their number.
+async fn move_transactions(connection: &mut impl OnNode, main: &MainRecords) -> Result<u64, StoreError> {
+    if main.0.is_empty() {
+        return Ok(0);
+    }
+    let mut lock = Statement::new("SELECT user_id, trace_id, record_id FROM ");
+    let all = main.0.iter().map(|(user, traces)| (user.as_str(), traces.keys().map(String::as_str).collect()));
+    let all: BTreeMap<&str, Vec<&str>> = all.collect();
+    lock.push(BY_KEY).push(concat!(" WHERE ", is_final!(), " AND ("));
+    of_transactions(&mut lock, &all);
+    lock.push(") FOR UPDATE");
+    // Nothing else changes the rows from here on.
+    let rows: Vec<MySqlRow> = lock.fetch(connection).await?.into_iter().flatten().collect();
+    let mut locked: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in &rows {
+        let (user, trace) = (row.text(0)?, row.text(1)?);
+        // Another record of the transaction may be the main one, and newer.
+        if main.has(&user, &trace, &row.text(2)?) {
+            locked.entry(user).or_default().push(trace);
+        }
+    }
+    let keys = locked.iter().map(|(user, traces)| (user.as_str(), traces.iter().map(String::as_str).collect()));
+    let keys: BTreeMap<&str, Vec<&str>> = keys.collect();
+    if keys.is_empty() {
+        return Ok(0);
+    }
+    let mut copy = Statement::new("INSERT INTO billing_transaction_archive (");
+    copy.push(MOVED_COLUMNS).push(") SELECT ").push(MOVED_COLUMNS).push(" FROM ").push(BY_KEY).push(" WHERE ");
+    of_transactions(&mut copy, &keys);
+    let copied = copy.execute_counting(connection).await?;
+    let mut narrow = Statement::new("UPDATE ");
+    narrow.push(BY_KEY).push(concat!(" SET ", narrowed!(), ", free_remaining_large = NULL WHERE "));
+    of_transactions(&mut narrow, &keys);
+    let narrowed = narrow.execute_counting(connection).await?;
+    let expected: usize = keys.values().map(Vec::len).sum();
+    if copied != expected as u64 || narrowed != copied {
+        return Err(StoreError::Conflict("old transactions were written meanwhile".into()));
+    }
+    Ok(copied)
+}
+
+/// Some transactions of some users: ranges of the key.
+fn of_transactions(statement: &mut Statement, keys: &BTreeMap<&str, Vec<&str>>) {
+    for (index, (user, traces)) in keys.iter().enumerate() {
+        statement.push(if index == 0 { "(user_id = " } else { " OR (user_id = " }).texts([*user]);
+        statement.push(" AND trace_id IN (").texts(traces.iter().copied()).push("))");
+    }
+}
+
+async fn commit(mut connection: Lease, begun: Instant) -> Result<(), StoreError> {
+    Statement::committing(LockMode::Wait, |_| {}).execute(&mut connection).await?;
+    connection.give_back();
+    // The pause is as long as the work, so that half of the disk's time is free for others.
+    tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
+    Ok(())
 }
 
 /// Old records of some users: a range of the key for each.

@@ -20,6 +20,7 @@ use crate::{
             statement::{OnNode, Statement},
         },
         rows::audit::{self, Books, Note},
+        transaction_archive::{DISAGREEING, WITHOUT_CONTENT},
     },
 };
 
@@ -77,6 +78,7 @@ const USERS: &str = concat!(
     (SELECT DISTINCT user_id FROM billing_record WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM billing_record_archive WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM billing_transaction WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM billing_transaction_archive WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM usage_by WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
@@ -90,7 +92,7 @@ const USERS: &str = concat!(
     AND user_id > ? ORDER BY user_id LIMIT ?) ORDER BY user_id LIMIT ?"
 );
 /// Number of tables in [`USERS`].
-const USER_TABLES: usize = 13;
+const USER_TABLES: usize = 14;
 
 fn connection(lease: &mut Lease) -> &mut MySqlConnection {
     lease.parts().0
@@ -149,7 +151,7 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
     ),
     (
         "SELECT user_id, SUM(amount), CAST(SUM(free_count + paid_count) AS SIGNED), SUM(refunded_amount), \
-         CAST(COALESCE(SUM(refunded_free + refunded_paid), 0) AS SIGNED) FROM billing_transaction \
+         CAST(COALESCE(SUM(refunded_free + refunded_paid), 0) AS SIGNED) FROM settled_transaction \
          WHERE status = 'COMMITTED' AND user_id BETWEEN ? AND ? GROUP BY user_id",
         audit::note_transactions,
     ),
@@ -191,11 +193,13 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
     ),
     (
         "SELECT user_id, CONCAT('transaction ', trace_id, ' with status ', status, ', count ', count, ', free ', free_count, ', paid ', paid_count) \
-         FROM billing_transaction WHERE (count < 0 OR free_count < 0 OR paid_count < 0 \
-         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+         FROM settled_transaction WHERE (count < 0 OR free_count < 0 OR paid_count < 0 \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED', 'ARCHIVED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
         audit::note_unreadable,
     ),
     (audit::UNSETTLED, audit::note_unsettled),
+    (WITHOUT_CONTENT, audit::note_unreadable),
+    (DISAGREEING, audit::note_unreadable),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
 ];

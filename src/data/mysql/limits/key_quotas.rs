@@ -18,6 +18,7 @@ use crate::{
     data::{
         mysql::{
             MySqlStore,
+            settlement::transactions::WITH_ARCHIVE,
             statement::{LockMode, Statement},
         },
         rows::key_quota,
@@ -151,7 +152,9 @@ fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
         return;
     }
     statement
-        .push(" FROM (SELECT api_key_id FROM billing_transaction WHERE api_key_id IS NOT NULL AND (user_id, trace_id) IN (")
+        .push(" FROM (SELECT COALESCE(a.api_key_id, t.api_key_id) AS api_key_id FROM ")
+        .push(WITH_ARCHIVE)
+        .push(" WHERE COALESCE(a.api_key_id, t.api_key_id) IS NOT NULL AND (t.user_id, t.trace_id) IN (")
         .pairs(&keys.ending)
         .push(")");
     for key in &keys.api_keys {

@@ -110,7 +110,7 @@ impl MySqlStore {
         let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
         let (mut created, mut locked) = (BTreeSet::new(), BTreeSet::new());
         for _ in 0..MAX_ATTEMPTS {
-            let Loaded { mut state, mut left_out } = load(&mut connection, batch, keys, lookup, locking).await?;
+            let Loaded { mut state, mut left_out, .. } = load(&mut connection, batch, keys, lookup, locking).await?;
             // Another attempt begins another transaction.
             if locking == Locking::Begun {
                 locking = Locking::Wait;

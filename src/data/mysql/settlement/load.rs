@@ -11,14 +11,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::mysql::MySqlRow;
 
-use super::{refunds, transactions};
+use super::{
+    refunds,
+    transactions::{self, Source},
+};
 use crate::{
     biz::{
         settlement::{
             keys::Keys,
             lock::{LeftOut, Lock, Obstacle},
             posting::Batch,
-            rule::State,
+            rule::{State, TransactionKey},
         },
         values::{
             error::StoreError,
@@ -44,6 +47,7 @@ use crate::{
             refund::refunded_of,
             transaction::{adjusted_of, adjustment_columns, transaction_of},
         },
+        transaction_archive::is_narrow,
     },
 };
 
@@ -72,6 +76,8 @@ pub enum Locking {
 pub struct Loaded {
     pub state: State,
     pub left_out: LeftOut,
+    /// Transactions whose content is in the archive, until [`Self::add_archived`].
+    archived: BTreeSet<TransactionKey>,
 }
 
 /// Begins, locks the accounts, and finds the known ids of the batch.
@@ -89,6 +95,7 @@ pub async fn load(
     let packet = Packet { batch, keys, lookup, mode, begins: locking != Locking::Begun };
     let sets = packet.statement().fetch(connection).await?;
     let mut loaded = packet.decode(sets)?;
+    loaded.add_archived(connection).await?;
     loaded.add_further_quotas(connection, batch, keys).await?;
     if packet.skips() {
         loaded.leave_out_locked(connection, batch, keys).await?;
@@ -137,12 +144,7 @@ impl<'b> Packet<'b> {
             accounts::read_held_quotas(&mut statement, keys);
         }
         if !self.transactions().is_empty() {
-            statement
-                .push("SELECT ")
-                .push(transactions::COLUMNS)
-                .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
-                .pairs(self.transactions())
-                .push("); ");
+            transactions::read(&mut statement, Source::Table, self.transactions().iter());
         }
         if !keys.adjustments.is_empty() {
             statement
@@ -188,7 +190,7 @@ impl<'b> Packet<'b> {
             accounts::add_held_quotas(&mut loaded.state, &mut loaded.left_out, &next()?)?;
         }
         if !self.transactions().is_empty() {
-            loaded.add_transactions(&next()?)?;
+            loaded.add_transactions(next()?)?;
         }
         if !keys.adjustments.is_empty() {
             loaded.add_adjustments(&next()?)?;
@@ -229,7 +231,20 @@ impl Loaded {
         Ok(())
     }
 
-    fn add_transactions(&mut self, rows: &[MySqlRow]) -> Result<(), StoreError> {
+    fn add_transactions(&mut self, rows: Vec<MySqlRow>) -> Result<(), StoreError> {
+        let mut wide = Vec::with_capacity(rows.len());
+        for row in rows {
+            if is_narrow(&row, transactions::STATUS) {
+                self.archived.insert((user_of(&row)?, TraceId::from_stored(row.text(1)?)));
+            } else {
+                wide.push(row);
+            }
+        }
+        self.add_settled(&wide)
+    }
+
+    /// Adds transactions with their content. A narrow row whose content is lost can't be decoded.
+    fn add_settled(&mut self, rows: &[MySqlRow]) -> Result<(), StoreError> {
         for row in rows {
             let user = user_of(row)?;
             let known = self.left_out.decoded(&user, "billing_transaction", transaction_of(row))?;
@@ -239,6 +254,22 @@ impl Loaded {
             {
                 self.state.transactions.insert((user, known.trace.clone()), known);
             }
+        }
+        Ok(())
+    }
+
+    /// Adds the transactions whose content is in the archive. Nearly every batch has none, and sends no statement. A
+    /// plain read finds them whole: of an archived transaction only the refunds change, under the lock of its account.
+    async fn add_archived(&mut self, connection: &mut impl OnNode) -> Result<(), StoreError> {
+        let archived = std::mem::take(&mut self.archived);
+        if archived.is_empty() {
+            return Ok(());
+        }
+        let mut statement = Statement::new("").named("settlement archived transactions");
+        let keys: Vec<(&UserId, &TraceId)> = archived.iter().map(|(user, trace)| (user, trace)).collect();
+        transactions::read(&mut statement, Source::Settled, &keys);
+        for rows in statement.fetch(connection).await? {
+            self.add_settled(&rows)?;
         }
         Ok(())
     }
@@ -324,7 +355,7 @@ impl Loaded {
         batch: &Batch,
         keys: &Keys<'_>,
     ) -> Result<(), StoreError> {
-        let Self { state, left_out } = self;
+        let Self { state, left_out, .. } = self;
         let unopened = state.unopened(keys, batch.at.month);
         let missing = keys.users.iter().copied().filter(|user| !state.balances.contains_key(*user));
         let users: BTreeSet<&UserId> = missing.chain(&unopened).filter(|user| !left_out.contains(user)).collect();

@@ -31,6 +31,7 @@ use crate::{
             refund::{refund_columns, refunded_of},
             transaction::{due_of, transaction_of},
         },
+        transaction_archive::is_narrow,
     },
 };
 
@@ -42,17 +43,52 @@ pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost,
     quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
     reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details, reports";
 
+/// The column of the status in [`COLUMNS`].
+pub const STATUS: usize = 2;
+
+/// Where transactions are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The table. An archived transaction is a narrow row there.
+    Table,
+    /// The view with the content of archived transactions. The server parses its text for each statement, which takes
+    /// several times as long as the look-up of a row.
+    Settled,
+}
+
+/// Reads transactions.
+pub fn read<'k>(
+    statement: &mut Statement,
+    source: Source,
+    keys: impl IntoIterator<Item = &'k (&'k UserId, &'k TraceId)>,
+) {
+    statement.push("SELECT ").push(COLUMNS).push(match source {
+        Source::Table => " FROM billing_transaction",
+        Source::Settled => " FROM settled_transaction",
+    });
+    statement.push(" WHERE (user_id, trace_id) IN (").pairs(keys).push("); ");
+}
+
+/// The transactions `t` with their content `a` in the archive, for a statement that needs few columns: a part of the
+/// view `settled_transaction` without the time to parse it.
+pub const WITH_ARCHIVE: &str = "billing_transaction t LEFT JOIN billing_transaction_archive a \
+    ON t.status = 'ARCHIVED' AND a.user_id = t.user_id AND a.created_at = t.created_at AND a.trace_id = t.trace_id";
+
 #[async_trait]
 impl TransactionStore for MySqlStore {
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Result<Option<Transaction>, StoreError> {
-        let mut statement = Statement::new("SELECT ");
-        statement
-            .push(COLUMNS)
-            .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
-            .pairs([&(user, trace)])
-            .push(")");
-        let sets = self.reader.fetch(statement).await?;
-        sets.first().and_then(|rows| rows.first()).map(transaction_of).transpose()
+        for source in [Source::Table, Source::Settled] {
+            let mut statement = Statement::new("");
+            read(&mut statement, source, [&(user, trace)]);
+            let sets = self.reader.fetch(statement).await?;
+            let row = sets.first().and_then(|rows| rows.first());
+            match row {
+                // The content does not come back to the table.
+                Some(row) if source == Source::Table && is_narrow(row, STATUS) => {}
+                _ => return row.map(transaction_of).transpose(),
+            }
+        }
+        Ok(None)
     }
 
     async fn refunds_of(&self, user: &UserId, trace: &TraceId, limit: u32) -> Result<Vec<Refunded>, StoreError> {

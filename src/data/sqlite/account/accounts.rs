@@ -151,7 +151,7 @@ pub fn load_accounts(
     let mut find = transaction
         .prepare_cached(
             "SELECT q.total_quota, q.used_quota, q.held_quota, q.reset_month, q.service_name \
-             FROM billing_transaction t CROSS JOIN free_quota q ON q.user_id = t.user_id \
+             FROM settled_transaction t CROSS JOIN free_quota q ON q.user_id = t.user_id \
              AND q.reset_month = substr(t.usage_date, 1, 7) AND q.service_name = t.service_name \
              WHERE t.user_id = ? AND t.trace_id = ?",
         )

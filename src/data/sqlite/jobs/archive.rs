@@ -1,13 +1,13 @@
-//! Moves old records to the archive, one chunk at a time.
+//! Moves old records and their transactions to the archive, one chunk at a time.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use crate::{
     biz::{
         account::users::UserSpan,
-        jobs::archive::RecordArchive,
+        jobs::archive::{LeftPage, Moved, RecordArchive},
         values::{error::StoreError, ids::UserId},
     },
     data::{
@@ -15,16 +15,24 @@ use crate::{
         row::Columns,
         rows::account::user_of,
         sqlite::{SqliteStore, writer::writer_error},
+        transaction_archive::{is_final, moved_columns, narrowed},
     },
 };
 
-/// The first old records of a user. Both statements see the same records, because nothing else
+/// The first old records of a user. All statements see the same records, because nothing else
 /// writes in between.
 macro_rules! first_old {
     () => {
         "FROM billing_record WHERE user_id = ?1 AND (created_at, billing_record_id) IN \
          (SELECT created_at, billing_record_id FROM billing_record WHERE user_id = ?1 AND created_at < ?2 \
          ORDER BY created_at, billing_record_id LIMIT ?3)"
+    };
+}
+
+/// The columns of a record, with the trace id of the main one of a charge.
+macro_rules! main_record {
+    () => {
+        "created_at, billing_record_id, iif(type IN (1, 2), trace_id, NULL) "
     };
 }
 
@@ -35,6 +43,41 @@ const COPY: &str = concat!(
     first_old!()
 );
 const DELETE: &str = concat!("DELETE ", first_old!());
+const OLD_RECORDS: &str = concat!("SELECT ", main_record!(), first_old!());
+const ARCHIVED_RECORDS: &str = concat!(
+    "SELECT ",
+    main_record!(),
+    "FROM billing_record_archive WHERE user_id = ?1 AND (created_at, billing_record_id) > (?2, ?3) \
+     ORDER BY created_at, billing_record_id LIMIT ?4"
+);
+const COPY_TRANSACTION: &str = concat!(
+    "INSERT INTO billing_transaction_archive (",
+    moved_columns!(),
+    ") SELECT ",
+    moved_columns!(),
+    " FROM billing_transaction WHERE user_id = ? AND trace_id = ? AND record_id = ? AND ",
+    is_final!()
+);
+const NARROW: &str = concat!(
+    "UPDATE billing_transaction SET ",
+    narrowed!(),
+    " WHERE user_id = ? AND trace_id = ? AND record_id = ? AND ",
+    is_final!()
+);
+
+/// The number of records in a table, and of their final transactions.
+macro_rules! counts_of {
+    ($records:literal) => {
+        concat!(
+            "SELECT COUNT(*), COUNT(t.user_id) FROM (SELECT user_id AS by_user, billing_record_id AS main, \
+             iif(type IN (1, 2), trace_id, NULL) AS trace FROM ",
+            $records,
+            ") r LEFT JOIN billing_transaction t ON t.user_id = r.by_user AND t.trace_id = r.trace \
+             AND t.record_id = r.main AND ",
+            is_final!()
+        )
+    };
+}
 
 #[async_trait]
 impl RecordArchive for SqliteStore {
@@ -48,35 +91,139 @@ impl RecordArchive for SqliteStore {
         rows.iter().map(user_of).collect()
     }
 
-    async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
+    async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<Moved, StoreError> {
         let users = users.to_vec();
-        self.writer
-            .run_and_rest(move |connection| archive(connection, &users, before, limit).map_err(writer_error))
-            .await
+        self.writer.run_and_rest(move |connection| archive(connection, &users, before, limit)).await
     }
 
-    async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<u64, StoreError> {
-        let mut old = 0;
+    async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<Moved, StoreError> {
+        let mut old = Moved::default();
         for user in users {
-            let count = sqlx::query("SELECT COUNT(*) FROM billing_record WHERE user_id = ? AND created_at < ?");
+            let count = sqlx::query(counts_of!("billing_record WHERE user_id = ? AND created_at < ?"));
             let count = count.bind(user.as_str()).bind(before.timestamp_micros());
-            old += count.fetch_one(&self.reader).await.map_err(store_error)?.number::<u64>(0)?;
+            let row = count.fetch_one(&self.reader).await.map_err(store_error)?;
+            old.records += row.number::<u64>(0)?;
+            old.transactions += row.number::<u64>(1)?;
         }
         Ok(old)
     }
+
+    async fn may_have_left(&self) -> Result<bool, StoreError> {
+        let noted = sqlx::query("SELECT 1 FROM transactions_archived").fetch_optional(&self.reader).await;
+        Ok(noted.map_err(store_error)?.is_none())
+    }
+
+    async fn users_with_archived(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
+        let query = sqlx::query(
+            "SELECT user_id FROM user_balance account WHERE user_id > ? AND user_id <= ? AND EXISTS \
+             (SELECT 1 FROM billing_record_archive WHERE user_id = account.user_id) ORDER BY user_id",
+        );
+        let rows = query.bind(users.after()).bind(users.last.as_str()).fetch_all(&self.reader).await;
+        rows.map_err(store_error)?.iter().map(user_of).collect()
+    }
+
+    async fn archive_left(
+        &self,
+        user: &UserId,
+        after: Option<&(DateTime<Utc>, String)>,
+        limit: u32,
+    ) -> Result<LeftPage, StoreError> {
+        let (user, after) = (user.clone(), after.cloned());
+        self.writer.run_and_rest(move |connection| archive_left(connection, &user, after, limit)).await
+    }
+
+    async fn count_left(&self, user: &UserId) -> Result<u64, StoreError> {
+        let count = sqlx::query(counts_of!("billing_record_archive WHERE user_id = ?")).bind(user.as_str());
+        count.fetch_one(&self.reader).await.map_err(store_error)?.number(1)
+    }
+
+    async fn note_none_left(&self, at: DateTime<Utc>) -> Result<(), StoreError> {
+        let note = "INSERT INTO transactions_archived (only_row, done_at) VALUES (1, ?) \
+            ON CONFLICT DO UPDATE SET done_at = excluded.done_at";
+        self.writer
+            .run(move |connection| connection.execute(note, [at.timestamp_micros()]).map(|_| ()).map_err(writer_error))
+            .await
+    }
 }
 
-fn archive(connection: &mut Connection, users: &[UserId], before: DateTime<Utc>, limit: u32) -> rusqlite::Result<u64> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut moved = 0;
+/// A record: time, id, and trace id if it may be the main record of a transaction.
+type MainRecord = (i64, String, Option<String>);
+
+fn archive(
+    connection: &mut Connection,
+    users: &[UserId],
+    before: DateTime<Utc>,
+    limit: u32,
+) -> Result<Moved, StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let mut moved = Moved::default();
     for user in users {
-        let values = params![user.as_str(), before.timestamp_micros(), u64::from(limit) - moved];
-        transaction.prepare_cached(COPY)?.execute(values)?;
-        moved += transaction.prepare_cached(DELETE)?.execute(values)? as u64;
-        if moved >= u64::from(limit) {
+        let left = u64::from(limit) - moved.records;
+        let records = first_old(&transaction, user, before, left).map_err(writer_error)?;
+        let values = params![user.as_str(), before.timestamp_micros(), left];
+        let run = |sql| transaction.prepare_cached(sql)?.execute(values);
+        let (copied, deleted) = (run(COPY).map_err(writer_error)?, run(DELETE).map_err(writer_error)?);
+        if copied != records.len() || deleted != copied {
+            return Err(StoreError::Conflict("the old records differ from their copies".into()));
+        }
+        moved.records += copied as u64;
+        moved.transactions += move_transactions(&transaction, user, &records)?;
+        if moved.records >= u64::from(limit) {
             break;
         }
     }
-    transaction.commit()?;
+    transaction.commit().map_err(writer_error)?;
+    Ok(moved)
+}
+
+fn first_old(
+    transaction: &Transaction<'_>,
+    user: &UserId,
+    before: DateTime<Utc>,
+    limit: u64,
+) -> rusqlite::Result<Vec<MainRecord>> {
+    let values = params![user.as_str(), before.timestamp_micros(), limit];
+    let mut find = transaction.prepare_cached(OLD_RECORDS)?;
+    find.query_map(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+fn archive_left(
+    connection: &mut Connection,
+    user: &UserId,
+    after: Option<(DateTime<Utc>, String)>,
+    limit: u32,
+) -> Result<LeftPage, StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let records = archived(&transaction, user, after, limit).map_err(writer_error)?;
+    let transactions = move_transactions(&transaction, user, &records)?;
+    transaction.commit().map_err(writer_error)?;
+    let last = records.into_iter().next_back();
+    let last = last.and_then(|(at, id, _)| Some((DateTime::from_timestamp_micros(at)?, id)));
+    Ok(LeftPage { transactions, last })
+}
+
+fn archived(
+    transaction: &Transaction<'_>,
+    user: &UserId,
+    after: Option<(DateTime<Utc>, String)>,
+    limit: u32,
+) -> rusqlite::Result<Vec<MainRecord>> {
+    let (at, id) = after.map_or((i64::MIN, String::new()), |(at, id)| (at.timestamp_micros(), id));
+    let mut find = transaction.prepare_cached(ARCHIVED_RECORDS)?;
+    find.query_map(params![user.as_str(), at, id, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+/// Moves the final transactions of some main records of a user. Returns their number.
+fn move_transactions(transaction: &Transaction<'_>, user: &UserId, records: &[MainRecord]) -> Result<u64, StoreError> {
+    let mut moved = 0;
+    for (_, record, trace) in records {
+        let Some(trace) = trace else { continue };
+        let run = |sql| transaction.prepare_cached(sql)?.execute([user.as_str(), trace, record]);
+        let copied = run(COPY_TRANSACTION).map_err(writer_error)?;
+        if copied > 0 && run(NARROW).map_err(writer_error)? != copied {
+            return Err(StoreError::Conflict("an old transaction differs from its copy".into()));
+        }
+        moved += copied as u64;
+    }
     Ok(moved)
 }

@@ -16,6 +16,7 @@ use crate::{
         error::store_error,
         rows::audit::{self, Books, Note},
         sqlite::SqliteStore,
+        transaction_archive::{DISAGREEING, WITHOUT_CONTENT},
     },
 };
 
@@ -68,6 +69,7 @@ const USERS: &str = concat!(
     SELECT user_id FROM billing_record WHERE user_id > ?1 UNION \
     SELECT user_id FROM billing_record_archive WHERE user_id > ?1 UNION \
     SELECT user_id FROM billing_transaction WHERE user_id > ?1 UNION \
+    SELECT user_id FROM billing_transaction_archive WHERE user_id > ?1 UNION \
     SELECT user_id FROM usage_daily WHERE user_id > ?1 UNION \
     SELECT user_id FROM usage_by WHERE user_id > ?1 UNION \
     SELECT user_id FROM balance_adjustment WHERE user_id > ?1 UNION \
@@ -130,7 +132,7 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
     ),
     (
         "SELECT user_id, SUM(amount), SUM(free_count + paid_count), SUM(refunded_amount), \
-         COALESCE(SUM(refunded_free + refunded_paid), 0) FROM billing_transaction \
+         COALESCE(SUM(refunded_free + refunded_paid), 0) FROM settled_transaction \
          WHERE status = 'COMMITTED' AND user_id BETWEEN ? AND ? GROUP BY user_id",
         audit::note_transactions,
     ),
@@ -162,11 +164,13 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
     ),
     (
         "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
-         FROM billing_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
-         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+         FROM settled_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED', 'ARCHIVED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
         audit::note_unreadable,
     ),
     (audit::UNSETTLED, audit::note_unsettled),
+    (WITHOUT_CONTENT, audit::note_unreadable),
+    (DISAGREEING, audit::note_unreadable),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
 ];

@@ -49,7 +49,7 @@ macro_rules! columns {
 
 /// The columns of [`transaction_of`].
 pub const COLUMNS: &str = columns!();
-const ONE: &str = concat!("SELECT ", columns!(), " FROM billing_transaction WHERE user_id = ? AND trace_id = ?");
+const ONE: &str = concat!("SELECT ", columns!(), " FROM settled_transaction WHERE user_id = ? AND trace_id = ?");
 
 #[async_trait]
 impl TransactionStore for SqliteStore {

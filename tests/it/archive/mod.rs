@@ -1,11 +1,16 @@
-//! Old records move to the archive, and reads of records do not change.
+//! Old records and their transactions move to the archive, and reads of them do not change.
+
+mod damage;
+mod deaths;
+mod left;
+mod transactions;
 
 use std::time::Duration;
 
 use billing_service::{
     app::{self, cron::Runner},
     biz::{
-        jobs::archive::archive_records,
+        jobs::archive::{Moved, archive_records},
         values::calendar::{Calendar, Clock},
     },
     service::proto::{
@@ -35,11 +40,16 @@ async fn a_year(on: Backend) -> Service {
 
 /// Moves all records except those of the last `months` months.
 async fn keep_months(database: &Database, clock: &TestClock, months: u32) -> u64 {
+    move_all_but(database, clock, months).await.records
+}
+
+/// As [`keep_months`], with the number of transactions.
+async fn move_all_but(database: &Database, clock: &TestClock, months: u32) -> Moved {
     let store = app::connect(&database.config(&[])).await.unwrap();
     let calendar = Calendar::new(chrono_tz::Asia::Shanghai, clock.clone());
     let moved = archive_records(&*store, &calendar, months.try_into().unwrap(), false, &Unwatched).await.unwrap();
     store.close().await;
-    moved.records
+    moved.moved
 }
 
 async fn count(database: &Database, table: &str) -> usize {
@@ -205,8 +215,14 @@ async fn the_job_obeys_the_configured_months(#[values(MySql, Sqlite)] on: Backen
     };
     let none = "archive-records: billing.record_months is not configured; all records stay";
     assert_eq!(run("0", false).await, (none.into(), 0));
-    assert_eq!(run("6", true).await, ("archive-records: 16 records from before 2026-05 would be moved".into(), 0));
-    assert_eq!(run("6", false).await, ("archive-records: 16 records from before 2026-05 moved".into(), 16));
+    assert_eq!(
+        run("6", true).await,
+        ("archive-records: 16 records and 8 transactions from before 2026-05 would be moved".into(), 0)
+    );
+    assert_eq!(
+        run("6", false).await,
+        ("archive-records: 16 records and 8 transactions from before 2026-05 moved".into(), 16)
+    );
 }
 
 /// A display that shows nothing.
@@ -269,6 +285,8 @@ async fn move_and_kill(on: Backend, dice: &mut Dice) -> usize {
         );
         assert_eq!(moved + left, 12_000, "after {kills} kills");
         assert_eq!(moved % 1_000, 0, "a transaction moves all of its records or none");
+        let narrow = count(&service.database, "billing_transaction WHERE status = 'ARCHIVED'").await;
+        assert_eq!((narrow, count(&service.database, "billing_transaction_archive").await), (moved, moved));
     }
     println!("{kills} kills");
     assert_eq!(count(&service.database, "billing_record_archive").await, 12_000);
