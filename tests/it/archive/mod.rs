@@ -1,5 +1,6 @@
 //! Old records and their transactions move to the archive, and reads of them do not change.
 
+mod columns;
 mod damage;
 mod deaths;
 mod left;
