@@ -32,7 +32,8 @@ async fn each_column_of_a_transaction_moves_and_is_read_again(#[values(MySql, Sq
     let mut all = names(&columns);
     assert_eq!(names(&columns_of("settled_transaction").await), all);
     // A value of its own in each column.
-    let row = "user_id = 'ann' AND created_at = (SELECT * FROM (SELECT MIN(created_at) FROM billing_transaction) t)";
+    let row = "user_id = 'ann' AND created_at = (SELECT * FROM (SELECT MIN(created_at) FROM billing_transaction \
+        WHERE user_id = 'ann') first)";
     let mut sets = Vec::new();
     for (number, column) in columns.iter().enumerate() {
         let value = match (column[0].as_str(), column[1].to_lowercase().as_str()) {
