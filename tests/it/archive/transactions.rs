@@ -141,7 +141,7 @@ async fn all_reads(service: &Service) -> Vec<String> {
         reads.push(format!("{:?}", service.internal_get(&path).await));
     }
     for month in ["2026-01", "2026-02"] {
-        let request = GetStatementRequest { user_id: "u".into(), month: month.into(), ..Default::default() };
+        let request = GetStatementRequest { user_id: "u".into(), month: month.into() };
         reads.push(format!("{:?}", service.public.clone().get_statement(request).await.unwrap().into_inner()));
     }
     let (public, internal) = (service.app.http_addr, service.app.grpc_addr);
