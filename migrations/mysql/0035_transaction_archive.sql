@@ -1,11 +1,12 @@
 -- The content of settled transactions whose records are older than billing.record_months, in time order for each
 -- user. The row of billing_transaction stays under its key, so a charge needs no further read to know a used id. It
 -- becomes narrow: created_at, late_date and the refunds stay, status is ARCHIVED, all else is NULL, '' or 0.
+-- Each text has a _bin collation, so that the view compares with those of billing_transaction, whatever theirs are.
 CREATE TABLE IF NOT EXISTS billing_transaction_archive (
     user_id                 VARCHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     created_at              DATETIME(6) NOT NULL,
     trace_id                VARBINARY(128) NOT NULL,
-    status                  VARCHAR(10) NOT NULL COMMENT 'COMMITTED',
+    status                  VARCHAR(10) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'COMMITTED',
     service_name            VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     count                   INT NOT NULL,
     cost                    DECIMAL(20,6) NULL,
@@ -17,7 +18,7 @@ CREATE TABLE IF NOT EXISTS billing_transaction_archive (
     free_count              INT NOT NULL,
     paid_count              INT NOT NULL,
     amount                  DECIMAL(20,6) NOT NULL,
-    record_id               VARCHAR(36) NOT NULL,
+    record_id               VARCHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     balance_after           DECIMAL(20,6) NOT NULL,
     free_remaining_after    INT NOT NULL,
     held_free               INT NULL,
@@ -32,7 +33,7 @@ CREATE TABLE IF NOT EXISTS billing_transaction_archive (
     output_price            DECIMAL(20,6) NULL,
     estimated_input_tokens  INT NULL,
     estimated_output_tokens INT NULL,
-    quota_unit              VARCHAR(6) NULL,
+    quota_unit              VARCHAR(6) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL,
     shortfall               DECIMAL(20,6) NULL,
     charged_by              TINYINT NULL,
     free_remaining_large    BIGINT NULL,

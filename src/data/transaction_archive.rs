@@ -7,10 +7,13 @@ use super::row::Columns;
 const STATUS: &str = "ARCHIVED";
 
 /// The condition of a transaction that nothing but a refund changes any more. A charge of reported usage takes one
-/// more commit at any time, and is final after it.
+/// more commit at any time, and is final after it. Takes a prefix of the columns.
 macro_rules! is_final {
     () => {
-        "status = 'COMMITTED' AND (charged_by IS NULL OR charged_by = 2)"
+        is_final!("")
+    };
+    ($table:literal) => {
+        concat!($table, "status = 'COMMITTED' AND (", $table, "charged_by IS NULL OR ", $table, "charged_by = 2)")
     };
 }
 pub(in crate::data) use is_final;
@@ -57,7 +60,9 @@ pub(in crate::data) const DISAGREEING: &str = "\
     SELECT a.user_id, CONCAT('archived transaction ', a.trace_id, ' with status ', a.status, CASE \
     WHEN t.user_id IS NULL THEN ' without a row in billing_transaction' \
     WHEN t.status <> 'ARCHIVED' THEN ' although the row in billing_transaction is not archived' \
-    ELSE ' with another status or time than its narrow row allows' END) \
+    WHEN t.created_at <> a.created_at THEN ' has another time than its narrow row' \
+    WHEN a.status <> 'COMMITTED' THEN ', and only COMMITTED ones move' \
+    ELSE ' is a charge by report, to which a commit may add' END) \
     FROM billing_transaction_archive a \
     LEFT JOIN billing_transaction t ON t.user_id = a.user_id AND t.trace_id = a.trace_id \
     WHERE a.user_id BETWEEN ? AND ? AND (t.user_id IS NULL OR t.status <> 'ARCHIVED' OR t.created_at <> a.created_at \

@@ -13,7 +13,10 @@ use chrono::TimeDelta;
 use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, traced};
+use crate::{
+    archive::move_all_but,
+    harness::{Backend, MySql, Service, Sqlite, charge, traced},
+};
 
 impl Service {
     async fn cap_user(&self, user: &str, daily_limit: Option<i32>, monthly_limit: Option<i32>) {
@@ -412,5 +415,43 @@ async fn a_charge_of_a_transaction_that_is_not_committed_is_named(#[values(MySql
     let status = |status: &str| format!("UPDATE billing_transaction SET status = '{status}' WHERE trace_id = 't-kept'");
     let found = service.differences_after(&status("RELEASED"), &status("COMMITTED")).await;
     assert!(found.iter().any(|line| line.starts_with("user u: transaction t-kept says 0 free")), "{found:#?}");
+    assert_eq!(service.differences().await, [""; 0]);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn archived_calls_count_for_caps_and_api_keys(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-01-20T02:00:00Z");
+    for user in ["u", "old-only"] {
+        service.adjust(user, 100.0).await;
+        service.cap_user(user, Some(1_000), None).await;
+    }
+    service.set_quotas("k", "total").await;
+    calls(&service, "u", "k", "old").await;
+    // The search for the users of the key finds this one in the archive alone.
+    service.deduct(keyed("old-only", "k", "alone", 99)).await;
+    service.clock.set("2026-11-20T02:00:00Z");
+    service.deduct(keyed("u", "k", "new", 99)).await;
+    let wide = service.differences().await;
+    assert_eq!(wide, [""; 0]);
+    let moved = move_all_but(&service.database, &service.clock, 1).await;
+    assert!(moved.transactions > 1, "{moved:?}");
+    assert_eq!(service.differences().await, [""; 0]);
+
+    for (quota_type, line) in [
+        ("requests", "used requests in total says 10, should be 7"),
+        ("tokens", "used tokens in total says 356, should be 353"),
+    ] {
+        let set = |by: &str| {
+            format!("UPDATE api_key_quota SET used_total = used_total {by} WHERE quota_type = '{quota_type}'")
+        };
+        let found = service.differences_after(&set("+ 3"), &set("- 3")).await;
+        assert_eq!(found, [format!("API key k: {line}")]);
+    }
+    // The last counted month of this user is archived.
+    let set = |by: &str| format!("UPDATE tenant_quota SET monthly_used = monthly_used {by} WHERE user_id = 'old-only'");
+    let found = service.differences_after(&set("+ 1"), &set("- 1")).await;
+    assert_eq!(found, ["user old-only: calls counted for the caps in 2026-01 says 2, should be 1"]);
     assert_eq!(service.differences().await, [""; 0]);
 }

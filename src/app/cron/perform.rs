@@ -198,13 +198,18 @@ impl Runner {
             let line = "archive-records: billing.record_months is not configured; all records stay".into();
             return Ok(JobReport { lines: vec![line], is_good: true });
         };
-        let Archived { moved: Moved { records, transactions }, first_kept } =
+        let Archived { moved: Moved { records, transactions, contested }, first_kept } =
             archive_records(&*self.store, &self.calendar, months, is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be moved" } else { "moved" };
         let line = format!(
             "archive-records: {records} records and {transactions} transactions from before {first_kept} {verb}"
         );
-        Ok(JobReport { lines: vec![line], is_good: true })
+        let contested_line = format!(
+            "archive-records: {contested} transactions stay, because the archive has content with their ids already; \
+             `cron --once audit --full` names them"
+        );
+        let lines = [Some(line), (contested > 0).then_some(contested_line)].into_iter().flatten().collect();
+        Ok(JobReport { lines, is_good: contested == 0 })
     }
 
     async fn rebuild_rollup(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {

@@ -5,7 +5,7 @@
 //! refunds. Only the content of a transaction that no commit changes any more moves, with its main record: PENDING,
 //! RELEASED and EXPIRED reservations stay, and so does a charge of reported usage until a commit has added to it.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, ops::AddAssign};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -25,21 +25,33 @@ use crate::biz::{
 const USERS_AT_ONCE: u32 = 1_000;
 /// Users with old records whose records move together.
 const MOVED_TOGETHER: usize = 50;
-/// Records that move in one transaction.
-const RECORDS_AT_ONCE: u32 = 1_000;
+/// Records that move in one transaction. Their transactions hold the only writer of SQLite for some 20 ms, and four times
+/// as many for 78 ms. On MySQL a replay or a refund of one of them waits as long as all.
+const RECORDS_AT_ONCE: u32 = 250;
 
 /// The moved rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moved {
     pub records: u64,
     pub transactions: u64,
+    /// Final transactions that stay, because the archive has content with their key already. Something else has
+    /// written one of the two, and it is not known which is right.
+    pub contested: u64,
+}
+
+impl AddAssign for Moved {
+    fn add_assign(&mut self, more: Self) {
+        self.records += more.records;
+        self.transactions += more.transactions;
+        self.contested += more.contested;
+    }
 }
 
 /// A page of archived records whose transactions have moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftPage {
-    pub transactions: u64,
-    /// Time and id of the last record; `None` behind the last one.
+    pub moved: Moved,
+    /// Time and id of the last record; `None` if it was the last one of all.
     pub last: Option<(DateTime<Utc>, String)>,
 }
 
@@ -90,11 +102,11 @@ pub trait RecordArchive: Users {
         limit: u32,
     ) -> Result<LeftPage, StoreError>;
 
-    /// The number of transactions of a user that [`Self::archive_left`] would move in all.
+    /// The rows of a user that [`Self::archive_left`] would move in all.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn count_left(&self, user: &UserId) -> Result<u64, StoreError>;
+    async fn count_left(&self, user: &UserId) -> Result<Moved, StoreError>;
 
     /// Notes that no transaction is left, so that [`Self::may_have_left`] is false from now on.
     ///
@@ -129,34 +141,34 @@ pub async fn archive_records(
     let first_kept = (0..months.get()).fold(now.month, |month, _| month.previous());
     let before = calendar.start_of(first_kept.first_day());
     let may_have_left = repeat(|| store.may_have_left()).await?;
-    let mut scan = ScanPosition::<2>::of(progress);
+    let mut scan = ScanPosition::<3>::of(progress);
+    let [records, transactions, contested] = scan.counts;
+    let mut sum = Moved { records, transactions, contested };
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each span begins behind the last.
     while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_ONCE)).await? {
         if may_have_left {
             for user in repeat(|| store.users_with_archived(&span)).await? {
-                scan.counts[1] += match is_dry_run {
+                sum += match is_dry_run {
                     true => repeat(|| store.count_left(&user)).await?,
                     false => move_left(store, &user).await?,
                 };
             }
         }
         for some in repeat(|| store.users_with_old(&span, before)).await?.chunks(MOVED_TOGETHER) {
-            let moved = match is_dry_run {
+            sum += match is_dry_run {
                 true => repeat(|| store.count_old(some, before)).await?,
                 false => move_all(store, some, before).await?,
             };
-            scan.counts[0] += moved.records;
-            scan.counts[1] += moved.transactions;
         }
+        scan.counts = [sum.records, sum.transactions, sum.contested];
         scan.last = Some(span.last);
         progress.reached(&scan.to_string(), users).await?;
     }
     if may_have_left && !is_dry_run {
         repeat(|| store.note_none_left(now.utc)).await?;
     }
-    let [records, transactions] = scan.counts;
-    Ok(Archived { moved: Moved { records, transactions }, first_kept })
+    Ok(Archived { moved: sum, first_kept })
 }
 
 /// Moves the old records of some users.
@@ -168,8 +180,7 @@ async fn move_all(
     let mut sum = Moved::default();
     loop {
         let moved = repeat(|| store.archive(users, before, RECORDS_AT_ONCE)).await?;
-        sum.records += moved.records;
-        sum.transactions += moved.transactions;
+        sum += moved;
         if moved.records < u64::from(RECORDS_AT_ONCE) {
             return Ok(sum);
         }
@@ -177,14 +188,14 @@ async fn move_all(
 }
 
 /// Moves the transactions of a user's archived records.
-async fn move_left(store: &(impl RecordArchive + ?Sized), user: &UserId) -> Result<u64, StoreError> {
-    let (mut moved, mut after) = (0, None);
+async fn move_left(store: &(impl RecordArchive + ?Sized), user: &UserId) -> Result<Moved, StoreError> {
+    let (mut sum, mut after) = (Moved::default(), None);
     // Ends: each page begins behind the last.
     loop {
         let page = repeat(|| store.archive_left(user, after.as_ref(), RECORDS_AT_ONCE)).await?;
-        moved += page.transactions;
+        sum += page.moved;
         if page.last.is_none() {
-            return Ok(moved);
+            return Ok(sum);
         }
         after = page.last;
     }

@@ -30,14 +30,14 @@ pub(in crate::data) const CAPS: &str = "SELECT user_id, usage_date, daily_limit,
 
 /// The transactions of `{users}` since `{from}`.
 pub(in crate::data) const CALLS_OF_USERS: &str =
-    "SELECT {columns} FROM billing_transaction WHERE user_id IN ({users}) AND created_at >= {from}";
+    "SELECT {columns} FROM settled_transaction WHERE user_id IN ({users}) AND created_at >= {from}";
 
 /// The first `{limit}` API keys with quotas behind `{id}`.
 pub(in crate::data) const KEYS_WITH_QUOTAS: &str =
     "SELECT DISTINCT api_key_id FROM api_key_quota WHERE api_key_id > {id} ORDER BY api_key_id LIMIT {limit}";
 
 /// The API keys from `{first_key}` to `{last_key}` in the transactions of the users behind `{first}` up to `{last}`.
-pub(in crate::data) const USERS_OF_KEYS: &str = "SELECT DISTINCT api_key_id, user_id FROM billing_transaction \
+pub(in crate::data) const USERS_OF_KEYS: &str = "SELECT DISTINCT api_key_id, user_id FROM settled_transaction \
     WHERE user_id > {first} AND user_id <= {last} AND api_key_id >= {first_key} AND api_key_id <= {last_key}";
 
 /// The quotas of `{keys}`.
@@ -50,10 +50,10 @@ pub(in crate::data) const KEY_QUOTAS: &str = "SELECT api_key_id, quota_type, per
 pub(in crate::data) fn calls_of_keys(users: Option<&[UserId]>) -> &'static str {
     match users {
         Some(_) => {
-            "SELECT {columns} FROM billing_transaction WHERE user_id IN ({users}) AND api_key_id IN ({keys}) \
+            "SELECT {columns} FROM settled_transaction WHERE user_id IN ({users}) AND api_key_id IN ({keys}) \
              AND created_at >= {from}"
         }
-        None => "SELECT {columns} FROM billing_transaction WHERE api_key_id IN ({keys}) AND created_at >= {from}",
+        None => "SELECT {columns} FROM settled_transaction WHERE api_key_id IN ({keys}) AND created_at >= {from}",
     }
 }
 

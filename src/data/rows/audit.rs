@@ -152,7 +152,7 @@ pub const WRONG_CHARGES: &str = wrong_charges!("user_id BETWEEN ? AND ?");
 /// The same, of a list of users.
 pub const WRONG_CHARGES_OF: &str = wrong_charges!("user_id IN ({users})");
 
-/// The transactions that are not COMMITTED and have a charge, on both databases.
+/// The transactions that are not COMMITTED and have a charge, on both databases. None of them is archived.
 pub const UNSETTLED: &str = "SELECT user_id, trace_id, status, free_count, paid_count, amount FROM billing_transaction \
     WHERE status IN ('PENDING', 'RELEASED', 'EXPIRED') AND (free_count <> 0 OR paid_count <> 0 OR amount <> 0) \
     AND user_id BETWEEN ? AND ? LIMIT 10000";

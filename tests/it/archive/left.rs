@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use super::{charge_all, charge_of, count, keep_months, move_all_but};
+use super::{charge_all, charge_of, count, keep_months, move_all_but, move_or_count};
 use crate::harness::{Backend, MySql, Service, Sqlite};
 
 #[rstest]
@@ -25,8 +25,10 @@ async fn the_transactions_of_records_that_an_earlier_release_moved_follow_once(#
     service.database.execute(&format!("DELETE {old}")).await;
     service.clock.set("2026-11-05T04:00:00Z");
 
+    let counted = move_or_count(&service.database, &service.clock, 3, true).await;
     let moved = move_all_but(&service.database, &service.clock, 3).await;
-    assert_eq!((moved.records, moved.transactions), (0, 1_501));
+    assert_eq!((moved.records, moved.transactions, moved.contested), (0, 1_501, 0));
+    assert_eq!(counted, moved);
     assert_eq!(count(&service.database, "billing_transaction_archive").await, 1_501);
     assert_eq!(count(&service.database, "billing_transaction WHERE status = 'COMMITTED'").await, 1);
     assert_eq!(count(&service.database, "transactions_archived").await, 1);

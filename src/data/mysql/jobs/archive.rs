@@ -40,6 +40,14 @@ const MOVED_COLUMNS: &str = concat!(moved_columns!(), ", free_remaining_large");
 /// The key of a list is shorter than a scan, whatever the statistics say. A scan would wait for the locks of charges.
 const BY_KEY: &str = "billing_transaction FORCE INDEX (PRIMARY)";
 
+/// The contents in the archive with the key of `t`.
+macro_rules! contents {
+    () => {
+        " LEFT JOIN billing_transaction_archive a \
+         ON a.user_id = t.user_id AND a.created_at = t.created_at AND a.trace_id = t.trace_id"
+    };
+}
+
 #[async_trait]
 impl RecordArchive for MySqlStore {
     async fn users_with_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<Vec<UserId>, StoreError> {
@@ -61,6 +69,7 @@ impl RecordArchive for MySqlStore {
         keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
         let rows: Vec<MySqlRow> = self.reader.fetch(keys).await?.into_iter().flatten().collect();
         let Some(last) = rows.last() else { return Ok(Moved::default()) };
+        let movable = self.movable(&MainRecords::of(&rows)?).await?;
         let mut connection = self.begin_move().await?;
         let mut copy = Statement::new("INSERT INTO billing_record_archive (");
         copy.push(COLUMNS).push(") SELECT ").push(COLUMNS).push(" FROM billing_record WHERE ");
@@ -73,17 +82,16 @@ impl RecordArchive for MySqlStore {
             return Err(StoreError::Conflict("old records were written meanwhile".into()));
         }
         // Last, so that their locks are short: a replay or a refund of an old charge waits for them.
-        let transactions = move_transactions(&mut connection, &MainRecords::of(&rows)?).await?;
+        let transactions = move_transactions(&mut connection, &movable).await?;
         commit(connection, begun).await?;
-        Ok(Moved { records: copied, transactions })
+        Ok(Moved { records: copied, transactions, contested: movable.contested })
     }
 
     async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<Moved, StoreError> {
-        let mut count = Statement::new("SELECT COUNT(*), COUNT(t.user_id) FROM (");
-        count.push(MAIN_AS_R).push("billing_record WHERE ");
+        let mut count = Statement::new(COUNTS);
+        count.push("billing_record WHERE ");
         old_of(&mut count, users, before);
-        let (records, transactions) = self.counts(count).await?;
-        Ok(Moved { records, transactions })
+        self.counts(count).await
     }
 
     async fn may_have_left(&self) -> Result<bool, StoreError> {
@@ -113,17 +121,22 @@ impl RecordArchive for MySqlStore {
         }
         keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
         let rows: Vec<MySqlRow> = self.reader.fetch(keys).await?.into_iter().flatten().collect();
-        let Some(last) = rows.last() else { return Ok(LeftPage { transactions: 0, last: None }) };
-        let mut connection = self.begin_move().await?;
-        let transactions = move_transactions(&mut connection, &MainRecords::of(&rows)?).await?;
-        commit(connection, begun).await?;
-        Ok(LeftPage { transactions, last: Some((last.time(1)?, last.text(2)?)) })
+        let last = rows.last().filter(|_| rows.len() as u64 >= u64::from(limit));
+        let last = last.map(|last| Ok::<_, StoreError>((last.time(1)?, last.text(2)?))).transpose()?;
+        let movable = self.movable(&MainRecords::of(&rows)?).await?;
+        let mut moved = Moved { contested: movable.contested, ..Moved::default() };
+        if !movable.traces.is_empty() {
+            let mut connection = self.begin_move().await?;
+            moved.transactions = move_transactions(&mut connection, &movable).await?;
+            commit(connection, begun).await?;
+        }
+        Ok(LeftPage { moved, last })
     }
 
-    async fn count_left(&self, user: &UserId) -> Result<u64, StoreError> {
-        let mut count = Statement::new("SELECT COUNT(*), COUNT(t.user_id) FROM (");
-        count.push(MAIN_AS_R).push("billing_record_archive WHERE user_id = ").texts([user.as_str()]);
-        Ok(self.counts(count).await?.1)
+    async fn count_left(&self, user: &UserId) -> Result<Moved, StoreError> {
+        let mut count = Statement::new(COUNTS);
+        count.push("billing_record_archive WHERE user_id = ").texts([user.as_str()]);
+        Ok(Moved { records: 0, ..self.counts(count).await? })
     }
 
     async fn note_none_left(&self, at: DateTime<Utc>) -> Result<(), StoreError> {
@@ -133,9 +146,10 @@ impl RecordArchive for MySqlStore {
     }
 }
 
-/// The columns of [`MAIN`] with names.
-const MAIN_AS_R: &str = "SELECT user_id AS by_user, billing_record_id AS main, \
-    CASE WHEN type IN (1, 2) AND trace_id > '' THEN trace_id END AS trace FROM ";
+/// The begin of a count of records, final transactions, and those of them with content in the archive. The columns of
+/// [`MAIN`] have names.
+const COUNTS: &str = "SELECT COUNT(*), COUNT(t.user_id), COUNT(a.user_id) FROM (SELECT user_id AS by_user, \
+    billing_record_id AS main, CASE WHEN type IN (1, 2) AND trace_id > '' THEN trace_id END AS trace FROM ";
 
 impl MySqlStore {
     async fn begin_move(&self) -> Result<Lease, StoreError> {
@@ -144,15 +158,48 @@ impl MySqlStore {
         Ok(begun.await?.0)
     }
 
-    /// The records that `count` reads as [`MAIN_AS_R`], and their final transactions.
-    async fn counts(&self, mut count: Statement) -> Result<(u64, u64), StoreError> {
+    /// The rows that would move of the records that `count` reads, which begins with [`COUNTS`].
+    async fn counts(&self, mut count: Statement) -> Result<Moved, StoreError> {
         count.push(concat!(
             ") r LEFT JOIN billing_transaction t ON t.user_id = r.by_user AND t.trace_id = r.trace \
              AND t.record_id = r.main AND ",
-            is_final!()
+            is_final!("t."),
+            contents!()
         ));
         let sets = self.reader.fetch(count).await?;
-        sets.iter().flatten().next().map_or(Ok((0, 0)), |row| Ok((row.number(0)?, row.number(1)?)))
+        let Some(row) = sets.iter().flatten().next() else { return Ok(Moved::default()) };
+        let (last, contested): (u64, u64) = (row.number(1)?, row.number(2)?);
+        Ok(Moved { records: row.number(0)?, transactions: last.saturating_sub(contested), contested })
+    }
+
+    /// The transactions of some main records that move. Reads them and the places of their content without locks, so
+    /// that the disk is read before the move holds locks, and so that it locks no row that stays.
+    async fn movable(&self, main: &MainRecords) -> Result<Movable, StoreError> {
+        let mut movable = Movable { traces: BTreeMap::new(), contested: 0 };
+        if main.0.is_empty() {
+            return Ok(movable);
+        }
+        let mut read = Statement::new(
+            "SELECT t.user_id, t.trace_id, t.record_id, a.user_id IS NOT NULL FROM \
+             (SELECT user_id, created_at, trace_id, record_id FROM ",
+        );
+        read.push(BY_KEY).push(concat!(" WHERE ", is_final!(), " AND ("));
+        of_transactions(&mut read, &main.0.iter().map(|(user, traces)| (user.as_str(), traces.keys())).collect());
+        read.push(concat!(")) t", contents!()));
+        for row in self.reader.fetch(read).await?.iter().flatten() {
+            let (user, trace) = (row.text(0)?, row.text(1)?);
+            // Another record of the transaction may be the main one, and newer.
+            if !main.has(&user, &trace, &row.text(2)?) {
+                continue;
+            }
+            if row.number::<u8>(3)? == 0 {
+                movable.traces.entry(user).or_default().push(trace);
+            } else {
+                tracing::warn!(trace_id = %trace, "old transaction not moved; the archive has content with its id already");
+                movable.contested += 1;
+            }
+        }
+        Ok(movable)
     }
 }
 
@@ -177,32 +224,25 @@ impl MainRecords {
     }
 }
 
-/// Moves the final transactions of some main records, within a transaction of the database. Returns their number.
-async fn move_transactions(connection: &mut impl OnNode, main: &MainRecords) -> Result<u64, StoreError> {
-    if main.0.is_empty() {
+/// The final transactions to move: trace ids by user.
+struct Movable {
+    traces: BTreeMap<String, Vec<String>>,
+    contested: u64,
+}
+
+/// Moves transactions, within a transaction of the database. Returns their number.
+async fn move_transactions(connection: &mut impl OnNode, movable: &Movable) -> Result<u64, StoreError> {
+    if movable.traces.is_empty() {
         return Ok(0);
     }
-    let mut lock = Statement::new("SELECT user_id, trace_id, record_id FROM ");
-    let all = main.0.iter().map(|(user, traces)| (user.as_str(), traces.keys().map(String::as_str).collect()));
-    let all: BTreeMap<&str, Vec<&str>> = all.collect();
+    let keys: BTreeMap<_, _> = movable.traces.iter().map(|(user, traces)| (user.as_str(), traces.iter())).collect();
+    let expected: usize = movable.traces.values().map(Vec::len).sum();
+    let mut lock = Statement::new("SELECT trace_id FROM ");
     lock.push(BY_KEY).push(concat!(" WHERE ", is_final!(), " AND ("));
-    of_transactions(&mut lock, &all);
+    of_transactions(&mut lock, &keys);
     lock.push(") FOR UPDATE");
     // Nothing else changes the rows from here on.
-    let rows: Vec<MySqlRow> = lock.fetch(connection).await?.into_iter().flatten().collect();
-    let mut locked: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for row in &rows {
-        let (user, trace) = (row.text(0)?, row.text(1)?);
-        // Another record of the transaction may be the main one, and newer.
-        if main.has(&user, &trace, &row.text(2)?) {
-            locked.entry(user).or_default().push(trace);
-        }
-    }
-    let keys = locked.iter().map(|(user, traces)| (user.as_str(), traces.iter().map(String::as_str).collect()));
-    let keys: BTreeMap<&str, Vec<&str>> = keys.collect();
-    if keys.is_empty() {
-        return Ok(0);
-    }
+    let locked = lock.fetch(connection).await?.iter().map(Vec::len).sum::<usize>();
     let mut copy = Statement::new("INSERT INTO billing_transaction_archive (");
     copy.push(MOVED_COLUMNS).push(") SELECT ").push(MOVED_COLUMNS).push(" FROM ").push(BY_KEY).push(" WHERE ");
     of_transactions(&mut copy, &keys);
@@ -211,18 +251,17 @@ async fn move_transactions(connection: &mut impl OnNode, main: &MainRecords) -> 
     narrow.push(BY_KEY).push(concat!(" SET ", narrowed!(), ", free_remaining_large = NULL WHERE "));
     of_transactions(&mut narrow, &keys);
     let narrowed = narrow.execute_counting(connection).await?;
-    let expected: usize = keys.values().map(Vec::len).sum();
-    if copied != expected as u64 || narrowed != copied {
+    if locked != expected || copied != expected as u64 || narrowed != copied {
         return Err(StoreError::Conflict("old transactions were written meanwhile".into()));
     }
     Ok(copied)
 }
 
 /// Some transactions of some users: ranges of the key.
-fn of_transactions(statement: &mut Statement, keys: &BTreeMap<&str, Vec<&str>>) {
+fn of_transactions<'t>(statement: &mut Statement, keys: &BTreeMap<&str, impl Iterator<Item = &'t String> + Clone>) {
     for (index, (user, traces)) in keys.iter().enumerate() {
         statement.push(if index == 0 { "(user_id = " } else { " OR (user_id = " }).texts([*user]);
-        statement.push(" AND trace_id IN (").texts(traces.iter().copied()).push("))");
+        statement.push(" AND trace_id IN (").texts(traces.clone().map(String::as_str)).push("))");
     }
 }
 

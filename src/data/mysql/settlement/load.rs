@@ -76,8 +76,22 @@ pub enum Locking {
 pub struct Loaded {
     pub state: State,
     pub left_out: LeftOut,
-    /// Transactions whose content is in the archive, until [`Self::add_archived`].
+}
+
+/// The rows of the first round trip.
+struct Found {
+    loaded: Loaded,
+    /// The transactions whose content is in the archive.
     archived: BTreeSet<TransactionKey>,
+    api_keys: ApiKeyRows,
+}
+
+/// Rows of API keys. They are decided on after all transactions are known, because a transaction names its key.
+#[derive(Default)]
+struct ApiKeyRows {
+    locked: Vec<MySqlRow>,
+    /// The rows that exist, locked or not; none if the statement waits for locks.
+    present: Vec<MySqlRow>,
 }
 
 /// Begins, locks the accounts, and finds the known ids of the batch.
@@ -94,8 +108,9 @@ pub async fn load(
     };
     let packet = Packet { batch, keys, lookup, mode, begins: locking != Locking::Begun };
     let sets = packet.statement().fetch(connection).await?;
-    let mut loaded = packet.decode(sets)?;
-    loaded.add_archived(connection).await?;
+    let Found { mut loaded, archived, api_keys } = packet.decode(sets)?;
+    loaded.add_archived(connection, &archived).await?;
+    loaded.add_key_quotas(batch, &api_keys)?;
     loaded.add_further_quotas(connection, batch, keys).await?;
     if packet.skips() {
         loaded.leave_out_locked(connection, batch, keys).await?;
@@ -176,12 +191,14 @@ impl<'b> Packet<'b> {
     }
 
     /// The results, which come in the order of the statements.
-    fn decode(&self, sets: Vec<Vec<MySqlRow>>) -> Result<Loaded, StoreError> {
+    fn decode(&self, sets: Vec<Vec<MySqlRow>>) -> Result<Found, StoreError> {
         let Self { batch, keys, .. } = *self;
         let without_rows = if self.begins { BEGINNING } else { 0 };
         let mut sets = sets.into_iter().skip(without_rows);
         let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
         let mut loaded = Loaded::default();
+        let mut archived = BTreeSet::new();
+        let mut api_keys = ApiKeyRows::default();
         accounts::add_locked(&mut loaded.state, &mut loaded.left_out, batch.at.month, &next()?)?;
         if self.skips() {
             loaded.leave_out_capped(&next()?)?;
@@ -190,7 +207,7 @@ impl<'b> Packet<'b> {
             accounts::add_held_quotas(&mut loaded.state, &mut loaded.left_out, &next()?)?;
         }
         if !self.transactions().is_empty() {
-            loaded.add_transactions(next()?)?;
+            archived = loaded.add_transactions(next()?)?;
         }
         if !keys.adjustments.is_empty() {
             loaded.add_adjustments(&next()?)?;
@@ -210,11 +227,12 @@ impl<'b> Packet<'b> {
         }
         recharge::add_locked((&mut loaded.state, &mut loaded.left_out), batch, keys, &mut next)?;
         if self.names_api_keys() {
-            let locked = next()?;
-            let present = if self.skips() { next()? } else { Vec::new() };
-            loaded.add_key_quotas(batch, &locked, &present)?;
+            api_keys.locked = next()?;
+            if self.skips() {
+                api_keys.present = next()?;
+            }
         }
-        Ok(loaded)
+        Ok(Found { loaded, archived, api_keys })
     }
 }
 
@@ -231,16 +249,19 @@ impl Loaded {
         Ok(())
     }
 
-    fn add_transactions(&mut self, rows: Vec<MySqlRow>) -> Result<(), StoreError> {
+    /// Adds the transactions with their content. Returns those whose content is in the archive.
+    fn add_transactions(&mut self, rows: Vec<MySqlRow>) -> Result<BTreeSet<TransactionKey>, StoreError> {
+        let mut archived = BTreeSet::new();
         let mut wide = Vec::with_capacity(rows.len());
         for row in rows {
             if is_narrow(&row, transactions::STATUS) {
-                self.archived.insert((user_of(&row)?, TraceId::from_stored(row.text(1)?)));
+                archived.insert((user_of(&row)?, TraceId::from_stored(row.text(1)?)));
             } else {
                 wide.push(row);
             }
         }
-        self.add_settled(&wide)
+        self.add_settled(&wide)?;
+        Ok(archived)
     }
 
     /// Adds transactions with their content. A narrow row whose content is lost can't be decoded.
@@ -260,8 +281,11 @@ impl Loaded {
 
     /// Adds the transactions whose content is in the archive. Nearly every batch has none, and sends no statement. A
     /// plain read finds them whole: of an archived transaction only the refunds change, under the lock of its account.
-    async fn add_archived(&mut self, connection: &mut impl OnNode) -> Result<(), StoreError> {
-        let archived = std::mem::take(&mut self.archived);
+    async fn add_archived(
+        &mut self,
+        connection: &mut impl OnNode,
+        archived: &BTreeSet<TransactionKey>,
+    ) -> Result<(), StoreError> {
         if archived.is_empty() {
             return Ok(());
         }
@@ -296,10 +320,10 @@ impl Loaded {
 
     /// Adds the quotas of API keys. Leaves out the accounts whose calls need an API key that
     /// another transaction holds, or a quota that can't be decoded.
-    fn add_key_quotas(&mut self, batch: &Batch, locked: &[MySqlRow], present: &[MySqlRow]) -> Result<(), StoreError> {
+    fn add_key_quotas(&mut self, batch: &Batch, rows: &ApiKeyRows) -> Result<(), StoreError> {
         let mut obstacles: BTreeMap<ApiKeyId, Obstacle> = BTreeMap::new();
         let mut found = BTreeSet::new();
-        for row in locked {
+        for row in &rows.locked {
             let key = ApiKeyId::from_stored(row.text(0)?);
             found.insert((key.clone(), row.text(1)?));
             match key_quota::add(&mut self.state.key_quotas, row) {
@@ -310,7 +334,7 @@ impl Loaded {
                 Err(error) => return Err(error),
             }
         }
-        for row in present {
+        for row in &rows.present {
             let key = ApiKeyId::from_stored(row.text(0)?);
             if !found.contains(&(key.clone(), row.text(1)?)) {
                 obstacles.entry(key.clone()).or_insert(Obstacle::Locked(Lock::ApiKey(key)));

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use sqlx::sqlite::SqliteRow;
 
 use crate::{
     biz::{
@@ -56,8 +57,11 @@ const COPY_TRANSACTION: &str = concat!(
     ") SELECT ",
     moved_columns!(),
     " FROM billing_transaction WHERE user_id = ? AND trace_id = ? AND record_id = ? AND ",
-    is_final!()
+    is_final!(),
+    " ON CONFLICT (user_id, created_at, trace_id) DO NOTHING"
 );
+const IS_MOVABLE: &str =
+    concat!("SELECT 1 FROM billing_transaction WHERE user_id = ? AND trace_id = ? AND record_id = ? AND ", is_final!());
 const NARROW: &str = concat!(
     "UPDATE billing_transaction SET ",
     narrowed!(),
@@ -65,16 +69,18 @@ const NARROW: &str = concat!(
     is_final!()
 );
 
-/// The number of records in a table, and of their final transactions.
+/// The numbers of records in a table, of their final transactions, and of those of them with content in the archive.
 macro_rules! counts_of {
     ($records:literal) => {
         concat!(
-            "SELECT COUNT(*), COUNT(t.user_id) FROM (SELECT user_id AS by_user, billing_record_id AS main, \
+            "SELECT COUNT(*), COUNT(t.user_id), COUNT(a.user_id) FROM (SELECT user_id AS by_user, billing_record_id AS main, \
              iif(type IN (1, 2), trace_id, NULL) AS trace FROM ",
             $records,
             ") r LEFT JOIN billing_transaction t ON t.user_id = r.by_user AND t.trace_id = r.trace \
              AND t.record_id = r.main AND ",
-            is_final!()
+            is_final!("t."),
+            " LEFT JOIN billing_transaction_archive a \
+             ON a.user_id = t.user_id AND a.created_at = t.created_at AND a.trace_id = t.trace_id"
         )
     };
 }
@@ -102,8 +108,7 @@ impl RecordArchive for SqliteStore {
             let count = sqlx::query(counts_of!("billing_record WHERE user_id = ? AND created_at < ?"));
             let count = count.bind(user.as_str()).bind(before.timestamp_micros());
             let row = count.fetch_one(&self.reader).await.map_err(store_error)?;
-            old.records += row.number::<u64>(0)?;
-            old.transactions += row.number::<u64>(1)?;
+            old += counted(&row)?;
         }
         Ok(old)
     }
@@ -132,9 +137,10 @@ impl RecordArchive for SqliteStore {
         self.writer.run_and_rest(move |connection| archive_left(connection, &user, after, limit)).await
     }
 
-    async fn count_left(&self, user: &UserId) -> Result<u64, StoreError> {
+    async fn count_left(&self, user: &UserId) -> Result<Moved, StoreError> {
         let count = sqlx::query(counts_of!("billing_record_archive WHERE user_id = ?")).bind(user.as_str());
-        count.fetch_one(&self.reader).await.map_err(store_error)?.number(1)
+        let row = count.fetch_one(&self.reader).await.map_err(store_error)?;
+        Ok(Moved { records: 0, ..counted(&row)? })
     }
 
     async fn note_none_left(&self, at: DateTime<Utc>) -> Result<(), StoreError> {
@@ -144,6 +150,12 @@ impl RecordArchive for SqliteStore {
             .run(move |connection| connection.execute(note, [at.timestamp_micros()]).map(|_| ()).map_err(writer_error))
             .await
     }
+}
+
+/// A row of [`counts_of`].
+fn counted(row: &SqliteRow) -> Result<Moved, StoreError> {
+    let (last, contested): (u64, u64) = (row.number(1)?, row.number(2)?);
+    Ok(Moved { records: row.number(0)?, transactions: last.saturating_sub(contested), contested })
 }
 
 /// A record: time, id, and trace id if it may be the main record of a transaction.
@@ -167,7 +179,7 @@ fn archive(
             return Err(StoreError::Conflict("the old records differ from their copies".into()));
         }
         moved.records += copied as u64;
-        moved.transactions += move_transactions(&transaction, user, &records)?;
+        moved += move_transactions(&transaction, user, &records)?;
         if moved.records >= u64::from(limit) {
             break;
         }
@@ -195,11 +207,12 @@ fn archive_left(
 ) -> Result<LeftPage, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
     let records = archived(&transaction, user, after, limit).map_err(writer_error)?;
-    let transactions = move_transactions(&transaction, user, &records)?;
+    let moved = move_transactions(&transaction, user, &records)?;
     transaction.commit().map_err(writer_error)?;
-    let last = records.into_iter().next_back();
+    let is_last_page = (records.len() as u64) < u64::from(limit);
+    let last = records.into_iter().next_back().filter(|_| !is_last_page);
     let last = last.and_then(|(at, id, _)| Some((DateTime::from_timestamp_micros(at)?, id)));
-    Ok(LeftPage { transactions, last })
+    Ok(LeftPage { moved, last })
 }
 
 fn archived(
@@ -213,17 +226,30 @@ fn archived(
     find.query_map(params![user.as_str(), at, id, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
 }
 
-/// Moves the final transactions of some main records of a user. Returns their number.
-fn move_transactions(transaction: &Transaction<'_>, user: &UserId, records: &[MainRecord]) -> Result<u64, StoreError> {
-    let mut moved = 0;
+/// Moves the final transactions of some main records of a user.
+fn move_transactions(
+    transaction: &Transaction<'_>,
+    user: &UserId,
+    records: &[MainRecord],
+) -> Result<Moved, StoreError> {
+    let mut moved = Moved::default();
     for (_, record, trace) in records {
         let Some(trace) = trace else { continue };
-        let run = |sql| transaction.prepare_cached(sql)?.execute([user.as_str(), trace, record]);
+        let key = [user.as_str(), trace, record];
+        let run = |sql| transaction.prepare_cached(sql)?.execute(key);
         let copied = run(COPY_TRANSACTION).map_err(writer_error)?;
-        if copied > 0 && run(NARROW).map_err(writer_error)? != copied {
-            return Err(StoreError::Conflict("an old transaction differs from its copy".into()));
+        if copied > 0 {
+            if run(NARROW).map_err(writer_error)? != copied {
+                return Err(StoreError::Conflict("an old transaction differs from its copy".into()));
+            }
+            moved.transactions += copied as u64;
+            continue;
         }
-        moved += copied as u64;
+        let mut find = transaction.prepare_cached(IS_MOVABLE).map_err(writer_error)?;
+        if find.exists(key).map_err(writer_error)? {
+            tracing::warn!(trace_id = %trace, "old transaction not moved; the archive has content with its id already");
+            moved.contested += 1;
+        }
     }
     Ok(moved)
 }
