@@ -32,11 +32,11 @@ pub(super) fn reservation_ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     if ttl > LONGEST { Err(de::Error::custom("must be at most 168h")) } else { Ok(ttl) }
 }
 
-/// As [`duration`], at most an hour, because holds wait for the sweep.
+/// As [`duration`], from a second to a minute. Each sweep measures the clock, whose alerts expect it each minute.
 pub(super) fn sweep_interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    const LONGEST: Duration = Duration::from_secs(3_600);
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(60);
     let interval = duration(deserializer)?;
-    if interval > LONGEST { Err(de::Error::custom("must be at most 1h")) } else { Ok(interval) }
+    if bounds.contains(&interval) { Ok(interval) } else { Err(de::Error::custom("must be from 1s to 60s")) }
 }
 
 /// As [`duration`], at most 10 seconds. A caller waits no longer for its refusal.

@@ -58,8 +58,17 @@ impl Service {
     }
 
     async fn commit_hold(&self, user: &str, trace: &str, count: Option<i32>) {
-        let request =
-            CommitReservationRequest { user_id: user.into(), trace_id: trace.into(), count, ..Default::default() };
+        self.commit_at(user, trace, count, 0.0).await;
+    }
+
+    async fn commit_at(&self, user: &str, trace: &str, count: Option<i32>, cost: f64) {
+        let request = CommitReservationRequest {
+            user_id: user.into(),
+            trace_id: trace.into(),
+            count,
+            cost,
+            ..Default::default()
+        };
         self.internal.clone().commit_reservation(request).await.unwrap();
     }
 
@@ -209,31 +218,22 @@ async fn each_wrong_use_of_an_api_key_is_named_with_both_numbers(#[values(MySql,
             "amount" => format!("{}.{:06}", count / 1_000_000, count % 1_000_000).trim_end_matches('0').to_owned(),
             _ => count.to_string(),
         };
+        let set = |column: &str, by: &str| {
+            format!(
+                "UPDATE api_key_quota SET {column} = {column} {by} WHERE api_key_id = 'k/1' AND quota_type = '{quota_type}'"
+            )
+        };
         for (column, says, period) in
-            [("used_day", day, "on 2026-11-21"), ("used_month", month, "in 2026-11"), ("used_total", total, "in total")]
+            [("used_day", day, "on 2026-11-21"), ("used", month, "in 2026-11"), ("used_total", total, "in total")]
         {
-            let set = |by: &str| {
-                format!(
-                    "UPDATE api_key_quota SET {column} = {column} {by} WHERE api_key_id = 'k/1' AND quota_type = '{quota_type}'"
-                )
-            };
-            let found = service.differences_after(&set("+ 3"), &set("- 3")).await;
+            let found = service.differences_after(&set(column, "+ 3"), &set(column, "- 3")).await;
             let line =
                 format!("API key k/1: used {quota_type} {period} says {}, should be {}", shown(says + 3), shown(says));
             assert_eq!(found, [line]);
         }
-        let set = |by: &str| {
-            format!(
-                "UPDATE api_key_quota SET used = used {by} WHERE api_key_id = 'k/1' AND quota_type = '{quota_type}'"
-            )
-        };
-        let found = service.differences_after(&set("- 1"), &set("+ 1")).await;
-        let line = format!(
-            "API key k/1: used part of the quota of {quota_type} in 2026-11 says {}, should be {}",
-            shown(month - 1),
-            shown(month)
-        );
-        assert_eq!(found, [line]);
+        // The service reads `used` in place of the column of the quota's own period.
+        let found = service.differences_after(&set("used_month", "+ 3"), &set("used_month", "- 3")).await;
+        assert_eq!(found, [""; 0]);
     }
     let set = |count: u32| {
         format!("UPDATE api_key_quota SET used_total = {count} WHERE api_key_id = 'unused' AND quota_type = 'tokens'")
@@ -301,6 +301,70 @@ async fn limits_that_are_set_late_changed_and_removed_are_clean(#[values(MySql, 
     assert_eq!(service.differences().await.len(), 1);
 }
 
+/// A server of release 0.1.0 counts `used` alone, which is the use in the period of the quota.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_of_an_older_server_make_no_false_report(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-10-20T02:00:00Z");
+    service.set_quotas("k", "total").await;
+    calls(&service, "u", "k", "old").await;
+    let migrated = if on == MySql { "created_at + INTERVAL 30 MINUTE" } else { "created_at + 1800000000" };
+    let as_an_older_server = format!(
+        "UPDATE api_key_quota SET used_day = 0, used_month = 0, used_total = 1, day_since = {migrated}, month_since = {migrated}"
+    );
+    service.database.execute(&as_an_older_server).await;
+    assert_eq!(service.differences().await, [""; 0]);
+    calls(&service, "u", "k", "new").await;
+    assert_eq!(service.differences().await, [""; 0]);
+    service.clock.set("2026-11-20T02:00:00Z");
+    calls(&service, "u", "k", "later").await;
+    assert_eq!(service.differences().await, [""; 0]);
+
+    let set = |column: &str, by: &str| {
+        format!("UPDATE api_key_quota SET {column} = {column} {by} WHERE quota_type = 'requests'")
+    };
+    for (column, period) in [("used", "in total"), ("used_month", "in 2026-11"), ("used_day", "on 2026-11-20")] {
+        let found = service.differences_after(&set(column, "+ 1"), &set(column, "- 1")).await;
+        let line = format!("API key k: used requests {period} says ");
+        assert!(found.len() == 1 && found[0].starts_with(&line), "{found:#?}");
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_count_of_tokens_is_named_beside_a_commit_by_its_cost(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-11-20T02:00:00Z");
+    service.adjust("u", 100.0).await;
+    service.set_quotas("k", "total").await;
+    service.hold("u", "k", "t", 20).await;
+    service.commit_at("u", "t", Some(2), 0.5).await;
+    assert_eq!(service.differences().await, [""; 0]);
+    service.database.execute("UPDATE api_key_quota SET used = used + 3 WHERE quota_type = 'tokens'").await;
+    assert_eq!(service.differences().await, ["API key k: used tokens in total says 24, should be 21"]);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_key_that_is_no_text_does_not_end_the_audit(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-11-20T02:00:00Z");
+    for key in ["a", "z"] {
+        service.set_quota(key, "requests", "total", Some(9.0)).await;
+    }
+    service.clock.advance(TimeDelta::minutes(5));
+    service.deduct(keyed("u", "a", "t", 1)).await;
+    service.deduct(keyed("u", "b", "no-text", 1)).await;
+    let no_text = if on == MySql { "x'62ff'" } else { "CAST(x'62ff' AS TEXT)" };
+    let change = format!("UPDATE billing_transaction SET api_key_id = {no_text} WHERE trace_id = 'no-text'");
+    service.database.execute(&change).await;
+    service.database.execute("UPDATE api_key_quota SET used = 3 WHERE api_key_id = 'a'").await;
+    let found = service.differences().await;
+    let line = "API key a: used requests in total says 3, should be 1".to_owned();
+    assert!(found.contains(&line), "{found:#?}");
+}
+
 /// The time of a charge is that of its batch, and not that of its commit.
 #[rstest]
 #[tokio::test]
@@ -322,10 +386,10 @@ async fn calls_close_to_the_begin_of_a_count_may_count_or_not(#[values(MySql, Sq
         assert_eq!(service.differences().await, [""; 0]);
     }
     service.database.execute("UPDATE tenant_quota SET daily_used = 3").await;
-    service.database.execute("UPDATE api_key_quota SET used_total = 3").await;
+    service.database.execute("UPDATE api_key_quota SET used = 3").await;
     let expected = [
-        "user u: calls counted for the caps on 2026-11-29 says 3, should be 0 to 2",
         "API key k: used requests in total says 3, should be 0 to 2",
+        "user u: calls counted for the caps on 2026-11-29 says 3, should be 0 to 2",
     ];
     assert_eq!(service.differences().await, expected);
 }

@@ -58,6 +58,16 @@ async fn set_balances(database: &Database, balance: u32, users: &str) {
     database.execute(&format!("UPDATE user_balance SET balance = {balance} WHERE user_id IN ({users})")).await;
 }
 
+/// Adds an API key with a quota whose use has no transactions.
+async fn wrong_key(database: &Database) {
+    let at = if database.backend == MySql { "'2026-11-01'" } else { "1793491200000000" };
+    let quota = format!(
+        "INSERT INTO api_key_quota (api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, updated_at) \
+         VALUES ('k', 'requests', 'total', 9, 5, '2026-11-02', {at}, {at})"
+    );
+    database.execute(&quota).await;
+}
+
 #[rstest]
 #[tokio::test]
 async fn only_a_finished_scheduled_audit_changes_the_gauges(#[values(MySql, Sqlite)] on: Backend) {
@@ -122,6 +132,37 @@ async fn the_whole_audit_counts_by_schedule_and_by_hand_and_goes_on_in_the_next_
     let clean = whole("2026-11-25T04:00:00Z", Counted::all(), true).await;
     assert_eq!(clean.unwrap(), ["audit-all: 500 users, 0 differences"]);
     assert_eq!(differences(&database).await, Some(0));
+}
+
+#[rstest]
+#[tokio::test]
+async fn differences_of_api_keys_are_in_each_checkpoint_and_in_the_result_once(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    users(&database, 300).await;
+    wrong_key(&database).await;
+    let clock = TestClock::real();
+    clock.set("2026-11-14T21:00:01Z");
+    let whole = async |watched: Counted| {
+        let runner = runner(database.config(&[]), &clock, watched.stop.clone()).await;
+        runner.run_due(Job::AuditAll, &watched).await.ok().map(|report| report.expect("no other process runs it"))
+    };
+    assert!(whole(Counted::cut_after(1)).await.is_none());
+    let position = async || database.rows(&["position"], "FROM job_run").await[0][0].clone();
+    assert!(position().await.starts_with("200 1 "), "{}", position().await);
+    let ended = whole(Counted::all()).await.unwrap();
+    assert_eq!((ended.lines, ended.is_good), (vec!["audit-all: 300 users, 1 differences".to_owned()], false));
+    assert!(position().await.starts_with("300 1 "), "{}", position().await);
+    assert_eq!(differences(&database).await, Some(1));
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_differences_of_api_keys_count_without_any_user(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    wrong_key(&database).await;
+    let runner = runner(database.config(&[]), &TestClock::real(), Counted::all().stop).await;
+    runner.run_now(Job::AuditAll, false, &Counted::all()).await.unwrap().unwrap();
+    assert_eq!(differences(&database).await, Some(1));
 }
 
 #[rstest]

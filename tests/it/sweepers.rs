@@ -1,6 +1,7 @@
 //! The sweepers of two servers over one database.
 
 use billing_service::service::proto::{ReserveQuotaRequest, SetUserLimitsRequest};
+use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
 use rstest::rstest;
 use serde_json::Value;
@@ -67,12 +68,12 @@ async fn a_server_goes_on_when_the_sweeping_one_is_killed_and_each_hold_is_freed
     #[values(MySql, Sqlite)] on: Backend,
 ) {
     until_killed(1, async || {
-        // This server sweeps after the test.
-        let service =
-            Service::start_with(on, &[("billing.reservation_ttl", "1ms"), ("billing.sweep_interval", "1h")]).await;
+        let service = Service::start_with(on, &[("billing.reservation_ttl", "1ms")]).await;
+        // A server whose clock is off sweeps nothing.
+        service.clock.advance(TimeDelta::minutes(-10));
         service.hold_for_a_moment().await;
         let all = service.pending().await;
-        let conf = service.database.config_file(&[("billing.sweep_interval", "50ms")]);
+        let conf = service.database.config_file(&[("billing.sweep_interval", "1s")]);
         let (mut first, _log) = ServerProcess::start_logged(&conf);
         until("the first server sweeps", async || service.pending().await < all).await;
         let holder = service.sweeping().await;

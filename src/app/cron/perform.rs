@@ -176,8 +176,11 @@ impl Runner {
 
     async fn audit_all(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let report = audit::audit(self.sources(), progress).await?;
+        let left = format!("audit-all: {} API keys with quotas were not audited", report.keys_left);
+        let left = (report.keys_left > 0).then_some(left);
         let sum = format!("audit-all: {} users, {} differences", report.users, report.difference_count);
-        Ok(JobReport { lines: vec![sum], is_good: report.difference_count == 0 })
+        let is_good = report.difference_count == 0 && report.keys_left == 0;
+        Ok(JobReport { lines: left.into_iter().chain([sum]).collect(), is_good })
     }
 
     async fn seal_months(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
@@ -190,7 +193,9 @@ impl Runner {
     }
 
     fn sources(&self) -> Sources<'_> {
-        Sources::new(&*self.store, &self.calendar)
+        let (settlement, database) = (&self.config.billing.settlement, &self.config.data.database);
+        let unsure = audit::unsure(settlement.retry_timeout, database.max_clock_skew);
+        Sources { unsure, ..Sources::new(&*self.store, &self.calendar) }
     }
 
     async fn archive(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {

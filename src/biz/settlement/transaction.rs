@@ -120,11 +120,10 @@ impl Transaction {
         Take { requests: 1, tokens, amount: self.amount.max(held) }
     }
 
-    /// Whether a report that is not stored may have set the tokens that it took. Releases before the column
-    /// `reports` did not keep the report of a stream whose commit named a cost and no usage.
+    /// Whether a report that is not stored may have set the tokens that it took, if release 0.1.0 settled it. That
+    /// release does not keep the report of a stream whose commit named no usage.
     pub fn has_unknown_tokens(&self) -> bool {
-        let of_cost = |delivered: &Delivered| delivered.usage.is_none() && delivered.cost.is_some();
-        self.is_charged_as_held() && self.last_report().is_none() && self.delivered().is_some_and(of_cost)
+        self.is_charged_as_held() && self.last_report().is_none()
     }
 
     /// The tokens that a commit without usage took beyond [`Self::kept`].

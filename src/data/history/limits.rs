@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     biz::{
         jobs::audit::counts::{CapCounts, Counting, KeyCounts},
-        limits::key_quota::{KeyQuotas, Taken},
+        limits::key_quota::KeyQuotas,
         values::{
             calendar::Month,
             error::StoreError,
@@ -57,7 +57,7 @@ pub(in crate::data) fn calls_of_keys(users: Option<&[UserId]>) -> &'static str {
     }
 }
 
-/// A row of [`CAPS`]; `None` if it cannot be read, which the books name.
+/// A row of [`CAPS`]; `None` if it cannot be read. The books name it if a limit or a count is the reason.
 pub(in crate::data) fn cap_counts_of(row: &impl Columns, rule: Counting) -> Result<Option<CapCounts>, StoreError> {
     let user = user_of(row)?;
     Ok(requests_of(row, 1).ok().flatten().map(|stored| CapCounts::new(user, stored, rule)))
@@ -88,9 +88,11 @@ pub(in crate::data) fn count_of_cap(
     Ok(())
 }
 
-/// An API key and a user.
-pub(in crate::data) fn key_and_user_of(row: &impl Columns) -> Result<(ApiKeyId, UserId), StoreError> {
-    Ok((ApiKeyId::from_stored(row.text(0)?), UserId::from_stored(row.text(1)?)))
+/// The API keys and users of some rows. A key that is no text is left out, because the quota of such a key is not
+/// audited either.
+pub(in crate::data) fn keys_and_users_of(rows: &[impl Columns]) -> Result<Vec<(ApiKeyId, UserId)>, StoreError> {
+    let keys = rows.iter().filter_map(|row| Some((ApiKeyId::from_stored(row.text(0).ok()?), row)));
+    keys.map(|(key, row)| Ok((key, UserId::from_stored(row.text(1)?)))).collect()
 }
 
 /// The rows of [`KEY_QUOTAS`] by key.
@@ -122,13 +124,11 @@ fn key_counts_of(row: &impl Columns, rule: Counting) -> Result<Option<KeyCounts>
     if let Err(StoreError::Failed(_)) = add(&mut quotas, row) {
         return Ok(None);
     }
-    let Some((of, mut quota)) = quotas.into_iter().next() else { return Ok(None) };
-    let used = quota.taken.of(quota.period);
-    if quota.limit < 0 || used < 0 || quota.version < 0 {
+    let Some((of, quota)) = quotas.into_iter().next() else { return Ok(None) };
+    if quota.limit < 0 || quota.taken.of(quota.period) < 0 || quota.version < 0 {
         return Ok(None);
     }
-    quota.taken = Taken { day: row.number(8)?, month: row.number(9)?, total: row.number(10)? };
-    Ok(Some(KeyCounts::new(of, quota, used, known_since_at(row, 12)?, rule)))
+    Ok(Some(KeyCounts::new(of, quota, known_since_at(row, 12)?, rule)))
 }
 
 /// Counts a transaction toward the quotas of its key.

@@ -15,7 +15,7 @@ pub(super) use self::{
     charges::{DIFFERING_CHARGES, RECORDED, TIME_BEHIND, TRACE_BEHIND, UNRECORDED},
     limits::{
         CALLS_OF_USERS, CAPS, KEY_QUOTAS, KEYS_WITH_QUOTAS, USERS_OF_KEYS, by_key, by_month, calls_of_keys,
-        cap_counts_of, count_of_cap, count_of_key, first_of_keys, key_and_user_of,
+        cap_counts_of, count_of_cap, count_of_key, first_of_keys, keys_and_users_of,
     },
     rows::{history_row_of, rows},
     seals::{ALL_SEALED, CHANGED, LAST_SEALS, LOST, SEALS, all_sealed_of, changed_of, last_seal_of, stored_seal_of},

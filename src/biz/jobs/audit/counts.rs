@@ -4,7 +4,7 @@
 //! a server whose clock is ahead, on a later one. A transaction has the time at which its batch began, and not that of
 //! its commit. So close to the begin of a count, or before the begin of its period, a transaction may count or not.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
@@ -22,11 +22,20 @@ use crate::biz::{
     },
 };
 
-/// Most time between the begin of a batch and its commit, with the skew of two clocks.
-const UNSURE: TimeDelta = TimeDelta::minutes(2);
+/// [`Counting::unsure`] of a configuration without long waits.
+pub(super) const LEAST_UNSURE: TimeDelta = TimeDelta::minutes(2);
+
+/// [`Counting::unsure`] of every configuration.
+const MOST_UNSURE: TimeDelta = TimeDelta::days(1);
 
 /// Servers of release 0.1.0 may go on so long beside a migrated database.
 const ROLLING_UPGRADE: TimeDelta = TimeDelta::days(1);
+
+/// The most time between the begin of a batch and its commit, with the skew of two clocks.
+pub fn unsure(retry_timeout: Duration, max_clock_skew: Duration) -> TimeDelta {
+    let most = retry_timeout.saturating_add(max_clock_skew.saturating_mul(2));
+    TimeDelta::from_std(most).unwrap_or(MOST_UNSURE).clamp(LEAST_UNSURE, MOST_UNSURE)
+}
 
 /// The rule by which transactions are counted.
 #[derive(Debug, Clone, Copy)]
@@ -34,12 +43,6 @@ pub struct Counting {
     pub periods: Periods,
     /// So close to the begin of a count, it is not known whether a transaction counts.
     pub unsure: TimeDelta,
-}
-
-impl Counting {
-    pub fn of(periods: Periods) -> Self {
-        Self { periods, unsure: UNSURE }
-    }
 }
 
 /// The least and the most that transactions can have counted.
@@ -236,38 +239,31 @@ pub struct KeyCounts {
     key: ApiKeyId,
     kind: QuotaType,
     stored: KeyQuota,
-    /// The stored use in the period of the quota.
-    used: i64,
     /// The periods whose use is known in full.
     counters: Vec<Counter>,
     last_day: LastDay,
-    /// Release 0.1.0 may have counted earlier transactions, by its rule for tokens.
+    /// Release 0.1.0 may have counted earlier transactions, by its rule for tokens, and in the period of the quota alone.
     old_until: DateTime<Utc>,
     unreadable: Vec<String>,
     rule: Counting,
 }
 
 impl KeyCounts {
-    /// The counts of a stored quota, with its use in each period, its use in its own period, and since when each is
-    /// known in full.
-    pub fn new(
-        (key, kind): (ApiKeyId, QuotaType),
-        stored: KeyQuota,
-        used: i64,
-        known: KnownSince,
-        rule: Counting,
-    ) -> Self {
-        let counter = |period| Counter::new(rule, period, stored.day, stored.since);
-        let is_known = |counter: &Counter| {
-            let begin = if counter.period == Period::Total { stored.since } else { counter.start.max(stored.since) };
-            known.of(counter.period) <= begin
-        };
-        let counters = Period::ALL.map(counter).into_iter().filter(is_known).collect();
+    /// The counts of a stored quota, and since when its use in each period is known in full.
+    pub fn new((key, kind): (ApiKeyId, QuotaType), stored: KeyQuota, known: KnownSince, rule: Counting) -> Self {
         // The migration of an older quota left its own period alone.
         let migrated = known.day.max(known.month).max(known.total);
         let old_until = if migrated > stored.since { migrated + ROLLING_UPGRADE } else { stored.since };
+        let is_known = |counter: &Counter| {
+            let begin = if counter.period == Period::Total { stored.since } else { counter.start.max(stored.since) };
+            // The quota had this period before the migration too.
+            let is_own = counter.period == stored.period && known.of(counter.period) <= stored.since;
+            known.of(counter.period) <= begin && (is_own || begin >= old_until)
+        };
+        let counter = |period| Counter::new(rule, period, stored.day, stored.since);
+        let counters = Period::ALL.map(counter).into_iter().filter(is_known).collect();
         let last_day = LastDay::default();
-        Self { key, kind, stored, used, counters, last_day, old_until, unreadable: Vec::new(), rule }
+        Self { key, kind, stored, counters, last_day, old_until, unreadable: Vec::new(), rule }
     }
 
     pub fn key(&self) -> &ApiKeyId {
@@ -285,8 +281,8 @@ impl KeyCounts {
         let now = transaction.taken().of(kind);
         for counter in &mut self.counters {
             counter.add(when, now, || transaction.most_taken().of(kind));
-            if kind == QuotaType::Tokens && when.1 >= counter.from() {
-                if when.1 < self.old_until && transaction.is_charged_without_usage() {
+            if kind == QuotaType::Tokens && when.1 >= counter.from() && when.1 < self.old_until {
+                if transaction.is_charged_without_usage() {
                     let most = transaction.most_taken().tokens;
                     counter.count.add(-2 * most, most);
                 }
@@ -320,12 +316,11 @@ impl KeyCounts {
         for counter in &self.counters {
             let book = format!("used {kind} {}", counter.shown_period());
             found.expect(book, self.stored.taken.of(counter.period), counter.count, show);
-            if counter.period == self.stored.period {
-                let book = format!("used part of the quota of {kind} {}", counter.shown_period());
-                found.expect(book, self.used, counter.count, show);
-            }
         }
         found.expect_day(format!("last day of used {kind}"), self.stored.day, self.last_day);
         found.differences
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ pub(super) mod whole;
 
 pub use self::{
     books::{AuditStore, DayBook, DifferingDay, Evidence, MAX_DAYS, compare},
+    counts::unsure,
     differences::{Difference, Owner},
     pieces::{AtOnce, Sources},
     unsealed::audit_unsealed,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
+use super::counts::{Counting, LEAST_UNSURE};
 use crate::biz::{
     jobs::{
         retry::repeat,
@@ -35,11 +36,17 @@ pub struct Sources<'s> {
     pub store: &'s dyn SealStore,
     pub calendar: &'s Calendar,
     pub at_once: AtOnce,
+    /// As [`Counting::unsure`].
+    pub unsure: TimeDelta,
 }
 
 impl<'s> Sources<'s> {
     pub fn new(store: &'s dyn SealStore, calendar: &'s Calendar) -> Self {
-        Self { store, calendar, at_once: AtOnce::default() }
+        Self { store, calendar, at_once: AtOnce::default(), unsure: LEAST_UNSURE }
+    }
+
+    pub(super) fn counting(&self) -> Counting {
+        Counting { periods: self.calendar.periods(), unsure: self.unsure }
     }
 }
 

@@ -60,7 +60,7 @@ impl LimitAudit for SqliteStore {
     async fn users_of_keys(&self, users: &UserSpan, keys: &KeySpan) -> Result<Vec<(ApiKeyId, UserId)>, StoreError> {
         let (first_key, last_key) = (keys.first.as_str(), keys.last.as_str());
         let scope = Scope { first_key, last_key, ..Scope::of_span(users) };
-        self.rows(history::USERS_OF_KEYS, &scope).await?.iter().map(history::key_and_user_of).collect()
+        history::keys_and_users_of(&self.rows(history::USERS_OF_KEYS, &scope).await?)
     }
 
     async fn key_counts(

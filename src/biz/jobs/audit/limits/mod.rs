@@ -4,6 +4,8 @@
 //! transactions of all users for the users of each key. Then it reads a quota and the transactions of its users in one
 //! snapshot. A user whose first call with a key came between the two is missing there. So a key that differs is
 //! searched again, and its difference counts if the search finds the same users.
+//!
+//! In memory are the users of the keys of one search, at most [`MOST_USERS`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,14 +24,18 @@ use crate::biz::{
     },
 };
 
-/// API keys whose users are searched in one scan of all transactions. Their users are in memory.
+/// API keys whose users one scan of all transactions searches.
 const KEYS_IN_A_SCAN: u32 = 100_000;
+/// Users of all keys of a scan, each counted with each of its keys. A scan that finds more leaves keys to the next one.
+pub(super) const MOST_USERS: usize = 1_000_000;
 /// Users whose transactions one statement searches, and users whose transactions one snapshot reads.
 const USERS_AT_A_TIME: u32 = 200;
 /// API keys that one snapshot reads.
 const KEYS_AT_A_TIME: usize = 1_000;
 /// A key with more users is read with the transactions of all users.
 const MAX_USERS_OF_A_KEY: usize = 200;
+/// Keys that are searched again together. They never have too many users for a scan.
+const KEYS_SEARCHED_AGAIN: usize = MOST_USERS / MAX_USERS_OF_A_KEY;
 /// Searches for the users of a key that differs.
 const MAX_SEARCHES: usize = 4;
 
@@ -89,23 +95,41 @@ pub(super) async fn compare_caps(
     Ok(())
 }
 
-/// Calls `note` for each difference of the quotas of all API keys.
+/// Calls `note` for each difference of the quotas of all API keys. At most `most_users` of their users are in memory.
+/// Returns the number of keys that it could not compare.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
 pub(super) async fn compare_all_keys(
     store: &(impl LimitAudit + ?Sized),
+    most_users: usize,
     rule: Counting,
     note: &mut (dyn FnMut(Difference) + Send),
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let mut after = None;
+    let mut left = 0;
     // Ends: each part begins behind the last.
     loop {
         let keys = repeat(|| store.keys_with_quotas(after.as_ref(), KEYS_IN_A_SCAN)).await?;
-        let Some(last) = keys.last() else { return Ok(()) };
+        let mut users = users_of(store, keys, most_users).await?;
+        let Some((last, _)) = users.last_key_value() else { return Ok(left) };
         after = Some(last.clone());
-        compare_keys(store, keys, rule, note).await?;
+        let mut differing = differing(store, &mut users, rule).await?;
+        while let Some(part) = first_part(&mut users) {
+            let of_part = part.keys().filter_map(|key| differing.remove_entry(key)).collect();
+            left += compare_again(store, (part, of_part), rule, note).await?;
+        }
     }
+}
+
+/// Takes the first keys, as many as are searched again together; `None` if there are none.
+fn first_part(users: &mut UsersOfKeys) -> Option<UsersOfKeys> {
+    let rest = match users.keys().nth(KEYS_SEARCHED_AGAIN).cloned() {
+        Some(end) => users.split_off(&end),
+        None => BTreeMap::new(),
+    };
+    let part = std::mem::replace(users, rest);
+    (!part.is_empty()).then_some(part)
 }
 
 /// The users of an API key.
@@ -125,45 +149,56 @@ impl KeyUsers {
             }
         }
     }
+
+    /// The users in memory.
+    fn held(&self) -> usize {
+        match self {
+            Self::Known(users) => users.len(),
+            Self::Crowd => 0,
+        }
+    }
 }
 
+type UsersOfKeys = BTreeMap<ApiKeyId, KeyUsers>;
 type Differing = BTreeMap<ApiKeyId, Vec<Difference>>;
 
-async fn compare_keys(
+/// Searches keys that differ again until each is searched twice with the same users, or no longer differs. Returns the
+/// number of the others.
+async fn compare_again(
     store: &(impl LimitAudit + ?Sized),
-    keys: Vec<ApiKeyId>,
+    (mut users, mut found): (UsersOfKeys, Differing),
     rule: Counting,
     note: &mut (dyn FnMut(Difference) + Send),
-) -> Result<(), StoreError> {
-    let mut users = users_of(store, keys).await?;
+) -> Result<u64, StoreError> {
     for _ in 1..MAX_SEARCHES {
-        let mut differing = differing(store, &users, rule).await?;
-        users.retain(|key, _| differing.contains_key(key));
         if users.is_empty() {
-            return Ok(());
+            break;
         }
-        let again = users_of(store, users.keys().cloned().collect()).await?;
+        let again = users_of(store, users.keys().cloned().collect(), MOST_USERS).await?;
         users = again.into_iter().filter(|(key, found)| users.get(key) != Some(found)).collect();
         // A key with the users of the search before differs in the snapshot between the two.
-        differing.retain(|key, _| !users.contains_key(key));
-        differing.into_values().flatten().for_each(&mut *note);
+        found.retain(|key, _| !users.contains_key(key));
+        found.into_values().flatten().for_each(&mut *note);
+        found = differing(store, &mut users, rule).await?;
     }
     for key in users.keys() {
         tracing::warn!(api_key = %key, "quota of an API key not audited; each search found new users of it");
     }
-    Ok(())
+    Ok(users.len() as u64)
 }
 
-/// Searches the transactions of all users for `keys`, which are in key order.
+/// Searches the transactions of all users for `keys`, which are in key order. If the keys have more than `most` users,
+/// the last keys are left out.
 async fn users_of(
     store: &(impl LimitAudit + ?Sized),
     keys: Vec<ApiKeyId>,
-) -> Result<BTreeMap<ApiKeyId, KeyUsers>, StoreError> {
+    most: usize,
+) -> Result<UsersOfKeys, StoreError> {
     let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(BTreeMap::new()) };
-    let span_of_keys = KeySpan { first: first.clone(), last: last.clone() };
-    let mut found: BTreeMap<ApiKeyId, KeyUsers> =
-        keys.into_iter().map(|key| (key, KeyUsers::Known(BTreeSet::new()))).collect();
+    let mut span_of_keys = KeySpan { first: first.clone(), last: last.clone() };
+    let mut found: UsersOfKeys = keys.into_iter().map(|key| (key, KeyUsers::Known(BTreeSet::new()))).collect();
     let mut after = None;
+    let mut held = 0;
     // Ends: each span begins behind the last.
     loop {
         let span = repeat(|| store.span(after.as_ref(), USERS_AT_A_TIME)).await?.map(|(span, _)| span);
@@ -173,6 +208,13 @@ async fn users_of(
         for (key, user) in repeat(|| store.users_of_keys(&span, &span_of_keys)).await? {
             if let Some(users) = found.get_mut(&key) {
                 users.add(user);
+                held += 1;
+            }
+        }
+        if held > most {
+            held = leave_out(&mut found, most);
+            if let Some((last, _)) = found.last_key_value() {
+                span_of_keys.last = last.clone();
             }
         }
         if is_last {
@@ -182,10 +224,22 @@ async fn users_of(
     }
 }
 
-/// The keys that differ, read in groups of a bounded size.
+/// Leaves out the last half of the keys until the others have at most `most` users. Returns their number.
+fn leave_out(found: &mut UsersOfKeys, most: usize) -> usize {
+    // Ends: each time there are fewer keys, and one always stays.
+    loop {
+        let held = found.values().map(KeyUsers::held).sum();
+        match found.keys().nth(found.len() / 2).filter(|_| held > most && found.len() > 1).cloned() {
+            Some(middle) => drop(found.split_off(&middle)),
+            None => return held,
+        }
+    }
+}
+
+/// Reads keys in groups of a bounded size. Those that differ stay.
 async fn differing(
     store: &(impl LimitAudit + ?Sized),
-    keys: &BTreeMap<ApiKeyId, KeyUsers>,
+    keys: &mut UsersOfKeys,
     rule: Counting,
 ) -> Result<Differing, StoreError> {
     let mut differing = Differing::new();
@@ -202,6 +256,7 @@ async fn differing(
         }
     }
     differing.retain(|_, differences| !differences.is_empty());
+    keys.retain(|key, _| differing.contains_key(key));
     Ok(differing)
 }
 
@@ -213,7 +268,7 @@ struct Group {
 }
 
 /// Keys with neighbouring users come together, so that the transactions of a user are read seldom.
-fn groups(keys: &BTreeMap<ApiKeyId, KeyUsers>) -> Vec<Group> {
+fn groups(keys: &UsersOfKeys) -> Vec<Group> {
     let mut known: Vec<(&ApiKeyId, &BTreeSet<UserId>)> = Vec::new();
     let mut crowds: Vec<ApiKeyId> = Vec::new();
     for (key, users) in keys {

@@ -4,15 +4,16 @@ use std::sync::Mutex;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::*;
+use super::{super::counts::LEAST_UNSURE, *};
 use crate::biz::{
     limits::key_quota::{KeyQuota, KnownSince, Period, QuotaType, Taken},
     values::calendar::{Calendar, SystemClock},
 };
 
-/// A database in which each search finds the next list of users, and the quota of the key is right once its
+/// A database in which each search finds the next list of users for all keys, and the quota of a key is right once its
 /// transactions are read with those of `needed`.
 struct Scripted {
+    keys: Vec<ApiKeyId>,
     searches: Mutex<Vec<Vec<String>>>,
     needed: &'static str,
     /// The users of each read; `None` for all.
@@ -22,15 +23,18 @@ struct Scripted {
 impl Scripted {
     fn new(needed: &'static str, searches: &[&[&str]]) -> Self {
         let searches = searches.iter().rev().map(|users| users.iter().map(|user| (*user).to_owned()).collect());
-        Self { searches: Mutex::new(searches.collect()), needed, reads: Mutex::default() }
+        Self { keys: vec![key("k")], searches: Mutex::new(searches.collect()), needed, reads: Mutex::default() }
     }
 
-    /// The lines of the audit, the searches that it left, and the numbers of users that it read.
-    async fn audited(self) -> (Vec<String>, usize, Vec<Option<usize>>) {
-        let rule = Counting::of(Calendar::new(chrono_tz::UTC, SystemClock).periods());
+    /// The lines of the audit after all searches, the keys that it left, and the numbers of users that it read.
+    async fn audited(self, most_users: usize) -> (Vec<String>, u64, Vec<Option<usize>>) {
+        let periods = Calendar::new(chrono_tz::UTC, SystemClock).periods();
+        let rule = Counting { periods, unsure: LEAST_UNSURE };
         let mut lines = Vec::new();
-        compare_all_keys(&self, rule, &mut |difference| lines.push(difference.to_string())).await.unwrap();
-        (lines, self.searches.into_inner().unwrap().len(), self.reads.into_inner().unwrap())
+        let mut note = |difference: Difference| lines.push(difference.to_string());
+        let left = compare_all_keys(&self, most_users, rule, &mut note).await.unwrap();
+        assert_eq!(self.searches.into_inner().unwrap().len(), 0);
+        (lines, left, self.reads.into_inner().unwrap())
     }
 }
 
@@ -45,8 +49,8 @@ impl Users for Scripted {
     }
 }
 
-fn key() -> ApiKeyId {
-    ApiKeyId::from_stored("k")
+fn key(id: &str) -> ApiKeyId {
+    ApiKeyId::from_stored(id)
 }
 
 #[async_trait]
@@ -56,17 +60,19 @@ impl LimitAudit for Scripted {
     }
 
     async fn keys_with_quotas(&self, after: Option<&ApiKeyId>, _: u32) -> Result<Vec<ApiKeyId>, StoreError> {
-        Ok(if after.is_none() { vec![key()] } else { Vec::new() })
+        Ok(self.keys.iter().filter(|key| after.is_none_or(|after| *key > after)).cloned().collect())
     }
 
-    async fn users_of_keys(&self, _: &UserSpan, _: &KeySpan) -> Result<Vec<(ApiKeyId, UserId)>, StoreError> {
-        let found = self.searches.lock().unwrap().pop().expect("no further search");
-        Ok(found.into_iter().map(|user| (key(), UserId::from_stored(user))).collect())
+    async fn users_of_keys(&self, _: &UserSpan, keys: &KeySpan) -> Result<Vec<(ApiKeyId, UserId)>, StoreError> {
+        let users = self.searches.lock().unwrap().pop().expect("no further search");
+        let keys = self.keys.iter().filter(|key| (&keys.first..=&keys.last).contains(key));
+        let found = keys.flat_map(|key| users.iter().map(|user| (key.clone(), UserId::from_stored(user.as_str()))));
+        Ok(found.collect())
     }
 
     async fn key_counts(
         &self,
-        _: &[ApiKeyId],
+        keys: &[ApiKeyId],
         users: Option<&[UserId]>,
         rule: Counting,
     ) -> Result<Vec<KeyCounts>, StoreError> {
@@ -78,7 +84,8 @@ impl LimitAudit for Scripted {
         let day = NaiveDate::from_ymd_opt(2026, 11, 30).unwrap();
         let stored = KeyQuota { period: Period::Day, limit: 1, taken, since, day, fired: 0, version: 0 };
         let known = KnownSince { day: since, month: since, total: since };
-        Ok(vec![KeyCounts::new((key(), QuotaType::Requests), stored, 0, known, rule)])
+        let counts = |key: &ApiKeyId| KeyCounts::new((key.clone(), QuotaType::Requests), stored, known, rule);
+        Ok(keys.iter().map(counts).collect())
     }
 }
 
@@ -87,34 +94,48 @@ const LINE: &str = "API key k: used requests in total says 1, should be 0";
 #[tokio::test]
 async fn a_key_that_differs_is_searched_again_and_reported_if_it_has_the_same_users() {
     let expected = (vec![LINE.to_owned()], 0, vec![Some(2)]);
-    assert_eq!(Scripted::new("nobody", &[&["a", "b"], &["b", "a"]]).audited().await, expected);
+    assert_eq!(Scripted::new("nobody", &[&["a", "b"], &["b", "a"]]).audited(MOST_USERS).await, expected);
     // A quota with use and without users differs too.
-    assert_eq!(Scripted::new("nobody", &[&[], &[]]).audited().await, (vec![LINE.to_owned()], 0, vec![Some(0)]));
+    let expected = (vec![LINE.to_owned()], 0, vec![Some(0)]);
+    assert_eq!(Scripted::new("nobody", &[&[], &[]]).audited(MOST_USERS).await, expected);
 }
 
 #[tokio::test]
 async fn a_user_whose_first_call_came_after_the_search_makes_no_false_report() {
-    let clean = |searches: &[&[&str]]| Scripted::new("late", searches).audited();
+    let clean = |searches: &[&[&str]]| Scripted::new("late", searches).audited(MOST_USERS);
     let (before, after): (&[&str], &[&str]) = (&["a"], &["a", "late"]);
     assert_eq!(clean(&[after]).await, (Vec::new(), 0, vec![Some(2)]));
     assert_eq!(clean(&[before, after]).await, (Vec::new(), 0, vec![Some(1), Some(2)]));
     // A difference that stays behind a new user is true.
-    let found = Scripted::new("nobody", &[before, after, after]).audited().await;
+    let found = Scripted::new("nobody", &[before, after, after]).audited(MOST_USERS).await;
     assert_eq!(found, (vec![LINE.to_owned()], 0, vec![Some(1), Some(2)]));
 }
 
 #[tokio::test]
-async fn a_key_with_new_users_in_every_search_is_left() {
+async fn a_key_with_new_users_in_every_search_is_read_with_the_last_ones_and_then_left() {
     let searches: [&[&str]; MAX_SEARCHES] = [&["a"], &["a", "b"], &["a", "b", "c"], &["a", "b", "c", "d"]];
-    let reads = vec![Some(1), Some(2), Some(3)];
-    assert_eq!(Scripted::new("nobody", &searches).audited().await, (Vec::new(), 0, reads));
+    let reads = vec![Some(1), Some(2), Some(3), Some(4)];
+    assert_eq!(Scripted::new("d", &searches).audited(MOST_USERS).await, (Vec::new(), 0, reads.clone()));
+    assert_eq!(Scripted::new("nobody", &searches).audited(MOST_USERS).await, (Vec::new(), 1, reads));
+}
+
+#[tokio::test]
+async fn keys_with_too_many_users_for_a_scan_come_in_the_next_one() {
+    let keys = ["k0", "k1", "k2", "k3"].map(key).to_vec();
+    // Two scans, and a second search after each.
+    let scripted = Scripted { keys, ..Scripted::new("nobody", &[&["a", "b"][..]; 4]) };
+    let lines = (0..4).map(|number| LINE.replace("key k", &format!("key k{number}"))).collect();
+    assert_eq!(scripted.audited(4).await, (lines, 0, vec![Some(2), Some(2)]));
+    // One key has more than a scan may find.
+    let lines = vec![LINE.to_owned()];
+    assert_eq!(Scripted::new("nobody", &[&["a", "b"][..]; 2]).audited(1).await, (lines, 0, vec![Some(2)]));
 }
 
 #[tokio::test]
 async fn a_key_with_many_users_is_read_with_all_transactions() {
     let many: Vec<String> = (0..=MAX_USERS_OF_A_KEY).map(|number| format!("u{number}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert_eq!(Scripted::new("nobody", &[&many]).audited().await, (Vec::new(), 0, vec![None]));
+    assert_eq!(Scripted::new("nobody", &[&many]).audited(MOST_USERS).await, (Vec::new(), 0, vec![None]));
 }
 
 #[test]

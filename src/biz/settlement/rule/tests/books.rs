@@ -312,7 +312,7 @@ impl Books {
         }
         for (of, quota) in tables.key_quotas.iter().filter(|((of, _), _)| of == key) {
             let known = KnownSince { day: quota.since, month: quota.since, total: quota.since };
-            let mut counts = KeyCounts::new(of.clone(), *quota, quota.taken.of(quota.period), known, rule);
+            let mut counts = KeyCounts::new(of.clone(), *quota, known, rule);
             let is_keyed = |transaction: &&Transaction| transaction.content.api_key.as_ref() == Some(key);
             tables.transactions.values().filter(is_keyed).for_each(|transaction| counts.add(transaction));
             differences.extend(counts.differences());
