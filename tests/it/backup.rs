@@ -152,7 +152,7 @@ async fn a_backup_of_a_busy_sqlite_file_is_restored_with_clean_books() {
     let database = Database::create(Sqlite).await;
     let conf = database.config_file(&[]);
     let server = ServerProcess::start_beside(&conf).await;
-    let restored = Database::create(Sqlite).await;
+    let restored = Database::empty(Sqlite).await;
     let (from, to) = (database.source.clone(), restored.source.clone());
     let made = back_up_under_load(&server, move || {
         assert!(!Path::new(&to).exists());
