@@ -203,7 +203,7 @@ async fn a_full_disk_stops_charges_only_while_it_is_full() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cron_waits_for_its_schedules_before_the_first_server_starts() {
-    let database = Database::create(Sqlite).await;
+    let database = Database::empty(Sqlite).await;
     let conf = database.config_file(&[]);
     let audit = run(CRON, &["-conf", conf.to_str().unwrap(), "--once", "audit"], &[]);
     assert_eq!(audit.status.code(), Some(1), "an audit without a database fails");
