@@ -507,9 +507,7 @@ async fn archived_calls_count_for_caps_and_api_keys(#[values(MySql, Sqlite)] on:
         ("requests", "used requests in total says 10, should be 7"),
         ("tokens", "used tokens in total says 356, should be 353"),
     ] {
-        let set = |by: &str| {
-            format!("UPDATE api_key_quota SET used = used {by} WHERE quota_type = '{quota_type}'")
-        };
+        let set = |by: &str| format!("UPDATE api_key_quota SET used = used {by} WHERE quota_type = '{quota_type}'");
         let found = service.differences_after(&set("+ 3"), &set("- 3")).await;
         assert_eq!(found, [format!("API key k: {line}")]);
     }
