@@ -50,6 +50,32 @@ async fn audit(database: &Database, instant: &str, watched: Counted) -> Option<S
     report.lines.last().cloned()
 }
 
+/// Runs the whole audit at `instant`, by hand or by its schedule. Returns the lines of its report, `None` if it is not due,
+/// or an error if it is interrupted.
+async fn audit_all(
+    database: &Database,
+    instant: &str,
+    watched: Counted,
+    is_by_hand: bool,
+) -> Result<Option<Vec<String>>, String> {
+    let clock = TestClock::real();
+    clock.set(instant);
+    let runner = runner(database.config(&[]), &clock, watched.stop.clone()).await;
+    let ran = match is_by_hand {
+        true => runner.run_now(Job::AuditAll, false, &watched).await,
+        false => runner.run_due(Job::AuditAll, &watched).await,
+    };
+    ran.map(|report| report.map(|report| report.lines)).map_err(|error| error.to_string())
+}
+
+fn audited_all(users: u32, differences: u32) -> Result<Option<Vec<String>>, String> {
+    Ok(Some(vec![format!("audit-all: {users} users, {differences} differences")]))
+}
+
+fn interrupted() -> Result<Option<Vec<String>>, String> {
+    Err("the run was interrupted".into())
+}
+
 async fn differences(database: &Database) -> Option<u64> {
     shown(database, &TestClock::real()).await.0
 }
@@ -102,35 +128,25 @@ async fn the_whole_audit_counts_by_schedule_and_by_hand_and_goes_on_in_the_next_
     let database = migrated(Database::create(on).await).await;
     users(&database, 500).await;
     set_balances(&database, 1, "'user00000', 'user00499'").await;
-    let clock = TestClock::real();
-    let whole = async |instant: &str, watched: Counted, is_by_hand: bool| {
-        clock.set(instant);
-        let runner = runner(database.config(&[]), &clock, watched.stop.clone()).await;
-        let ran = match is_by_hand {
-            true => runner.run_now(Job::AuditAll, false, &watched).await,
-            false => runner.run_due(Job::AuditAll, &watched).await,
-        };
-        ran.map(|report| report.expect("no other process runs it").lines).map_err(|error| error.to_string())
-    };
     // The periods begin on Sundays at 05:00 in Shanghai.
-    let cut = whole("2026-11-14T21:00:01Z", Counted::cut_after(1), false).await;
-    assert_eq!((cut, differences(&database).await), (Err("the run was interrupted".into()), None));
+    let cut = audit_all(&database, "2026-11-14T21:00:01Z", Counted::cut_after(1), false).await;
+    assert_eq!((cut, differences(&database).await), (interrupted(), None));
     // The first 200 users are not audited again in the next week.
     set_balances(&database, 0, "'user00000'").await;
-    let ended = whole("2026-11-23T04:00:00Z", Counted::all(), false).await;
-    assert_eq!(ended.unwrap(), ["audit-all: 500 users, 2 differences"]);
+    let ended = audit_all(&database, "2026-11-23T04:00:00Z", Counted::all(), false).await;
+    assert_eq!(ended, audited_all(500, 2));
     assert_eq!(differences(&database).await, Some(2));
     // The nightly audit finds one of them, and proves less.
     audit(&database, "2026-11-23T04:00:00Z", Counted::all()).await.unwrap();
     assert_eq!(differences(&database).await, Some(2), "the larger number");
-    let anew = whole("2026-11-24T04:00:00Z", Counted::all(), true).await;
-    assert_eq!(anew.unwrap(), ["audit-all: 500 users, 1 differences"]);
+    let anew = audit_all(&database, "2026-11-24T04:00:00Z", Counted::all(), true).await;
+    assert_eq!(anew, audited_all(500, 1));
     assert_eq!(differences(&database).await, Some(1));
     set_balances(&database, 0, "'user00499'").await;
     audit(&database, "2026-11-25T04:00:00Z", Counted::all()).await.unwrap();
     assert_eq!(differences(&database).await, Some(1), "until a whole audit is clean");
-    let clean = whole("2026-11-25T04:00:00Z", Counted::all(), true).await;
-    assert_eq!(clean.unwrap(), ["audit-all: 500 users, 0 differences"]);
+    let clean = audit_all(&database, "2026-11-25T04:00:00Z", Counted::all(), true).await;
+    assert_eq!(clean, audited_all(500, 0));
     assert_eq!(differences(&database).await, Some(0));
 }
 
@@ -173,28 +189,21 @@ async fn a_whole_audit_goes_on_from_no_checkpoint_that_is_older_than_the_last_pe
     let database = migrated(Database::create(on).await).await;
     users(&database, 500).await;
     set_balances(&database, 1, "'user00000', 'user00499'").await;
-    let clock = TestClock::real();
-    let whole = async |instant: &str, watched: Counted, is_by_hand: bool| {
-        clock.set(instant);
-        let runner = runner(database.config(&[]), &clock, watched.stop.clone()).await;
-        let ran = match is_by_hand {
-            true => runner.run_now(Job::AuditAll, false, &watched).await,
-            false => runner.run_due(Job::AuditAll, &watched).await,
-        };
-        ran.ok().flatten().map(|report| report.lines)
-    };
     // The first run waits for the night of a Sunday.
-    assert_eq!(whole("2026-11-12T04:00:00Z", Counted::all(), false).await, None);
+    assert_eq!(audit_all(&database, "2026-11-12T04:00:00Z", Counted::all(), false).await, Ok(None));
     assert_eq!(database.rows(&["COUNT(*)"], "FROM job_run").await, [["0"]]);
-    assert_eq!(whole("2026-11-14T21:00:01Z", Counted::cut_after(1), false).await, None);
+    assert_eq!(audit_all(&database, "2026-11-14T21:00:01Z", Counted::cut_after(1), false).await, interrupted());
     set_balances(&database, 0, "'user00000'").await;
-    let line = |count| Some(vec![format!("audit-all: 500 users, {count} differences")]);
-    assert_eq!(whole("2026-11-30T04:00:00Z", Counted::all(), false).await, line(1), "two periods later");
+    assert_eq!(
+        audit_all(&database, "2026-11-30T04:00:00Z", Counted::all(), false).await,
+        audited_all(500, 1),
+        "two periods later"
+    );
     // An audit by hand finished after the checkpoint.
-    assert_eq!(whole("2026-12-06T04:00:00Z", Counted::cut_after(1), false).await, None);
-    assert_eq!(whole("2026-12-07T04:00:00Z", Counted::all(), true).await, line(1));
+    assert_eq!(audit_all(&database, "2026-12-06T04:00:00Z", Counted::cut_after(1), false).await, interrupted());
+    assert_eq!(audit_all(&database, "2026-12-07T04:00:00Z", Counted::all(), true).await, audited_all(500, 1));
     set_balances(&database, 1, "'user00000'").await;
-    assert_eq!(whole("2026-12-13T04:00:00Z", Counted::all(), false).await, line(2));
+    assert_eq!(audit_all(&database, "2026-12-13T04:00:00Z", Counted::all(), false).await, audited_all(500, 2));
 }
 
 #[rstest]

@@ -379,7 +379,7 @@ impl Loaded {
         batch: &Batch,
         keys: &Keys<'_>,
     ) -> Result<(), StoreError> {
-        let Self { state, left_out, .. } = self;
+        let Self { state, left_out } = self;
         let unopened = state.unopened(keys, batch.at.month);
         let missing = keys.users.iter().copied().filter(|user| !state.balances.contains_key(*user));
         let users: BTreeSet<&UserId> = missing.chain(&unopened).filter(|user| !left_out.contains(user)).collect();
