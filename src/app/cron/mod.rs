@@ -269,7 +269,10 @@ impl Runner {
         if run.is_by_hand && job == Job::AuditAll && done.is_ok() {
             self.store_result(job, progress.position()).await;
         }
-        if let Err(error) = in_time(self.store.end_run(&run, done.is_ok())).await {
+        let end = || in_time(self.store.end_run(&run, done.is_ok()));
+        // A period that is done would be run again. An interrupted process has no time to repeat.
+        let ended = if done.is_ok() { repeat(end).await } else { end().await };
+        if let Err(error) = ended {
             tracing::warn!(%error, %job, "release of the lease failed; the lease expires by itself");
         }
         self.count(job, &done, started.elapsed());

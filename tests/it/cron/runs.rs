@@ -35,6 +35,26 @@ async fn a_job_does_not_run_while_another_process_holds_the_lease(#[values(MySql
     assert!(runner.run_due(Job::Audit, &Counted::all()).await.unwrap().is_some());
 }
 
+/// A clock that steps back makes the end of a lease an instant of the future.
+#[rstest]
+#[tokio::test]
+async fn a_released_lease_is_free_after_the_clock_steps_back(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    users(&database, 300).await;
+    let clock = TestClock::real();
+    let run = async |watched: Counted| {
+        let runner = runner(database.config(&[]), &clock, watched.stop.clone()).await;
+        runner.run_due(Job::Audit, &watched).await
+    };
+    assert!(run(Counted::cut_after(1)).await.is_err(), "interrupted");
+    let soon = match on {
+        MySql => "UTC_TIMESTAMP() + INTERVAL 1 HOUR",
+        Sqlite => "(unixepoch() + 3600) * 1000000",
+    };
+    database.execute(&format!("UPDATE job_lease SET ends_at = {soon} WHERE job = 'audit'")).await;
+    assert!(run(Counted::all()).await.unwrap().is_some());
+}
+
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_crons_at_once_run_each_period_once(#[values(MySql, Sqlite)] on: Backend) {

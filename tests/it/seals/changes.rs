@@ -44,8 +44,8 @@ const CHANGES: [(&str, &str, &str); 30] = [
         "user bob: last seal, of 2026-10: units given back says",
     ),
     (
-        "UPDATE sealed_account SET seal = REPLACE(seal, 'a', '!') WHERE user_id = 'bob'",
-        "UPDATE sealed_account SET seal = REPLACE(seal, '!', 'a') WHERE user_id = 'bob'",
+        "UPDATE sealed_account SET seal = CONCAT(SUBSTR(seal, 2), SUBSTR(seal, 1, 1)) WHERE user_id = 'bob'",
+        "UPDATE sealed_account SET seal = CONCAT(SUBSTR(seal, 64), SUBSTR(seal, 1, 63)) WHERE user_id = 'bob'",
         "user bob: last seal, of 2026-10: hash says",
     ),
     (

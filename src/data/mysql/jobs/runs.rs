@@ -88,7 +88,7 @@ impl RunStore for MySqlStore {
         let lease = sqlx::query("INSERT IGNORE INTO job_lease (job, owner, ends_at) VALUES (?, '', '1970-01-02')");
         let take = sqlx::query(
             "UPDATE job_lease SET owner = ?, ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND \
-             WHERE job = ? AND (ends_at <= UTC_TIMESTAMP(6) OR owner = ?)",
+             WHERE job = ? AND (ends_at <= UTC_TIMESTAMP(6) OR owner IN (?, ''))",
         );
         let taking = async {
             self.reader.execute(lease.bind(job)).await?;
@@ -103,7 +103,10 @@ impl RunStore for MySqlStore {
     }
 
     async fn give_lease_back(&self, job: &'static str, owner: &str) -> Result<(), StoreError> {
-        let end = sqlx::query("UPDATE job_lease SET ends_at = UTC_TIMESTAMP(6) WHERE job = ? AND owner = ?");
+        // It has no owner then, because a renewal that an interrupted run has sent may arrive later, and the clock may
+        // step back.
+        let end =
+            sqlx::query("UPDATE job_lease SET owner = '', ends_at = UTC_TIMESTAMP(6) WHERE job = ? AND owner = ?");
         self.reader.execute(end.bind(job).bind(owner)).await.map(|_| ())
     }
 }

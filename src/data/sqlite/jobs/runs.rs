@@ -96,13 +96,14 @@ fn take(connection: &Connection, job: &str, owner: &str) -> rusqlite::Result<boo
     connection
         .execute("INSERT INTO job_lease (job, owner, ends_at) VALUES (?, '', 0) ON CONFLICT DO NOTHING", [job])?;
     let take = format!(
-        "UPDATE job_lease SET owner = ?1, ends_at = {NOW} + ?2 WHERE job = ?3 AND (ends_at <= {NOW} OR owner = ?1)"
+        "UPDATE job_lease SET owner = ?1, ends_at = {NOW} + ?2 WHERE job = ?3 AND (ends_at <= {NOW} OR owner IN (?1, ''))"
     );
     Ok(connection.execute(&take, params![owner, LEASE.as_micros() as i64, job])? > 0)
 }
 
 fn give_back(connection: &Connection, job: &str, owner: &str) -> rusqlite::Result<()> {
-    let end = format!("UPDATE job_lease SET ends_at = {NOW} WHERE job = ? AND owner = ?");
+    // It has no owner then, because the clock may step back.
+    let end = format!("UPDATE job_lease SET owner = '', ends_at = {NOW} WHERE job = ? AND owner = ?");
     connection.execute(&end, params![job, owner]).map(|_| ())
 }
 
