@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, JobReport, Runner};
+use super::{Job, JobReport, LAST_RUNS, Runner};
 use crate::{
     app::jobs,
     biz::{
@@ -19,6 +19,7 @@ use crate::{
             progress::Progress,
             reset::{self, reset_quotas},
             rollup::{Rebuilt, rebuild_rollup},
+            runs::in_time,
             seals::job::{SealedMonths, seal_months},
         },
         recharge::reconcile::ReconciledOrders,
@@ -167,7 +168,9 @@ impl Runner {
     }
 
     async fn audit(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
-        let report = audit::audit_unsealed(self.sources(), progress).await?;
+        let runs = in_time(self.store.last_runs(audit::JOB, LAST_RUNS)).await?;
+        let sources = Sources { proven: audit::proven_by(&runs, &self.calendar), ..self.sources() };
+        let report = audit::audit_unsealed(sources, progress).await?;
         let whole = format!("audit: {} users were audited whole", report.suspects);
         let whole = (report.suspects > 0).then_some(whole);
         let sum = format!("audit: {} users, {} differences", report.users, report.difference_count);

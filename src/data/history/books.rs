@@ -8,27 +8,19 @@ use crate::data::{
     usage,
 };
 
-/// The unsealed records of `{users}` by the daily rollup.
+/// The records of `{users}` since `{day}`, by the daily rollup.
 pub(in crate::data) const UNSEALED_SIZES: &str = "SELECT user_id, SUM(free_records + paid_records \
     + COALESCE(free_refunds + paid_refunds, 0)) FROM usage_daily WHERE user_id IN ({users}) AND usage_date >= {day} \
     GROUP BY user_id ORDER BY user_id";
 
-/// The sums of the unsealed records of a table.
-macro_rules! sums_of {
-    ($table:literal) => {
-        concat!(
-            "SELECT user_id, service_name, SUBSTR(usage_date, 1, 7) AS month, \
-             CAST(SUM(CASE type WHEN 1 THEN count WHEN 3 THEN -count ELSE 0 END) AS SIGNED), \
-             SUM(CASE WHEN type IN (3, 4) THEN 0 ELSE amount END), CAST(SUM(0) AS SIGNED), SUM(amount * 0), \
-             CAST(SUM(CASE WHEN type IN (3, 4) THEN count ELSE 0 END) AS SIGNED), \
-             SUM(CASE WHEN type IN (3, 4) THEN amount ELSE 0 END) FROM ",
-            $table,
-            " WHERE user_id IN ({users}) AND created_at >= {from} GROUP BY user_id, service_name, month"
-        )
-    };
-}
+/// The sums of the unsealed records, by the daily rollup.
+const SUMS: &str = "SELECT user_id, service_name, SUBSTR(usage_date, 1, 7) AS month, \
+    CAST(SUM(free_count - COALESCE(refunded_free, 0)) AS SIGNED), SUM(amount), CAST(SUM(0) AS SIGNED), SUM(amount * 0), \
+    CAST(SUM(COALESCE(refunded_free, 0) + COALESCE(refunded_paid, 0)) AS SIGNED), \
+    SUM(COALESCE(refunded_amount, amount * 0)) FROM usage_daily \
+    WHERE user_id IN ({users}) AND usage_date >= {day} GROUP BY user_id, service_name, month";
 
-/// The books of `{users}` with their unsealed records. All other rows of an account are few, and are read whole.
+/// The books of `{users}` with the sums of their unsealed records. All other rows of an account are few, and are read whole.
 pub(in crate::data) fn unsealed_books<R: Columns>() -> Vec<(&'static str, Note<R>)> {
     vec![
         ("SELECT user_id, balance, held FROM user_balance WHERE user_id IN ({users})", audit::note_balance),
@@ -73,12 +65,11 @@ pub(in crate::data) fn unsealed_books<R: Columns>() -> Vec<(&'static str, Note<R
              WHERE t.status = 'PENDING' AND t.user_id IN ({users}) GROUP BY t.user_id, t.service_name, month",
             audit::note_reservations,
         ),
-        (sums_of!("billing_record"), audit::note_records),
-        (sums_of!("billing_record_archive"), audit::note_records),
+        (SUMS, audit::note_records),
     ]
 }
 
-/// The users whose rollup by service, model and API key differs from the unsealed records.
+/// The users whose rollup by service, model and API key differs from the records since `{from}`, the begin of `{day}`.
 pub(in crate::data) static DIFFERING_USE: LazyLock<String> = LazyLock::new(|| {
     let days = "user_id IN ({users}) AND usage_date >= {day}";
     let differing = usage::differing(days, &format!("{days} AND created_at >= {{from}}"), "{limit}");
@@ -99,7 +90,7 @@ const DAILY: [(&str, &str); 10] = [
     ("paid_refunds", "SUM(CASE type WHEN 4 THEN 1 ELSE 0 END)"),
 ];
 
-/// The users whose daily rollup differs from the unsealed records.
+/// The users whose daily rollup differs from the records since `{from}`, the begin of `{day}`.
 pub(in crate::data) static DIFFERING_DAYS: LazyLock<String> = LazyLock::new(|| {
     let list = |of: &dyn Fn(&str, &str) -> String| DAILY.map(|(column, sum)| of(column, sum)).join(", ");
     let rollup = list(&|column, _| column.to_owned());

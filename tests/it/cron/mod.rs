@@ -68,7 +68,7 @@ impl Counted {
         self.expected.load(Ordering::Relaxed)
     }
 
-    fn reported(&self) -> Vec<String> {
+    pub fn reported(&self) -> Vec<String> {
         self.reported.lock().unwrap().clone()
     }
 }

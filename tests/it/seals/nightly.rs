@@ -1,13 +1,16 @@
 //! The nightly audit begins at the seals, and finds each difference since then.
 
 use billing_service::{
-    app,
+    app::{self, cron::Job},
     biz::{account::users::UserSpan, jobs::audit::AtOnce, values::ids::UserId},
 };
 use rstest::rstest;
 
 use super::a_year;
-use crate::harness::{Backend, MySql, Service, Sqlite, charge};
+use crate::{
+    cron::{Counted, runner},
+    harness::{Backend, MySql, Service, Sqlite, charge, traced},
+};
 
 #[rstest]
 #[tokio::test]
@@ -45,6 +48,54 @@ async fn the_nightly_audit_finds_each_difference_of_unsealed_days(#[values(MySql
             line => assert!(lines.iter().any(|found| found.starts_with(line)), "{change}: {lines:#?}"),
         }
     }
+}
+
+/// The lines of the nightly audit that is due at `at`, after a charge of that morning.
+async fn found_on(service: &Service, at: &str) -> Vec<String> {
+    service.clock.set(at);
+    service.deduct(traced(&format!("charge at {at}"), charge("ann", "asset", 10))).await;
+    let watched = Counted::all();
+    let runner = runner(service.database.config(&[]), &service.clock, watched.stop.clone()).await;
+    runner.run_due(Job::Audit, &watched).await.unwrap().expect("the period was not run before");
+    watched.reported()
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_night_reads_the_records_since_the_last_audit_without_a_difference(#[values(MySql, Sqlite)] on: Backend) {
+    let service = a_year(on).await;
+    assert_eq!(service.seal().await.accounts, 3);
+    let none = Vec::<String>::new();
+    let (one, set) = (service.sql_amount(100), "UPDATE billing_transaction SET amount = amount");
+    assert_eq!(found_on(&service, "2026-11-21T04:00:00Z").await, none);
+    // Of the 5th, which that audit has compared. Those that read everything find it.
+    let old = "user_id = 'ann' AND trace_id = 'charge-11'";
+    service.database.execute(&format!("{set} + {one} WHERE {old}")).await;
+    assert_eq!(found_on(&service, "2026-11-22T04:00:00Z").await, none);
+    let all = service.found_in_all().await;
+    assert!(all.iter().any(|line| line.starts_with("user ann: transaction charge-11 says")), "{all:#?}");
+    service.database.execute(&format!("{set} - {one} WHERE {old}")).await;
+
+    // The sums of older days are compared each night.
+    let rollup = "UPDATE usage_daily SET amount = amount";
+    let day = "user_id = 'ann' AND usage_date = '2026-11-05'";
+    service.database.execute(&format!("{rollup} + {one} WHERE {day}")).await;
+    let found = found_on(&service, "2026-11-23T04:00:00Z").await;
+    let line = "audit: user ann: rollup of asset on 2026-11-05 says";
+    assert!(found.iter().any(|found| found.starts_with(line)), "{found:#?}");
+    service.database.execute(&format!("{rollup} - {one} WHERE {day}")).await;
+
+    // A difference is named each night until it is mended, however old its records get.
+    let new = "user_id = 'ann' AND trace_id = 'charge at 2026-11-23T04:00:00Z'";
+    service.database.execute(&format!("{set} + {one} WHERE {new}")).await;
+    for night in 24..=28 {
+        let found = found_on(&service, &format!("2026-11-{night}T04:00:00Z")).await;
+        let line = "audit: user ann: transaction charge at 2026-11-23T04:00:00Z says";
+        assert!(found.iter().any(|found| found.starts_with(line)), "{night}: {found:#?}");
+    }
+    service.database.execute(&format!("{set} - {one} WHERE {new}")).await;
+    assert_eq!(found_on(&service, "2026-11-29T04:00:00Z").await, none);
+    service.assert_seals_hold().await;
 }
 
 /// The accounts that the nightly audit reads.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_service::{
-    app,
+    app::{self, cron::Job},
     biz::{
         jobs::{
             audit::AtOnce,
@@ -14,7 +14,10 @@ use billing_service::{
     },
 };
 
-use crate::harness::{MySql, Service, progress::Unwatched};
+use crate::{
+    cron::{Counted, runner},
+    harness::{MySql, Service, progress::Unwatched},
+};
 
 /// The rows that statements of this database have read from a table since the server counts them.
 async fn rows_read(service: &Service, table: &str) -> u64 {
@@ -120,4 +123,41 @@ async fn audits_of_mysql_read_each_row_of_a_large_account_a_few_times_however_ma
         }
         before = after;
     }
+}
+
+#[tokio::test]
+async fn a_night_of_mysql_reads_a_few_days_however_many_the_month_has() {
+    const DAYS: u64 = 20;
+    const RECORDS_OF_A_DAY: u64 = 288;
+    let service = Service::start(MySql).await;
+    for sql in [
+        "INSERT INTO user_balance (user_id, created_at, updated_at) VALUES ('hot', '2024-11-01', '2024-11-01')",
+        "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, free_count, paid_count, amount, \
+         record_id, balance_after, free_remaining_after, created_at) SELECT 'hot', SHA1(seq), 'COMMITTED', 'asset', 1, 0, \
+         1, 0, CONCAT('r', seq), 0, 0, '2024-10-31 15:57:30' + INTERVAL 5 * seq MINUTE FROM seq_1_to_5760",
+        "INSERT INTO billing_record (billing_record_id, user_id, service_name, type, amount, count, created_at, \
+         usage_date, trace_id) SELECT CONCAT('r', seq), 'hot', 'asset', 2, 0, 1, \
+         '2024-10-31 15:57:30' + INTERVAL 5 * seq MINUTE, '2024-11-01' + INTERVAL (seq - 1) DIV 288 DAY, SHA1(seq) \
+         FROM seq_1_to_5760",
+        "INSERT INTO usage_daily (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, \
+         paid_records) SELECT 'hot', '2024-11-01' + INTERVAL seq DAY, 'asset', 0, 288, 0, 0, 288 FROM seq_0_to_19",
+        "ANALYZE TABLE user_balance, billing_transaction, billing_record, billing_record_archive, usage_daily",
+        "SET GLOBAL userstat = 1",
+    ] {
+        service.database.execute(sql).await;
+    }
+    let mut read = Vec::new();
+    for night in ["2024-11-20T20:00:00Z", "2024-11-21T20:00:00Z"] {
+        service.clock.set(night);
+        let before = rows_read(&service, "billing_record").await;
+        let watched = Counted::all();
+        let runner = runner(service.database.config(&[]), &service.clock, watched.stop.clone()).await;
+        let report = runner.run_due(Job::Audit, &watched).await.unwrap().expect("the period was not run before");
+        assert_eq!(report.lines, ["audit: 1 users, 0 differences"], "{:#?}", watched.reported());
+        read.push(rows_read(&service, "billing_record").await - before);
+    }
+    // The first audit has no other before it. Each compares a record in a few statements.
+    let (first, second) = (read[0], read[1]);
+    assert!(first >= DAYS * RECORDS_OF_A_DAY, "the statistics are on: {first}");
+    assert!(second <= first / 5, "{second} of {first}");
 }

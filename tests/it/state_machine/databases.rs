@@ -15,7 +15,7 @@ use billing_service::{
                 Difference, Evidence,
                 counts::{CapCounts, Counting, KeyCounts},
             },
-            seals::store::{END, Since, TimeSpan, TraceSpan},
+            seals::store::{END, Since, TimeSpan, TraceSpan, Unproven},
         },
         limits::{
             caps::{Caps, LimitStore},
@@ -149,7 +149,8 @@ impl Stage for Arc<dyn Store> {
         if users.is_empty() {
             return evidence;
         }
-        let unsealed = self.unsealed(&users, Since::BEGINNING).await.unwrap();
+        let unsealed =
+            self.unsealed(&users, Unproven { sums: Since::BEGINNING, records: Since::BEGINNING }).await.unwrap();
         assert_eq!(unsealed.differing, []);
         assert_eq!(self.differing_use_since(&users, Since::BEGINNING).await.unwrap(), []);
         let times = TimeSpan { from: Since::BEGINNING.at, until: Since::END, is_part: false };

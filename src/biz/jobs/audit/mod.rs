@@ -17,6 +17,6 @@ pub use self::{
     counts::unsure,
     differences::{Difference, Owner},
     pieces::{AtOnce, Sources},
-    unsealed::audit_unsealed,
+    unsealed::{audit_unsealed, proven_by},
     whole::{AuditReport, JOB, MAX_REPORTED, WHOLE_JOB, audit, differences_at},
 };

@@ -38,11 +38,13 @@ pub struct Sources<'s> {
     pub at_once: AtOnce,
     /// As [`Counting::unsure`].
     pub unsure: TimeDelta,
+    /// Records before it were compared one by one by an earlier audit, and are not read again.
+    pub proven: Since,
 }
 
 impl<'s> Sources<'s> {
     pub fn new(store: &'s dyn SealStore, calendar: &'s Calendar) -> Self {
-        Self { store, calendar, at_once: AtOnce::default(), unsure: LEAST_UNSURE }
+        Self { store, calendar, at_once: AtOnce::default(), unsure: LEAST_UNSURE, proven: Since::BEGINNING }
     }
 
     pub(super) fn counting(&self) -> Counting {

@@ -1,31 +1,54 @@
-//! The nightly audit: compares the history since the last seal of each account.
+//! The nightly audit: compares the sums since the last seal of each account, and the records since the last audit
+//! without a difference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::pin,
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{Stream, StreamExt, TryStreamExt, future::try_join_all, stream};
 
 use super::{
     books::compare,
     charges::compare_records,
     pieces::{Group, Sources, groups},
-    whole::{AuditReport, Findings, audit_user},
+    whole::{AuditReport, Findings, audit_user, differences_at},
 };
 use crate::biz::{
     account::users::UserSpan,
     jobs::{
         progress::Progress,
         retry::repeat,
-        seals::store::{Changed, END, SealStore, Sealed, Since},
+        runs::StoredRun,
+        seals::store::{Changed, END, SealStore, Sealed, Since, Unproven},
         use_audit::{UseRange, ranges_of},
     },
-    values::{calendar::Month, error::StoreError, ids::UserId},
+    values::{
+        calendar::{Calendar, Month},
+        error::StoreError,
+        ids::UserId,
+    },
 };
 
 /// Spans of users that are read at once, each on a connection of its own.
 const SPANS_AT_ONCE: usize = 2;
+/// The nightly audit reads the records of at least so long before the last audit again. A record has the time of its
+/// reserve, and its commit comes later.
+const READ_AGAIN: TimeDelta = TimeDelta::hours(24);
+
+/// The begin of the records that no audit has compared yet: a day before the last run of the nightly audit that found
+/// no difference, at the begin of that day. After a difference the next audits read the same records again, until it
+/// is mended.
+pub fn proven_by(runs: &[StoredRun], calendar: &Calendar) -> Since {
+    let clean = |run: &&StoredRun| run.finished_at.is_some() && differences_at(run.position.as_deref()) == Some(0);
+    // The period began before the run. A run by hand has a word behind its period, and proves as much.
+    let begin = |run: &StoredRun| run.period.split(' ').next()?.parse::<DateTime<Utc>>().ok();
+    match runs.iter().filter(clean).filter_map(begin).max() {
+        Some(begin) => Since::begin_of(calendar.at(begin - READ_AGAIN).day, calendar),
+        None => Since::BEGINNING,
+    }
+}
 
 /// Audits the users with an account, a seal or a quota of this month from their last seals on, and reports each
 /// difference at once. Resumes from the checkpoint of `progress`.
@@ -94,7 +117,8 @@ pub(in crate::biz::jobs) async fn differing(
         let users: Vec<UserId> = accounts.iter().map(|account| account.user.clone()).collect();
         let sealed = accounts.iter().filter_map(|account| Some((&account.user, account.sealed.as_ref()?)));
         let sealed: BTreeMap<&UserId, &Sealed> = sealed.collect();
-        for group in groups(sources, &users, since).await? {
+        let since = Unproven { sums: since, records: since.max(sources.proven) };
+        for group in groups(sources, &users, since.records).await? {
             suspects.extend(differing_in(sources, group, &sealed, since).await?);
         }
     }
@@ -106,7 +130,7 @@ async fn differing_in(
     sources: Sources<'_>,
     group: Group,
     sealed: &BTreeMap<&UserId, &Sealed>,
-    since: Since,
+    since: Unproven,
 ) -> Result<BTreeSet<UserId>, StoreError> {
     let store = sources.store;
     let unsealed = repeat(|| store.unsealed(&group.users, since)).await?;
@@ -123,17 +147,18 @@ async fn differing_in(
     let mut note = |user, _| {
         suspects.insert(user);
     };
-    compare_records(sources, &group, since, &mut note).await?;
+    let records = since.records;
+    compare_records(sources, &group, records, &mut note).await?;
     match group.users.first() {
         Some(user) if group.is_large => {
-            suspects.extend(differs_in_use(store, user, since).await?.then(|| user.clone()))
+            suspects.extend(differs_in_use(store, user, records).await?.then(|| user.clone()))
         }
-        _ => suspects.extend(repeat(|| store.differing_use_since(&group.users, since)).await?),
+        _ => suspects.extend(repeat(|| store.differing_use_since(&group.users, records)).await?),
     }
     Ok(suspects)
 }
 
-/// Whether the rollup by service, model and API key of one user differs from the unsealed records.
+/// Whether the rollup by service, model and API key of one user differs from the records since `since`.
 async fn differs_in_use(store: &dyn SealStore, user: &UserId, since: Since) -> Result<bool, StoreError> {
     for mut range in ranges_of(store, user).await? {
         if let UseRange::Days { days, .. } = &mut range {

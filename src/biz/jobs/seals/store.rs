@@ -45,7 +45,10 @@ impl Since {
 
     /// The end of a sealed month.
     pub fn end_of(month: Month, calendar: &Calendar) -> Self {
-        let day = month.next().first_day();
+        Self::begin_of(month.next().first_day(), calendar)
+    }
+
+    pub fn begin_of(day: NaiveDate, calendar: &Calendar) -> Self {
         Self { at: calendar.start_of(day), day }
     }
 }
@@ -126,13 +129,22 @@ pub struct HistoryPage<'p> {
     pub limit: u32,
 }
 
+/// What is not proven about some users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unproven {
+    /// The end of their last seal.
+    pub sums: Since,
+    /// The begin of the records that were not yet compared with the daily rollup; not before `sums`.
+    pub records: Since,
+}
+
 /// The books of some users, with the history since their last seal.
 #[derive(Debug, Default)]
 pub struct Unsealed {
-    /// Records are read from the seal on. Their transactions and those of refunds are compared one by one
-    /// instead of in sum.
+    /// The sums of the records are those of the daily rollup since the seal. Their transactions and those of refunds
+    /// are compared one by one instead of in sum.
     pub evidence: Vec<Evidence>,
-    /// Users with a daily rollup that differs from the records.
+    /// Users with a daily rollup that differs from the unproven records.
     pub differing: Vec<UserId>,
 }
 
@@ -171,13 +183,13 @@ pub trait SealStore: AuditStore {
     /// The users of a span with a seal or a quota of `month`, and without an account.
     async fn lost_accounts(&self, users: &UserSpan, month: Month) -> Result<Vec<UserId>, StoreError>;
 
-    /// The unsealed records of some users, as many as the daily rollup has. Users without any are left out.
+    /// The records of some users since a day, as many as the daily rollup has. Users without any are left out.
     async fn unsealed_sizes(&self, users: &[UserId], since: Since) -> Result<Vec<(UserId, u64)>, StoreError>;
 
     /// The books of some users since their last seal; one snapshot.
-    async fn unsealed(&self, users: &[UserId], since: Since) -> Result<Unsealed, StoreError>;
+    async fn unsealed(&self, users: &[UserId], since: Unproven) -> Result<Unsealed, StoreError>;
 
-    /// The users with a rollup by service, model and API key that differs from the unsealed records; one snapshot.
+    /// The users with a rollup by service, model and API key that differs from the records since `since`; one snapshot.
     async fn differing_use_since(&self, users: &[UserId], since: Since) -> Result<Vec<UserId>, StoreError>;
 
     /// The first `limit` transactions, by user and trace id, that differ from their records in a span of times; one

@@ -16,7 +16,8 @@ use crate::{
             seals::{
                 content::{HistoryRow, Kind},
                 store::{
-                    Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, TimeSpan, TraceSpan, Unsealed,
+                    Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, TimeSpan, TraceSpan, Unproven,
+                    Unsealed,
                 },
             },
         },
@@ -51,9 +52,10 @@ impl SealStore for MySqlStore {
         rows.iter().map(|row| Ok((user_of(row)?, size_at(row)?))).collect()
     }
 
-    async fn unsealed(&self, users: &[UserId], since: Since) -> Result<Unsealed, StoreError> {
+    async fn unsealed(&self, users: &[UserId], since: Unproven) -> Result<Unsealed, StoreError> {
         let mut connection = self.snapshot().await?;
-        let scope = Scope::of_users(users, since);
+        let scope = Scope::of_users(users, since.sums);
+        let records = Scope::of_users(users, since.records);
         let mut books = Books::of_list(users);
         for (sql, note) in history::unsealed_books::<MySqlRow>() {
             books.note(&fetch(&mut connection, scoped(sql, &scope)).await?, note)?;
@@ -62,7 +64,7 @@ impl SealStore for MySqlStore {
             books.note(&fetch(&mut connection, of_users(sql, users)).await?, *note)?;
         }
         let mut differing = Vec::new();
-        for row in fetch(&mut connection, scoped(&history::DIFFERING_DAYS, &scope)).await? {
+        for row in fetch(&mut connection, scoped(&history::DIFFERING_DAYS, &records)).await? {
             differing.push(user_of(&row)?);
         }
         end(connection).await?;

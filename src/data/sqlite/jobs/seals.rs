@@ -17,7 +17,8 @@ use crate::{
             seals::{
                 content::{HistoryRow, Kind},
                 store::{
-                    Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, TimeSpan, TraceSpan, Unsealed,
+                    Changed, HistoryPage, NewSeal, SealStore, Sealed, Since, StoredSeal, TimeSpan, TraceSpan, Unproven,
+                    Unsealed,
                 },
             },
         },
@@ -53,10 +54,11 @@ impl SealStore for SqliteStore {
         rows.iter().map(|row| Ok((user_of(row)?, size_at(row)?))).collect()
     }
 
-    async fn unsealed(&self, users: &[UserId], since: Since) -> Result<Unsealed, StoreError> {
+    async fn unsealed(&self, users: &[UserId], since: Unproven) -> Result<Unsealed, StoreError> {
         // With a write-ahead log, a read transaction sees one snapshot.
         let mut snapshot: Transaction<'_, Sqlite> = self.reader.begin().await.map_err(store_error)?;
-        let scope = Scope::of_users(users, since);
+        let scope = Scope::of_users(users, since.sums);
+        let records = Scope::of_users(users, since.records);
         let mut books = Books::of_list(users);
         for (sql, note) in history::unsealed_books::<SqliteRow>() {
             books.note(&fetch(&mut *snapshot, sql, &scope).await?, note)?;
@@ -66,7 +68,7 @@ impl SealStore for SqliteStore {
             books.note(&fetch_text(&mut *snapshot, sql, &scope).await?, *note)?;
         }
         let mut differing = Vec::new();
-        for row in fetch(&mut *snapshot, &history::DIFFERING_DAYS, &scope).await? {
+        for row in fetch(&mut *snapshot, &history::DIFFERING_DAYS, &records).await? {
             differing.push(user_of(&row)?);
         }
         snapshot.rollback().await.map_err(store_error)?;
