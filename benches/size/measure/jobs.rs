@@ -20,12 +20,22 @@ pub async fn reset_quotas(context: &mut Context<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures the audit.
+/// Measures the nightly audit without any before it, and one that follows a run of yesterday without a difference.
 ///
 /// # Errors
-/// The audit finds differences.
+/// An audit finds differences.
 pub async fn audit(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let mut connection = MySqlConnection::connect(&context.mariadb.url(LARGE)).await?;
+    sqlx::raw_sql("DELETE FROM job_run WHERE job = 'audit'").execute(&mut connection).await?;
     let took = run(context, "audit", Below(300.0), Below(100.0)).await?;
+    ensure!(took.last_line.ends_with(" 0 differences"), "{}", took.last_line);
+    // Only runs of the schedule are stored.
+    let ran = "INSERT INTO job_run (job, period, position, started_at, finished_at) \
+               SELECT 'audit', DATE_FORMAT(at, '%Y-%m-%dT%H:%i:%sZ'), '0 0 user', at, at \
+               FROM (SELECT UTC_TIMESTAMP() - INTERVAL 1 DAY AS at) yesterday";
+    sqlx::raw_sql(ran).execute(&mut connection).await?;
+    connection.close().await?;
+    let took = run(context, "audit after a clean one", Bound::None, Below(100.0)).await?;
     ensure!(took.last_line.ends_with(" 0 differences"), "{}", took.last_line);
     Ok(())
 }
