@@ -5,15 +5,17 @@ use std::{collections::BTreeMap, time::Duration};
 use billing_service::{
     app::{self, App},
     biz::{
-        jobs::low_balance::{LowCounts, Percent, Thresholds},
+        jobs::low_balance::{Counted, LowCounts, Percent, StoredCounts, Thresholds},
         values::{
             calendar::{Calendar, SystemClock},
             error::StoreError,
+            ids::ServiceName,
             money::Money,
         },
     },
     service::proto::ReserveQuotaRequest,
 };
+use chrono::DateTime;
 use rstest::rstest;
 
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, wait::until};
@@ -146,6 +148,33 @@ async fn services_without_quota_or_configuration_have_no_low_users(#[values(MySq
     expected.insert("retired".into(), 1);
     assert_eq!(count_with(&service, &before).await, expected);
     assert_eq!(count_with(&service, &[before[0], before[3]]).await, low(0, [0, 0, 0]));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_failed_count_is_stored_with_the_last_counts_or_without_any(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let store = app::connect(&service.database.config(&[])).await.unwrap();
+    // So late that the counts of the service delete none.
+    let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
+    let failed = StoredCounts { counted: None, due_at: at("2126-11-21T10:14:00Z") };
+    store.store_counts("2026-11 10 2000", &failed).await.unwrap();
+    assert_eq!(store.stored_counts("2026-11 10 2000").await.unwrap(), Some(failed.clone()));
+    assert_eq!(store.stored_counts("2026-11 10 3000").await.unwrap(), None);
+
+    let quotas = BTreeMap::from([(ServiceName::from_stored("asset"), 2)]);
+    let counted = Counted { counts: LowCounts { balance: 0, quotas }, at: at("2126-11-21T10:15:00Z") };
+    let counted = StoredCounts { counted: Some(counted), due_at: at("2126-11-22T10:13:59Z") };
+    store.store_counts("2026-11 10 3000", &counted).await.unwrap();
+    let stored = [store.stored_counts("2026-11 10 2000").await, store.stored_counts("2026-11 10 3000").await];
+    assert_eq!(stored, [Ok(Some(failed)), Ok(Some(counted.clone()))]);
+
+    // A day after the other basis was due.
+    let failed_again = StoredCounts { due_at: at("2126-11-22T10:14:01Z"), ..counted };
+    store.store_counts("2026-11 10 3000", &failed_again).await.unwrap();
+    let stored = [store.stored_counts("2026-11 10 2000").await, store.stored_counts("2026-11 10 3000").await];
+    assert_eq!(stored, [Ok(None), Ok(Some(failed_again))]);
+    store.close().await;
 }
 
 #[rstest]

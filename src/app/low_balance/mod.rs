@@ -10,7 +10,7 @@ use crate::{
     biz::{
         account::catalog::Catalog,
         jobs::{
-            low_balance::{LowBalanceStore, StoredCounts, Thresholds, basis},
+            low_balance::{Counted, LowBalanceStore, StoredCounts, Thresholds, basis},
             runs::{RunStore, in_time, under_lease},
         },
         values::{calendar::Calendar, error::StoreError},
@@ -72,8 +72,8 @@ impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
                 stored = Some(counted?);
             }
         }
-        if let Some(stored) = &stored {
-            self.metrics.low.set(&stored.counts, &self.catalog, stored.counted_at);
+        if let Some(Counted { counts, at }) = stored.as_ref().and_then(|stored| stored.counted.as_ref()) {
+            self.metrics.low.set(counts, &self.catalog, *at);
         }
         Ok(stored.is_some())
     }
@@ -94,12 +94,12 @@ impl<S: LowBalanceStore + RunStore + ?Sized> LowBalances<S> {
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}").into())));
         let due_at = self.calendar.now().utc + TimeDelta::from_std(pause_after(began)).unwrap_or_default();
-        let (failed, stored) = match (counted, stored) {
-            (Ok(counts), _) => (None, StoredCounts { counts, counted_at: now.utc, due_at }),
-            // The last counts stay, so that the other servers wait too.
-            (Err(error), Some(last)) => (Some(error), StoredCounts { due_at, ..last }),
-            (Err(error), None) => return Err(error),
+        let (failed, counted) = match counted {
+            Ok(counts) => (None, Some(Counted { counts, at: now.utc })),
+            // The last counts stay. A failure is stored even without any, so that the other servers wait too.
+            Err(error) => (Some(error), stored.and_then(|last| last.counted)),
         };
+        let stored = StoredCounts { counted, due_at };
         self.store.store_counts(basis, &stored).await?;
         failed.map_or(Ok(stored), Err)
     }

@@ -191,6 +191,24 @@ async fn a_count_that_is_too_slow_is_not_repeated_by_the_other_servers_in_turn()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_count_that_is_too_slow_is_not_repeated_by_the_other_servers_in_turn() {
+    let (store, [(first, one), (second, other)]) = counting(vec![(100, None), (100, None), (1, Some(8))]);
+    let stop = CancellationToken::new();
+    for server in [one, other] {
+        tokio::spawn(server.show_regularly(stop.clone()));
+        sleep(Duration::from_secs(2)).await;
+    }
+    sleep(Duration::from_secs(900)).await;
+    let asked = store.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 2, "one count of 40 s in 840 s: {asked:?}");
+    assert!(asked[1] >= 840, "{asked:?}");
+    assert_eq!((shown(&first), shown(&second)), (None, None));
+    sleep(Duration::from_secs(900)).await;
+    assert_eq!((shown(&first), shown(&second)), (Some(8), Some(8)));
+    stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_ends_a_count_and_the_pause_between_two() {
     for answers in [vec![], vec![(0, Some(1))]] {
         let (_, [(_, accounts), _]) = counting(answers);

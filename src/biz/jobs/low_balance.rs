@@ -72,13 +72,20 @@ impl FromIterator<(Option<ServiceName>, u64)> for LowCounts {
     }
 }
 
-/// Counts that are stored for all processes.
+/// The outcome of the last count, stored for all processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCounts {
-    pub counts: LowCounts,
-    pub counted_at: DateTime<Utc>,
+    /// The last count that succeeded; `None` if each one has failed.
+    pub counted: Option<Counted>,
     /// The time of the next count.
     pub due_at: DateTime<Utc>,
+}
+
+/// The counts of an instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    pub counts: LowCounts,
+    pub at: DateTime<Utc>,
 }
 
 /// The basis of a count: the month and the thresholds, in the stored form of at most 64 ASCII characters. Processes
@@ -98,14 +105,14 @@ pub trait LowBalanceStore: Send + Sync + 'static {
     /// [`StoreError::Failed`].
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError>;
 
-    /// The stored counts of a [`basis`].
+    /// The stored outcome of the last count of a [`basis`].
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn stored_counts(&self, basis: &str) -> Result<Option<StoredCounts>, StoreError>;
 
-    /// Stores the counts of a [`basis`] in place of the last ones, and deletes those of other bases that are more
-    /// than a day old.
+    /// Stores the outcome of a count of a [`basis`] in place of the last one, and deletes those of other bases whose
+    /// next count is more than a day overdue.
     ///
     /// # Errors
     /// [`StoreError::Conflict`], [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -1,10 +1,12 @@
 //! Rows that jobs and their metrics read.
 
+use chrono::{DateTime, Utc};
+
 use crate::{
     biz::{
         jobs::{
             audit::{DayBook, DifferingDay, differences_at},
-            low_balance::{LowCounts, StoredCounts},
+            low_balance::{Counted, LowCounts, StoredCounts},
             ops_stats::FinishedAudit,
             reset::Lacking,
             runs::StoredRun,
@@ -77,23 +79,32 @@ pub fn stored_run_of(row: &impl Columns) -> Result<StoredRun, StoreError> {
     })
 }
 
+/// The number of users in the only row of a basis without a count that succeeded.
+const NO_COUNT: i64 = -1;
+
 /// The stored counts of a basis, one a row.
 pub const STORED_COUNTS: &str = "SELECT service_name, users, counted_at, due_at FROM low_count WHERE basis = ?";
 
 /// The rows of [`STORED_COUNTS`].
 pub fn stored_counts_of(rows: &[impl Columns]) -> Result<Option<StoredCounts>, StoreError> {
     let Some(first) = rows.first() else { return Ok(None) };
-    let counted = |row| {
+    let due_at = first.time(3)?;
+    if first.number::<i64>(1)? == NO_COUNT {
+        return Ok(Some(StoredCounts { counted: None, due_at }));
+    }
+    let count_of = |row| {
         let (service, users) = low_count_of(row)?;
         Ok((service.filter(|service| !service.as_str().is_empty()), users))
     };
-    let counts = rows.iter().map(counted).collect::<Result<LowCounts, StoreError>>()?;
-    Ok(Some(StoredCounts { counts, counted_at: first.time(2)?, due_at: first.time(3)? }))
+    let counts = rows.iter().map(count_of).collect::<Result<LowCounts, StoreError>>()?;
+    Ok(Some(StoredCounts { counted: Some(Counted { counts, at: first.time(2)? }), due_at }))
 }
 
-/// The service and the number of users of each row of `low_count`. The empty service stands for the balance.
-pub fn rows_of_counts(counts: &LowCounts) -> Vec<(&str, i64)> {
+/// The service, the number of users and `counted_at` of each row of `low_count`. The empty service stands for the
+/// balance.
+pub fn rows_of_counts(stored: &StoredCounts) -> Vec<(&str, i64, DateTime<Utc>)> {
+    let Some(Counted { counts, at }) = &stored.counted else { return vec![("", NO_COUNT, stored.due_at)] };
     let number = |users: u64| i64::try_from(users).unwrap_or(i64::MAX);
-    let quotas = counts.quotas.iter().map(|(service, users)| (service.as_str(), number(*users)));
-    [("", number(counts.balance))].into_iter().chain(quotas).collect()
+    let quotas = counts.quotas.iter().map(|(service, users)| (service.as_str(), number(*users), *at));
+    [("", number(counts.balance), *at)].into_iter().chain(quotas).collect()
 }

@@ -35,10 +35,10 @@ impl LowBalanceStore for MySqlStore {
     async fn store_counts(&self, basis: &str, stored: &StoredCounts) -> Result<(), StoreError> {
         let write = Statement::transaction(|statement| {
             statement.push("DELETE FROM low_count WHERE basis = ").texts([basis]);
-            statement.push(" OR counted_at < ").instant(stored.counted_at - TimeDelta::days(1));
+            statement.push(" OR due_at < ").instant(stored.due_at - TimeDelta::days(1));
             statement.push("; INSERT INTO low_count (basis, service_name, users, counted_at, due_at) VALUES ");
-            statement.rows(rows_of_counts(&stored.counts), |row, (service, users)| {
-                row.text(basis).text(service).number(users).instant(stored.counted_at).instant(stored.due_at);
+            statement.rows(rows_of_counts(stored), |row, (service, users, counted_at)| {
+                row.text(basis).text(service).number(users).instant(counted_at).instant(stored.due_at);
             });
             statement.push("; ");
         });

@@ -52,13 +52,13 @@ impl LowBalanceStore for SqliteStore {
 
 fn write(connection: &mut Connection, basis: &str, stored: &StoredCounts) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let (counted_at, due_at) = (stored.counted_at.timestamp_micros(), stored.due_at.timestamp_micros());
-    let old = (stored.counted_at - TimeDelta::days(1)).timestamp_micros();
-    transaction.execute("DELETE FROM low_count WHERE basis = ? OR counted_at < ?", params![basis, old])?;
-    for (service, users) in rows_of_counts(&stored.counts) {
+    let due_at = stored.due_at.timestamp_micros();
+    let old = (stored.due_at - TimeDelta::days(1)).timestamp_micros();
+    transaction.execute("DELETE FROM low_count WHERE basis = ? OR due_at < ?", params![basis, old])?;
+    for (service, users, counted_at) in rows_of_counts(stored) {
         transaction.execute(
             "INSERT INTO low_count (basis, service_name, users, counted_at, due_at) VALUES (?, ?, ?, ?, ?)",
-            params![basis, service, users, counted_at, due_at],
+            params![basis, service, users, counted_at.timestamp_micros(), due_at],
         )?;
     }
     transaction.commit()
