@@ -21,7 +21,7 @@ use crate::{
         legacy_zone::LegacyZone,
         mysql::{self, MySqlStore, Nodes, Pace, PoolLimits, Reads},
         plan::{Announce, UpgradePlan},
-        sqlite::{self, SqliteStore},
+        sqlite::{self, SqliteLimits, SqliteStore},
     },
 };
 
@@ -35,9 +35,8 @@ const MYSQL_BATCH: usize = 512;
 const SQLITE_BATCH: usize = 4_000;
 /// Lanes on SQLite. SQLite has one writer, so one lane makes the largest batches.
 const SQLITE_LANES: usize = 1;
-/// Batches after a repeated trace id in which every id is looked up, because retries arrive in
-/// bursts.
-const LOOKUP_ALL_BATCHES: u32 = 32;
+/// Batches after a repeated trace id in which every id is looked up.
+const FULL_LOOKUPS: u32 = 32;
 /// Longest wait at a stop until the connections are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections for transactions outside the lanes.
@@ -220,7 +219,7 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
                 writers: lanes(config) + SPARE_WRITERS,
                 waiters: config.billing.settlement.parked_connections + SPARE_WAITERS,
                 acquire_timeout: database.acquire_timeout,
-                lookup_all_batches: LOOKUP_ALL_BATCHES,
+                full_lookups: FULL_LOOKUPS,
             };
             let nodes = nodes(config)?;
             mysql::bring_up_to_date(&nodes, database.acquire_timeout, &settings(config), announce).await?;
@@ -230,7 +229,12 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
             let options = dsn::sqlite(database.source.reveal()).map_err(StoreError::Failed)?;
             let connections =
                 u32::try_from(database.max_connections).map_err(|error| StoreError::Failed(error.to_string()))?;
-            Arc::new(SqliteStore::connect(options, connections, database.acquire_timeout, announce).await?)
+            let limits = SqliteLimits {
+                readers: connections,
+                acquire_timeout: database.acquire_timeout,
+                full_lookups: FULL_LOOKUPS,
+            };
+            Arc::new(SqliteStore::connect(options, limits, announce).await?)
         }
     })
 }

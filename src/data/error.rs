@@ -88,9 +88,8 @@ fn without_entry(text: String) -> String {
 }
 
 pub(super) fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
-    // PRIMARYKEY, UNIQUE: another process inserted the key in the meantime. Other constraints are
-    // defects.
-    if matches!(code, Some(1555 | 2067)) {
+    // Other constraints are defects.
+    if is_taken(code) {
         return StoreError::Conflict(text);
     }
     // The low byte is the primary code of an extended one.
@@ -101,6 +100,11 @@ pub(super) fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
         Some(8 | 9 | 10 | 13 | 14) => StoreError::Unavailable(text.into()),
         _ => StoreError::Failed(text),
     }
+}
+
+/// Whether SQLite refused a row because its key exists: PRIMARYKEY, UNIQUE.
+pub(super) fn is_taken(code: Option<i32>) -> bool {
+    matches!(code, Some(1555 | 2067))
 }
 
 /// An error for a stored value that the domain does not know; `what` names the column or field.

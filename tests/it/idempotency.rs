@@ -1,6 +1,8 @@
 //! An id charges once, forever.
 
-use billing_service::service::proto::{DeductQuotaRequest, Usage};
+use billing_service::service::proto::{
+    BatchDeductQuotaRequest, DeductQuotaReply, DeductQuotaRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
+};
 use rstest::rstest;
 use tonic::{Code, Request};
 
@@ -19,7 +21,7 @@ async fn a_retry_gets_the_first_outcome(#[values(MySql, Sqlite)] on: Backend) {
 
     let retry = service.deduct(request).await;
     assert!(retry.replayed);
-    assert_eq!(retry, billing_service::service::proto::DeductQuotaReply { replayed: true, ..first });
+    assert_eq!(retry, DeductQuotaReply { replayed: true, ..first });
     service.assert_audit_is_clean().await;
 }
 
@@ -125,4 +127,65 @@ async fn ids_survive_a_restart(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_on(service.database, &[]).await;
     assert!(service.deduct(traced("t", charge("u", "passport", 1))).await.replayed);
     assert_eq!(service.state("u").await.1[0], 1);
+}
+
+/// Without a look-up of its id, the repeat is a call that nothing covers.
+#[rstest]
+#[tokio::test]
+async fn a_retry_of_the_call_that_took_the_last_money_is_not_refused(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    for user in ["charged", "held"] {
+        service.use_up_free_quota(user, "payment").await;
+        service.adjust(user, 0.1).await;
+    }
+    let last = traced("last", charge("charged", "payment", 1));
+    let first = service.deduct(last.clone()).await;
+    assert_eq!(service.deduct(last).await, DeductQuotaReply { replayed: true, ..first });
+    assert_eq!(code_of(&service.try_deduct(charge("charged", "payment", 1)).await.unwrap_err()).1, "10001");
+
+    let hold = |trace_id: &str| ReserveQuotaRequest {
+        user_id: "held".into(),
+        trace_id: trace_id.into(),
+        service_name: "payment".into(),
+        count: 1,
+        ..Default::default()
+    };
+    let mut internal = service.internal.clone();
+    let first = internal.reserve_quota(hold("last")).await.unwrap().into_inner();
+    let again = internal.reserve_quota(hold("last")).await.unwrap().into_inner();
+    assert_eq!(again, ReserveQuotaReply { replayed: true, ..first });
+    assert_eq!(code_of(&internal.reserve_quota(hold("another")).await.unwrap_err()).1, "10001");
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn repeats_between_new_charges_charge_once_and_their_neighbours_too(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.use_up_free_quota("u", "payment").await;
+    service.adjust("u", 0.6).await;
+    let one = |trace_id: &str| traced(trace_id, charge("u", "payment", 1));
+    let first = service.deduct(one("first")).await;
+    let items = vec![
+        one("a"),
+        one("first"),
+        traced("new-user", charge("v", "payment", 1)),
+        one("a"),
+        traced("too-much", charge("u", "payment", 5)),
+        one("b"),
+    ];
+    let request = BatchDeductQuotaRequest { items };
+    let results = service.internal.clone().batch_deduct_quota(request).await.unwrap().into_inner().results;
+    assert_eq!(results[1].reply, Some(DeductQuotaReply { replayed: true, ..first }));
+    let shown: Vec<_> = results
+        .iter()
+        .map(|result| match (&result.reply, &result.error) {
+            (Some(reply), None) => format!("{} {}", reply.balance, reply.replayed),
+            (None, Some(error)) => error.error_code.clone(),
+            both => panic!("{both:?}"),
+        })
+        .collect();
+    assert_eq!(shown, ["0.4 false", "0.5 true", "0 false", "0.4 true", "10001", "0.3 false"]);
+    assert_eq!((service.state("u").await.0, service.account("v").await.balance), (0.3, 0.0));
+    service.assert_audit_is_clean().await;
 }

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod keys;
 pub mod ledger;
 pub mod lock;
+pub mod lookup;
 pub mod order;
 pub mod order_refund;
 pub mod posting;

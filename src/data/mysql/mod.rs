@@ -31,10 +31,7 @@ mod usage;
 mod variables;
 mod webhooks;
 
-use std::{
-    sync::{Arc, atomic::AtomicU32},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::Connection;
@@ -58,7 +55,10 @@ use super::{
     error::store_error,
     plan::{Announce, UpgradePlan},
 };
-use crate::biz::{settlement::ledger::Ledger, values::error::StoreError};
+use crate::biz::{
+    settlement::{ledger::Ledger, lookup::FullLookups},
+    values::error::StoreError,
+};
 
 /// A MySQL-compatible database.
 pub struct MySqlStore {
@@ -77,10 +77,7 @@ pub struct MySqlStore {
     /// Connections for transactions that write the rollup by service, model and API key, so that these take
     /// none from settlements.
     summer: Connections,
-    /// Number of batches that still look up all their ids, and the number to set after a repeated
-    /// id.
-    lookup_all: AtomicU32,
-    lookup_all_batches: u32,
+    full_lookups: FullLookups,
     recent: RecentAccounts,
 }
 
@@ -98,9 +95,8 @@ pub struct PoolLimits {
     /// Most settlements that wait for a lock at once.
     pub waiters: usize,
     pub acquire_timeout: Duration,
-    /// Number of batches after a repeated id that look up all ids before they insert, because
-    /// retries arrive in bursts, for example after an outage.
-    pub lookup_all_batches: u32,
+    /// The number of batches with full look-ups after a repeated id, see [`FullLookups`].
+    pub full_lookups: u32,
 }
 
 impl MySqlStore {
@@ -127,8 +123,7 @@ impl MySqlStore {
             waiter,
             summer,
             nodes,
-            lookup_all: AtomicU32::new(0),
-            lookup_all_batches: limits.lookup_all_batches,
+            full_lookups: FullLookups::new(limits.full_lookups),
             recent: RecentAccounts::default(),
         }
     }

@@ -82,6 +82,11 @@ impl Checkpoints {
         }));
     }
 
+    /// Pages of the log after the last commit. Each commit of a change appends some.
+    pub fn pages() -> c_int {
+        LOG.get()
+    }
+
     /// Begins or ends a copy where that is due, after each commit of `connection`.
     pub fn go_on(&mut self, connection: &Connection) {
         let log = LOG.get();

@@ -53,7 +53,10 @@ use super::{
     migrations,
     plan::{Announce, UpgradePlan},
 };
-use crate::biz::{settlement::ledger::Ledger, values::error::StoreError};
+use crate::biz::{
+    settlement::{ledger::Ledger, lookup::FullLookups},
+    values::error::StoreError,
+};
 
 /// A SQLite database file.
 pub struct SqliteStore {
@@ -61,6 +64,16 @@ pub struct SqliteStore {
     writer: Writer,
     /// The last data version of the writing connection.
     data_version: AtomicI64,
+    full_lookups: Arc<FullLookups>,
+}
+
+/// The number of connections of a store, and the longest wait for one.
+#[derive(Debug, Clone, Copy)]
+pub struct SqliteLimits {
+    pub readers: u32,
+    pub acquire_timeout: Duration,
+    /// The number of batches with full look-ups after a repeated id, see [`FullLookups`].
+    pub full_lookups: u32,
 }
 
 /// Longest wait for the write lock, which another process such as cron may hold.
@@ -75,8 +88,7 @@ impl SqliteStore {
     /// [`StoreError::Unavailable`] if the disk is full or another process migrates.
     pub async fn connect(
         options: SqliteConnectOptions,
-        readers: u32,
-        acquire_timeout: Duration,
+        limits: SqliteLimits,
         announce: &Announce,
     ) -> Result<Self, StoreError> {
         let folder = options.get_filename().parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -100,10 +112,11 @@ impl SqliteStore {
         Ok(Self {
             data_version: AtomicI64::new(data_version(&writer).await?),
             writer,
+            full_lookups: Arc::new(FullLookups::new(limits.full_lookups)),
             reader: Reader(
                 SqlitePoolOptions::new()
-                    .max_connections(readers)
-                    .acquire_timeout(acquire_timeout)
+                    .max_connections(limits.readers)
+                    .acquire_timeout(limits.acquire_timeout)
                     .test_before_acquire(false)
                     .idle_timeout(None)
                     .max_lifetime(None)
@@ -218,7 +231,8 @@ mod tests {
     pub(super) async fn empty_store() -> (SqliteStore, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new().filename(folder.path().join("billing.db"));
-        let store = SqliteStore::connect(options, 1, BUSY_TIMEOUT, &|_| {}).await.unwrap();
+        let limits = SqliteLimits { readers: 1, acquire_timeout: BUSY_TIMEOUT, full_lookups: 0 };
+        let store = SqliteStore::connect(options, limits, &|_| {}).await.unwrap();
         (store, folder)
     }
 

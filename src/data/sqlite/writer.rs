@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{checkpoints::Checkpoints, reader::round_trip};
 use crate::{
     biz::values::{error::StoreError, spans},
-    data::error::of_sqlite,
+    data::error::{self, of_sqlite},
 };
 
 /// Size of the page cache. It keeps the pages that many users share and the pages that a batch changes.
@@ -37,7 +37,7 @@ const LOG_BYTES: i64 = 128 * 1024 * 1024;
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Size of the cache of prepared statements, above the number of statements.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 80;
 
 /// Time for which a write proves that the file is writable.
 const PROOF_LASTS: Duration = Duration::from_secs(1);
@@ -110,10 +110,10 @@ impl Writer {
     {
         let (proof, (answer, answered)) = (self.proof.clone(), oneshot::channel());
         let work: Work = Box::new(move |connection| {
-            let before = connection.total_changes();
+            let before = Checkpoints::pages();
             let done = work(connection);
             match &done {
-                Ok(_) if connection.total_changes() > before => note(&proof, Proof::Written(Instant::now())),
+                Ok(_) if Checkpoints::pages() != before => note(&proof, Proof::Written(Instant::now())),
                 Err(StoreError::Unavailable(_)) => note(&proof, Proof::Missing),
                 Ok(_) | Err(_) => {}
             }
@@ -243,7 +243,16 @@ pub(super) fn commit(transaction: Transaction<'_>) -> Result<(), StoreError> {
 }
 
 pub(super) fn writer_error(error: rusqlite::Error) -> StoreError {
-    of_sqlite(error.sqlite_error().map(|cause| cause.extended_code), error.to_string())
+    of_sqlite(code_of(&error), error.to_string())
+}
+
+/// Whether an insert failed because its key exists.
+pub(super) fn is_taken(error: &rusqlite::Error) -> bool {
+    error::is_taken(code_of(error))
+}
+
+fn code_of(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|cause| cause.extended_code)
 }
 
 #[cfg(test)]
@@ -277,6 +286,21 @@ mod tests {
         assert_eq!(writer.write_on_trial().await, Ok(()));
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         assert_eq!(writer.write_on_trial().await, Ok(()), "the last trial is proof enough");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_rolled_back_proves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let writer = Writer::open(&file, Duration::ZERO).unwrap();
+        for (sql, is_proof) in [
+            ("BEGIN; CREATE TABLE t (x INTEGER); INSERT INTO t VALUES (1); ROLLBACK", false),
+            ("BEGIN; CREATE TABLE t (x INTEGER); INSERT INTO t VALUES (1); COMMIT", true),
+        ] {
+            writer.run(move |connection| connection.execute_batch(sql).map_err(writer_error)).await.unwrap();
+            assert_eq!(matches!(*lock(&writer.proof), Proof::Written(_)), is_proof, "{sql}");
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use billing_service::service::proto::{
     ApiKeyQuota, BatchDeductQuotaRequest, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest,
     GetApiKeyQuotaRequest, GetStatementRequest, RefundChargeReply, RefundChargeRequest, ReleaseReservationRequest,
-    ReserveQuotaRequest, SetApiKeyQuotaRequest, Usage,
+    ReserveQuotaRequest, SetAccountStatusRequest, SetApiKeyQuotaRequest, Usage,
 };
 use rstest::rstest;
 use tonic::{Code, Status};
@@ -213,6 +213,19 @@ async fn an_archived_charge_is_replayed_and_never_charged_again(#[values(MySql, 
     assert_eq!(refused(service.internal.clone().release_reservation(release).await), Code::FailedPrecondition);
     assert_eq!((service.account("u").await.balance, used_of_key(&service).await), (balance, used));
     assert_eq!(count(&service.database, "billing_record").await, records);
+    service.assert_audit_is_clean().await;
+}
+
+/// A call of a frozen account is refused, unless its id is found, and the row of an archived charge is narrow.
+#[rstest]
+#[tokio::test]
+async fn an_archived_charge_of_a_frozen_account_is_replayed(#[values(MySql, Sqlite)] on: Backend) {
+    let Old { service, mixed: first, .. } = old(on).await;
+    keep_months(&service.database, &service.clock, 1).await;
+    let freeze = SetAccountStatusRequest { user_id: "u".into(), status: "FROZEN".into(), reason: "for a test".into() };
+    service.internal.clone().set_account_status(freeze).await.unwrap();
+    assert_eq!(refused(service.try_deduct(traced("unknown", charge("u", "asset", 1))).await), Code::FailedPrecondition);
+    assert_eq!(service.deduct(mixed()).await, DeductQuotaReply { replayed: true, ..first });
     service.assert_audit_is_clean().await;
 }
 

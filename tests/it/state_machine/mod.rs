@@ -19,6 +19,7 @@ use billing_service::{
     data::{
         Store, dsn,
         mysql::{MySqlStore, Nodes, PoolLimits, Reads},
+        sqlite::{SqliteLimits, SqliteStore},
     },
 };
 use proptest::test_runner::TestRunner;
@@ -77,23 +78,34 @@ fn with_store(on: Backend, run: impl FnOnce(&Runtime, &Arc<dyn Store>)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (_database, store) = runtime.block_on(async {
         let database = Database::create(on).await;
-        let mut store = app::connect(&database.config(&[])).await.unwrap();
-        if on == MySql {
-            // This store never looks ids up in advance, so each repeat is an unexpected duplicate.
-            store.close().await;
+        app::connect(&database.config(&[])).await.unwrap().close().await;
+        let store = store_without_full_lookups(&database).await;
+        (database, store)
+    });
+    run(&runtime, &store);
+    runtime.block_on(store.close());
+}
+
+/// A store that never looks all ids up in advance, so each repeat is an unexpected duplicate.
+async fn store_without_full_lookups(database: &Database) -> Arc<dyn Store> {
+    let (full_lookups, acquire_timeout) = (0, Duration::from_secs(5));
+    match database.backend {
+        MySql => {
             let limits = PoolLimits {
                 readers: 1,
                 show_reads: Reads::default(),
                 writers: 1,
                 waiters: 1,
-                acquire_timeout: Duration::from_secs(5),
-                lookup_all_batches: 0,
+                acquire_timeout,
+                full_lookups,
             };
             let nodes = Nodes::new(vec![dsn::mysql(&database.source).unwrap()]).unwrap();
-            store = Arc::new(MySqlStore::new(nodes, limits));
+            Arc::new(MySqlStore::new(nodes, limits))
         }
-        (database, store)
-    });
-    run(&runtime, &store);
-    runtime.block_on(store.close());
+        Sqlite => {
+            let limits = SqliteLimits { readers: 1, acquire_timeout, full_lookups };
+            let options = dsn::sqlite(&database.source).unwrap();
+            Arc::new(SqliteStore::connect(options, limits, &|_| {}).await.unwrap())
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! One settlement transaction: load under lock, decide, write, commit.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering::Relaxed};
+use std::{borrow::Cow, collections::BTreeSet};
 
 use async_trait::async_trait;
 
 use super::{
-    load::{Loaded, Locking, Lookup, load},
+    load::{Loaded, Locking, load},
     recent::Read,
     refunds,
     transactions::{insert_charges, write_reservations},
@@ -17,7 +17,8 @@ use crate::{
             keys::Keys,
             ledger::{Gather, Ledger, SettledBatch},
             lock::{Lock, Obstacle},
-            posting::{Adjusted, Batch, Outcome, Posting},
+            lookup::{Lookup, refused_as_new},
+            posting::{Adjusted, Batch},
             rule::{self, NewRecord, UsageDelta, UsageKey, Writes},
         },
         values::{
@@ -106,8 +107,7 @@ impl MySqlStore {
             Some(Lock::Account(_)) => Locking::Begun,
         };
         let mode = if granted.is_some() { LockMode::Wait } else { LockMode::Skip };
-        let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
-        let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
+        let mut lookup = self.full_lookups.next_lookup();
         let (mut created, mut locked) = (BTreeSet::new(), BTreeSet::new());
         for _ in 0..MAX_ATTEMPTS {
             let Loaded { mut state, mut left_out, .. } = load(&mut connection, batch, keys, lookup, locking).await?;
@@ -146,7 +146,7 @@ impl MySqlStore {
             let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
             let loaded = (granted.is_none() && connection.takes_guards()).then(|| Read::of(&state));
             let (outcomes, writes) = rule::settle(&batch, state);
-            let sure = lookup == Lookup::All || !refused_as_new(&batch, &outcomes);
+            let sure = lookup == Lookup::All || refused_as_new(&batch, &outcomes).next().is_none();
             let settled = match sure {
                 true if writes.is_empty() => Statement::rolling_back().execute_unless_taken(&mut connection).await?,
                 true => {
@@ -170,19 +170,11 @@ impl MySqlStore {
                 return Ok(settled);
             }
             Statement::rolling_back().execute(&mut connection).await?;
-            self.lookup_all.store(self.lookup_all_batches, Relaxed);
+            self.full_lookups.begin();
             lookup = Lookup::All;
         }
         Err(StoreError::Conflict("another process settles the same ids".into()))
     }
-}
-
-/// Whether a posting was refused without a look-up of its id, although an earlier attempt may have
-/// committed it. The first outcome then counts.
-fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
-    let is_unsought = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
-    let mut settled = batch.postings.iter().zip(outcomes);
-    settled.any(|(posting, outcome)| is_unsought(posting) && matches!(outcome, Outcome::Refused(_)))
 }
 
 /// Writes the decisions of the rule, one statement a table, but for the balances.

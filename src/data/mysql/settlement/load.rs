@@ -20,6 +20,7 @@ use crate::{
         settlement::{
             keys::Keys,
             lock::{LeftOut, Lock, Obstacle},
+            lookup::Lookup,
             posting::Batch,
             rule::{State, TransactionKey},
         },
@@ -50,15 +51,6 @@ use crate::{
         transaction_archive::is_narrow,
     },
 };
-
-/// The transactions that are looked up before the rule decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lookup {
-    /// The transactions that end, which must exist. All others are taken for new; if one is not,
-    /// its insert fails.
-    Ending,
-    All,
-}
 
 /// How a transaction takes its locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,10 +131,7 @@ impl<'b> Packet<'b> {
 
     /// The transactions that are looked up.
     fn transactions(&self) -> &'b BTreeSet<(&'b UserId, &'b TraceId)> {
-        match self.lookup {
-            Lookup::Ending => &self.keys.ending,
-            Lookup::All => &self.keys.transactions,
-        }
+        self.lookup.transactions(self.keys)
     }
 
     fn statement(&self) -> Statement {

@@ -5,8 +5,6 @@
 //! decision started from, and every change of an account moves its version. Quotas of API keys have no part in that
 //! version, so the packet checks that there are none. If a guard fails, nothing is written.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::ledger::write;
 use crate::{
     biz::{
@@ -44,9 +42,8 @@ impl MySqlStore {
         keys: &Keys<'_>,
     ) -> Result<Option<SettledBatch>, StoreError> {
         let is_call = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
-        let looks_up = self.lookup_all.load(Relaxed) > 0;
         let are_calls = !batch.postings.is_empty() && batch.postings.iter().all(is_call);
-        if !are_calls || looks_up || !connection.takes_guards() {
+        if !are_calls || self.full_lookups.is_due() || !connection.takes_guards() {
             return Ok(None);
         }
         let at = (batch.at.month, connection.epoch());
@@ -72,7 +69,7 @@ impl MySqlStore {
                 self.recent.keep_on(&settled, at);
                 return Ok(Some(settled));
             }
-            Guarded::Taken => self.lookup_all.store(self.lookup_all_batches, Relaxed),
+            Guarded::Taken => self.full_lookups.begin(),
             Guarded::Stale => self.recent.forget_stale(keys),
             Guarded::Limited | Guarded::Locked => self.recent.forget(keys),
         }

@@ -16,6 +16,7 @@ use crate::{
             keys::Keys,
             ledger::{Gather, Ledger, SettledBatch},
             lock::{LeftOut, Lock},
+            lookup::{FullLookups, Lookup, refused_as_new},
             posting::{Adjusted, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
@@ -33,7 +34,7 @@ use crate::{
             audit_trail, events,
             limits::{caps, key_quotas},
             recharge, unapplied,
-            writer::{commit, found, writer_error},
+            writer::{commit, found, is_taken, writer_error},
         },
     },
 };
@@ -42,8 +43,8 @@ use crate::{
 impl Ledger for SqliteStore {
     /// There is one writer, so no account is ever locked by another settlement.
     async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
-        let batch = batch.clone();
-        self.writer.run(move |connection| settle(connection, &batch)).await
+        let (batch, full_lookups) = (batch.clone(), self.full_lookups.clone());
+        self.writer.run(move |connection| settle(connection, &batch, &full_lookups)).await
     }
 
     async fn settle_behind(&self, _: &Lock, gather: &Gather) -> Result<SettledBatch, StoreError> {
@@ -55,42 +56,87 @@ impl Ledger for SqliteStore {
     }
 }
 
-fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, StoreError> {
+fn settle(connection: &mut Connection, batch: &Batch, full_lookups: &FullLookups) -> Result<SettledBatch, StoreError> {
     let keys = Keys::of(batch);
+    if full_lookups.next_lookup() == Lookup::Ending {
+        if let Some(settled) = settle_with(connection, batch, &keys, Lookup::Ending)? {
+            return Ok(settled);
+        }
+        full_lookups.begin();
+    }
+    let settled = settle_with(connection, batch, &keys, Lookup::All)?;
+    settled.ok_or_else(|| StoreError::Failed("a full look-up missed an id".into()))
+}
+
+/// Settles a batch in one transaction. `None` if an id exists that was not looked up; nothing is written then.
+///
+/// Another attempt begins another transaction. With a savepoint, SQLite would copy each page before its first change.
+fn settle_with(
+    connection: &mut Connection,
+    batch: &Batch,
+    keys: &Keys<'_>,
+    lookup: Lookup,
+) -> Result<Option<SettledBatch>, StoreError> {
     // Immediate takes the write lock at the first statement. A transaction that takes it later
     // would fail at once instead of waiting.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let Loaded { state, left_out, has_opened } = load(&transaction, batch, keys, lookup)?;
+    let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
+    let (outcomes, writes) = rule::settle(&batch, state);
+    if lookup == Lookup::Ending {
+        let refused = refused_as_new(&batch, &outcomes);
+        if transactions::exist(&transaction, refused).map_err(writer_error)? {
+            transaction.rollback().map_err(writer_error)?;
+            return Ok(None);
+        }
+    }
+    if writes.is_empty() && !has_opened {
+        transaction.rollback().map_err(writer_error)?;
+        return Ok(Some(writes.into_settlement(outcomes, left_out)));
+    }
+    match write(&transaction, &writes, batch.at) {
+        Err(error) if lookup == Lookup::Ending && is_taken(&error) => {
+            transaction.rollback().map_err(writer_error)?;
+            return Ok(None);
+        }
+        written => written.map_err(writer_error)?,
+    }
+    commit(transaction)?;
+    Ok(Some(writes.into_settlement(outcomes, left_out)))
+}
+
+/// The state that a batch is decided on, and the accounts that it leaves out.
+struct Loaded {
+    state: State,
+    left_out: LeftOut,
+    /// Whether the transaction has opened accounts.
+    has_opened: bool,
+}
+
+fn load(transaction: &Transaction<'_>, batch: &Batch, keys: &Keys<'_>, lookup: Lookup) -> Result<Loaded, StoreError> {
     let (mut state, mut left_out) = (State::default(), LeftOut::default());
-    accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
-    let mut unopened = state.unopened(&keys, batch.at.month);
+    accounts::load_accounts(transaction, keys, batch.at.month, (&mut state, &mut left_out))?;
+    let mut unopened = state.unopened(keys, batch.at.month);
     unopened.retain(|user| !left_out.contains(user));
     if !unopened.is_empty() {
         state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
         let events = audit_events::of_openings(batch, &state.created);
         let plans = plans_of(&state, &unopened);
         let new = accounts::NewAccounts { users: &unopened, plans: &plans, events: &events, at: batch.at };
-        accounts::insert_missing(&transaction, new, &batch.catalog).map_err(writer_error)?;
-        accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
+        accounts::insert_missing(transaction, new, &batch.catalog).map_err(writer_error)?;
+        accounts::load_accounts(transaction, keys, batch.at.month, (&mut state, &mut left_out))?;
     }
-    transactions::load(&transaction, &keys.transactions, (&mut state, &mut left_out))?;
-    let is_opened_late = load_further_quotas(&transaction, batch, &keys, (&mut state, &mut left_out))?;
-    load_adjustments(&transaction, &keys, (&mut state, &mut left_out))?;
-    refunds::load(&transaction, &keys, (&mut state, &mut left_out))?;
-    state.audit_events = audit_trail::stored(&transaction, &keys.audit_events)?;
-    state.events = events::stored(&transaction, &keys.events)?;
-    recharge::load(&transaction, batch, &keys, (&mut state, &mut left_out))?;
-    unapplied::load(&transaction, batch, (&mut state, &mut left_out))?;
-    caps::load(&transaction, &keys, (&mut state, &mut left_out))?;
-    key_quotas::load(&transaction, batch, (&mut state, &mut left_out))?;
-    let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
-    let (outcomes, writes) = rule::settle(&batch, state);
-    if writes.is_empty() && unopened.is_empty() && !is_opened_late {
-        transaction.rollback().map_err(writer_error)?;
-        return Ok(writes.into_settlement(outcomes, left_out));
-    }
-    write(&transaction, &writes, batch.at).map_err(writer_error)?;
-    commit(transaction)?;
-    Ok(writes.into_settlement(outcomes, left_out))
+    transactions::load(transaction, lookup.transactions(keys), (&mut state, &mut left_out))?;
+    let is_opened_late = load_further_quotas(transaction, batch, keys, (&mut state, &mut left_out))?;
+    load_adjustments(transaction, keys, (&mut state, &mut left_out))?;
+    refunds::load(transaction, keys, (&mut state, &mut left_out))?;
+    state.audit_events = audit_trail::stored(transaction, &keys.audit_events)?;
+    state.events = events::stored(transaction, &keys.events)?;
+    recharge::load(transaction, batch, keys, (&mut state, &mut left_out))?;
+    unapplied::load(transaction, batch, (&mut state, &mut left_out))?;
+    caps::load(transaction, keys, (&mut state, &mut left_out))?;
+    key_quotas::load(transaction, batch, (&mut state, &mut left_out))?;
+    Ok(Loaded { state, left_out, has_opened: !unopened.is_empty() || is_opened_late })
 }
 
 /// Loads the quotas that only the loaded transactions name, and opens the accounts that lack one.

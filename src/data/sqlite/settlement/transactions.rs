@@ -118,6 +118,21 @@ pub fn load(
     Ok(())
 }
 
+/// Whether one of these transactions exists, archived or not.
+pub fn exist<'k>(
+    transaction: &Tx<'_>,
+    keys: impl IntoIterator<Item = (&'k UserId, &'k TraceId)>,
+) -> rusqlite::Result<bool> {
+    let find = "SELECT 1 FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
+    let mut find = transaction.prepare_cached(find)?;
+    for (user, trace) in keys {
+        if find.exists([user.as_str(), trace.as_str()])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Inserts charges. The columns of reservations stay NULL.
 pub fn insert_charges(transaction: &Tx<'_>, charges: &[Transaction]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(
@@ -136,9 +151,8 @@ pub fn insert_charges(transaction: &Tx<'_>, charges: &[Transaction]) -> rusqlite
     Ok(())
 }
 
-/// Writes new reservations, and the new state of changed ones.
-pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> rusqlite::Result<()> {
-    let mut upsert = transaction.prepare_cached(
+macro_rules! insert_reservation {
+    () => {
         "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
@@ -146,7 +160,15 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
          service_tier, plan, price_details, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
          estimated_output_tokens, shortfall, charged_by, late_date, commit_service_tier, served_model, reports) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, \
-         ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    };
+}
+
+/// A plain insert, so that an id in use fails.
+const NEW_RESERVATION: &str = insert_reservation!();
+const CHANGED_RESERVATION: &str = concat!(
+    insert_reservation!(),
+    " \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
          free_count = excluded.free_count, paid_count = excluded.paid_count, amount = excluded.amount, \
@@ -160,12 +182,25 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
          commit_service_tier = excluded.commit_service_tier, served_model = excluded.served_model, \
          price_version = excluded.price_version, input_price = excluded.input_price, \
          cached_input_price = excluded.cached_input_price, output_price = excluded.output_price, \
-         price_details = excluded.price_details, reports = excluded.reports",
-    )?;
+         price_details = excluded.price_details, reports = excluded.reports"
+);
+
+/// Writes new reservations, and the new state of changed ones.
+pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> rusqlite::Result<()> {
+    let (changed, new): (Vec<_>, Vec<_>) = writes.iter().partition(|write| write.was.is_some());
+    put_reservations(transaction, NEW_RESERVATION, &new)?;
+    put_reservations(transaction, CHANGED_RESERVATION, &changed)
+}
+
+fn put_reservations(transaction: &Tx<'_>, put: &str, writes: &[&ReservationWrite]) -> rusqlite::Result<()> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let mut put = transaction.prepare_cached(put)?;
     for ReservationWrite { transaction, .. } in writes {
         let Some(reservation) = &transaction.reservation else { continue };
         let delivered: Option<&Delivered> = reservation.delivered.as_ref();
-        let next = bind_shared(&mut upsert, transaction, reservation.usage())?;
+        let next = bind_shared(&mut put, transaction, reservation.usage())?;
         let estimate = transaction.content.estimate;
         let values: [&dyn ToSql; 14] = [
             &reservation.free,
@@ -183,8 +218,8 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
             &delivered.and_then(|delivered| delivered.model.as_ref()).map(ModelName::as_str),
             &reports_text(transaction),
         ];
-        bind(&mut upsert, next, &values)?;
-        upsert.raw_execute()?;
+        bind(&mut put, next, &values)?;
+        put.raw_execute()?;
     }
     Ok(())
 }
