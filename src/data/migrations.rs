@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{
-    MySqlConnection, Row, SqlSafeStr, SqliteConnection,
+    AssertSqlSafe, MySqlConnection, Row, SqlSafeStr, SqliteConnection,
     migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
 };
 
@@ -69,6 +69,8 @@ const PAIRS: &[(&str, &str, &str)] = &[
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.
 const TIDB_SCHEMA: &str = include_str!("../../migrations/tidb/0017_schema.sql");
 const TIDB_BASE: i64 = 17;
+/// A collation of migrations that TiDB lacks, and the one that it gets in its place.
+const COLLATIONS: (&str, &str) = ("ascii_general_ci", "ascii_bin");
 
 /// The first migration that changes the legacy tables.
 pub(super) const FIRST_OWN: &str = "0002_exact_amounts_clustered_keys";
@@ -108,9 +110,19 @@ async fn mysql_migrations(connection: &mut MySqlConnection) -> Result<Vec<Migrat
     let mut migrations = numbered(|(_, mysql, _)| mysql);
     if Server::of(connection).await? == Server::TiDb {
         migrations.retain(|migration| migration.version > TIDB_BASE);
+        migrations.iter_mut().for_each(collate_for_tidb);
         migrations.insert(0, migration(TIDB_BASE, "schema", TIDB_SCHEMA));
     }
     Ok(migrations)
+}
+
+fn collate_for_tidb(migration: &mut Migration) {
+    let (lacking, other) = COLLATIONS;
+    if migration.sql.as_str().contains(lacking) {
+        let sql = AssertSqlSafe(migration.sql.as_str().replace(lacking, other)).into_sql_str();
+        *migration =
+            Migration::new(migration.version, migration.description.clone(), MigrationType::Simple, sql, false);
+    }
 }
 
 /// The migrations that a MySQL schema lacks. Changes nothing.

@@ -331,6 +331,29 @@ async fn counts_of_an_older_server_make_no_false_report(#[values(MySql, Sqlite)]
     }
 }
 
+/// The period of an older quota was changed on the day of the migration.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_whose_use_is_known_in_no_period_does_not_end_the_audit(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-11-20T02:00:00Z");
+    service.adjust("u", 100.0).await;
+    service.set_quotas("k", "total").await;
+    calls(&service, "u", "k", "t").await;
+    let migrated = if on == MySql { "created_at + INTERVAL 30 MINUTE" } else { "created_at + 1800000000" };
+    let known = format!("UPDATE api_key_quota SET month_since = {migrated}, total_since = {migrated}, used = 77");
+    service.database.execute(&known).await;
+    assert_eq!(service.differences().await, [""; 0]);
+    service.database.execute("UPDATE user_balance SET balance = balance + 1 WHERE user_id = 'u'").await;
+    let found = service.differences().await;
+    assert!(found.len() == 1 && found[0].starts_with("user u: balance says "), "{found:#?}");
+    // Another key beside it is compared.
+    service.set_quota("other", "requests", "total", Some(9.0)).await;
+    service.database.execute("UPDATE api_key_quota SET used = 3 WHERE api_key_id = 'other'").await;
+    let found = service.differences().await;
+    assert!(found.contains(&"API key other: used requests in total says 3, should be 0".to_owned()), "{found:#?}");
+}
+
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_count_of_tokens_is_named_beside_a_commit_by_its_cost(#[values(MySql, Sqlite)] on: Backend) {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     biz::{
         jobs::audit::counts::{CapCounts, Counting, KeyCounts},
-        limits::key_quota::KeyQuotas,
+        limits::key_quota::{KeyQuota, KeyQuotas, KnownSince, QuotaType},
         values::{
             calendar::Month,
             error::StoreError,
@@ -99,11 +99,12 @@ pub(in crate::data) fn keys_and_users_of(rows: &[impl Columns]) -> Result<Vec<(A
 pub(in crate::data) fn by_key(
     rows: &[impl Columns],
     rule: Counting,
-) -> Result<BTreeMap<ApiKeyId, Vec<KeyCounts>>, StoreError> {
-    let mut counts: BTreeMap<ApiKeyId, Vec<KeyCounts>> = BTreeMap::new();
+) -> Result<BTreeMap<ApiKeyId, KeyCounts>, StoreError> {
+    let mut counts = BTreeMap::new();
     for row in rows {
-        if let Some(quota) = key_counts_of(row, rule)? {
-            counts.entry(quota.key().clone()).or_default().push(quota);
+        if let Some(((key, kind), stored, known)) = key_quota_of(row)? {
+            let of_key = counts.entry(key.clone()).or_insert_with(|| KeyCounts::new(key, rule));
+            of_key.add_quota(kind, stored, known);
         }
     }
     Ok(counts)
@@ -111,15 +112,18 @@ pub(in crate::data) fn by_key(
 
 /// The time from which transactions count toward the quotas of some keys; `None` if there are none to read.
 pub(in crate::data) fn first_of_keys(
-    counts: &BTreeMap<ApiKeyId, Vec<KeyCounts>>,
+    counts: &BTreeMap<ApiKeyId, KeyCounts>,
     users: Option<&[UserId]>,
 ) -> Option<DateTime<Utc>> {
-    let from = counts.values().flatten().map(KeyCounts::from).min();
+    let from = counts.values().filter_map(KeyCounts::from).min();
     from.filter(|_| users.is_none_or(|users| !users.is_empty()))
 }
 
+/// A quota of an API key, and since when its use in each period is known in full.
+type StoredKeyQuota = ((ApiKeyId, QuotaType), KeyQuota, KnownSince);
+
 /// A row of [`KEY_QUOTAS`]; `None` if it cannot be read, which the audit names by itself.
-fn key_counts_of(row: &impl Columns, rule: Counting) -> Result<Option<KeyCounts>, StoreError> {
+fn key_quota_of(row: &impl Columns) -> Result<Option<StoredKeyQuota>, StoreError> {
     let mut quotas = KeyQuotas::new();
     if let Err(StoreError::Failed(_)) = add(&mut quotas, row) {
         return Ok(None);
@@ -128,22 +132,19 @@ fn key_counts_of(row: &impl Columns, rule: Counting) -> Result<Option<KeyCounts>
     if quota.limit < 0 || quota.taken.of(quota.period) < 0 || quota.version < 0 {
         return Ok(None);
     }
-    Ok(Some(KeyCounts::new(of, quota, known_since_at(row, 12)?, rule)))
+    Ok(Some((of, quota, known_since_at(row, 12)?)))
 }
 
 /// Counts a transaction toward the quotas of its key.
 pub(in crate::data) fn count_of_key(
-    counts: &mut BTreeMap<ApiKeyId, Vec<KeyCounts>>,
+    counts: &mut BTreeMap<ApiKeyId, KeyCounts>,
     row: &impl Columns,
 ) -> Result<(), StoreError> {
     let key = row.optional_text(KEY_COLUMN)?.map(ApiKeyId::from_stored);
     let Some(counts) = key.and_then(|key| counts.get_mut(&key)) else { return Ok(()) };
     match transaction_of(row) {
-        Ok(transaction) => counts.iter_mut().for_each(|counts| counts.add(&transaction)),
-        Err(StoreError::Failed(why)) => {
-            let why = unreadable(row, &why);
-            counts.iter_mut().for_each(|counts| counts.add_unreadable(why.clone()));
-        }
+        Ok(transaction) => counts.add(&transaction),
+        Err(StoreError::Failed(why)) => counts.add_unreadable(unreadable(row, &why)),
         Err(error) => return Err(error),
     }
     Ok(())
@@ -154,4 +155,38 @@ const KEY_COLUMN: usize = 6;
 
 fn unreadable(row: &impl Columns, why: &str) -> String {
     format!("transaction {}: {why}", row.text(1).unwrap_or_else(|_| "?".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono_tz::UTC;
+
+    use super::*;
+    use crate::biz::{
+        jobs::audit::unsure,
+        limits::key_quota::{Period, Taken},
+        values::calendar::{Calendar, SystemClock},
+    };
+
+    #[test]
+    fn a_key_whose_use_is_known_in_no_period_asks_for_no_transactions() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let [since, later] = ["2026-11-20T10:00:00Z", "2026-11-20T12:00:00Z"].map(at);
+        let key = |name: &str, known: DateTime<Utc>| {
+            let rule = Counting {
+                periods: Calendar::new(UTC, SystemClock).periods(),
+                unsure: unsure(Default::default(), Default::default()),
+            };
+            let (taken, day) = (Taken { day: 0, month: 0, total: 0 }, since.date_naive());
+            let quota = KeyQuota { period: Period::Total, limit: 9, taken, since, day, fired: 0, version: 0 };
+            let mut counts = KeyCounts::new(ApiKeyId::from_stored(name), rule);
+            counts.add_quota(QuotaType::Requests, quota, KnownSince { day: known, month: known, total: known });
+            (counts.key().clone(), counts)
+        };
+        let unknown = || key("unknown", later);
+        assert_eq!(first_of_keys(&BTreeMap::from([unknown()]), None), None);
+        let both = BTreeMap::from([unknown(), key("known", since)]);
+        assert_eq!(first_of_keys(&both, None), Some(at("2026-11-20T09:58:00Z")));
+        assert_eq!(first_of_keys(&both, Some(&[])), None);
+    }
 }

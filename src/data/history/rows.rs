@@ -30,7 +30,8 @@ macro_rules! records_of {
     };
 }
 
-/// The outcome of a charge that a commit may still add to is left out.
+/// The outcome of a charge that a commit may still add to is left out. An archived transaction that has lost its content
+/// still has a text, which is never the sealed one.
 const RECORDS: &str = concat!(
     "SELECT r.user_id, r.created_at, r.billing_record_id, CASE WHEN r.type IN (3, 4) THEN r.amount ELSE -r.amount END, \
      CASE WHEN r.type IN (3, 4) THEN 1 ELSE 0 END, CASE WHEN r.type IN (3, 4) THEN r.count ELSE 0 END, ",
@@ -43,7 +44,9 @@ const RECORDS: &str = concat!(
         "COALESCE(r.trace_id, '')",
         "COALESCE(r.late_of, '')"
     ),
-    ", CASE WHEN t.user_id IS NULL THEN '' WHEN t.charged_by IS NULL THEN ",
+    ", CASE WHEN t.user_id IS NULL THEN '' WHEN t.status = 'ARCHIVED' THEN ",
+    content!("t.trace_id", "t.status"),
+    " WHEN t.charged_by IS NULL THEN ",
     content!(
         "t.trace_id",
         "t.service_name",

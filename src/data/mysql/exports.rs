@@ -3,7 +3,11 @@
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
 
-use super::{MySqlStore, statement::Statement};
+use super::{
+    MySqlStore,
+    record_transactions::{record_columns, settled, with_transactions},
+    statement::Statement,
+};
 use crate::{
     biz::{
         settlement::{order::Order, order_refund::OrderRefund, posting::Adjusted},
@@ -108,13 +112,13 @@ fn user_record_of(row: &MySqlRow) -> Result<UserRecord, StoreError> {
 /// The records of a span in both tables, with the columns of their transactions. Each user is a range of the
 /// key, so the read ends with the last record of the page.
 fn records(span: RecordSpan<'_>, limit: u32) -> Statement {
-    let mut statement = Statement::new(
-        "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
-         t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
-         t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
-         t.images, t.served_model, COALESCE(t.commit_service_tier, t.service_tier), r.user_id, \
-         t.charged_by IS NOT NULL FROM (",
-    );
+    let mut statement = Statement::new(concat!(
+        "SELECT ",
+        record_columns!(),
+        ", r.user_id, ",
+        settled!("charged_by"),
+        " IS NOT NULL FROM ("
+    ));
     for (index, table) in ["billing_record", "billing_record_archive"].into_iter().enumerate() {
         statement.push(if index == 0 { "(" } else { " UNION ALL (" });
         statement.push(
@@ -131,9 +135,6 @@ fn records(span: RecordSpan<'_>, limit: u32) -> Statement {
         statement.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit).push(")");
     }
     statement.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
-    statement.push(
-        ") r LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-         ORDER BY r.user_id, r.created_at, r.billing_record_id",
-    );
+    statement.push(concat!(") r ", with_transactions!(), " ORDER BY r.user_id, r.created_at, r.billing_record_id"));
     statement
 }

@@ -18,6 +18,7 @@ mod limits;
 mod nodes;
 mod prices;
 mod recharge;
+mod record_transactions;
 mod reports;
 mod row;
 mod schema_lock;

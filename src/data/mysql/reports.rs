@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, QueryBuilder};
 
-use super::MySqlStore;
+use super::{
+    MySqlStore,
+    record_transactions::{record_columns, settled, with_transactions},
+};
 use crate::{
     biz::{
         reports::{
@@ -54,16 +57,15 @@ macro_rules! newest_of {
 /// exactly one. API key, model and tokens are columns of the transaction, and belong to its main
 /// record.
 const LIST: &str = concat!(
-    "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
-     t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
-     t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
-     t.images, t.served_model, COALESCE(t.commit_service_tier, t.service_tier) FROM (",
+    "SELECT ",
+    record_columns!(),
+    " FROM (",
     newest_of!("billing_record"),
     " UNION ALL ",
     newest_of!("billing_record_archive"),
-    " ORDER BY created_at DESC, billing_record_id DESC LIMIT ? OFFSET ?) r \
-     LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-     ORDER BY r.created_at DESC, r.billing_record_id DESC"
+    " ORDER BY created_at DESC, billing_record_id DESC LIMIT ? OFFSET ?) r ",
+    with_transactions!(),
+    " ORDER BY r.created_at DESC, r.billing_record_id DESC"
 );
 
 #[async_trait]

@@ -6,7 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{MySqlStore, statement::Statement};
+use super::{
+    MySqlStore,
+    record_transactions::{settled, with_transactions},
+    statement::Statement,
+};
 use crate::{
     biz::{
         settlement::posting::UNAPPLIED_PREFIX,
@@ -145,8 +149,12 @@ fn books(users: &[UserId], period: &StatementPeriod, within: Option<Duration>) -
 macro_rules! tokens {
     ($column:literal) => {
         concat!(
-            "CAST(SUM(IF(t.record_id = r.billing_record_id AND t.charged_by IS NULL, COALESCE(t.",
-            $column,
+            "CAST(SUM(IF(",
+            settled!("record_id"),
+            " = r.billing_record_id AND ",
+            settled!("charged_by"),
+            " IS NULL, COALESCE(",
+            settled!($column),
             ", 0), 0)) AS SIGNED) AS ",
             $column,
             ", "
@@ -160,7 +168,9 @@ fn charges_by_model(statement: &mut Statement, user: &UserId, period: &Statement
     statement.push(concat!(
         " UNION ALL SELECT * FROM (SELECT r.user_id, \
          IF(r.type IN (3, 4), 'charge_refund_by_model', 'charge_by_model') AS source, 0 AS is_later, \
-         r.service_name, t.model, r.late_of, \
+         r.service_name, ",
+        settled!("model"),
+        " AS model, r.late_of, \
          CAST(COUNT(DISTINCT r.trace_id) + SUM(r.trace_id IS NULL) AS SIGNED) AS calls, \
          CAST(SUM(IF(r.type IN (1, 3), r.count, 0)) AS SIGNED) AS free_count, \
          CAST(SUM(IF(r.type IN (2, 4), r.count, 0)) AS SIGNED) AS paid_count, ",
@@ -181,9 +191,12 @@ fn charges_by_model(statement: &mut Statement, user: &UserId, period: &Statement
         statement.push(table).push(" WHERE user_id = ").texts([user.as_str()]);
         statement.push(" AND created_at >= ").instant(period.start).push(" AND created_at < ").instant(period.end);
     }
-    statement.push(
-        ") r LEFT JOIN settled_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-         GROUP BY r.user_id, source, r.service_name, t.model, r.late_of LIMIT ",
-    );
+    statement.push(concat!(
+        ") r ",
+        with_transactions!(),
+        " GROUP BY r.user_id, source, r.service_name, ",
+        settled!("model"),
+        ", r.late_of LIMIT "
+    ));
     statement.number(lines.saturating_add(1)).push(") by_model");
 }

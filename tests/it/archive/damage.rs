@@ -40,11 +40,7 @@ async fn the_whole_audit_names_each_narrow_row_that_disagrees_with_its_content(#
             "user only here: stored row says archived transaction first",
         ),
     ] {
-        let service = a_year(on).await;
-        service.clock.set("2026-01-07T04:00:00Z");
-        service.deduct(traced("first", charge("ann", "asset", 3))).await;
-        service.clock.set("2026-11-21T04:00:00Z");
-        keep_months(&service.database, &service.clock, 1).await;
+        let service = an_archived_charge(on).await;
         assert_eq!(found(&service).await, [""; 0]);
         service.database.execute(&damage.replace("{first}", "user_id = 'ann' AND trace_id = 'first'")).await;
         let lines = found(&service).await;
@@ -52,14 +48,47 @@ async fn the_whole_audit_names_each_narrow_row_that_disagrees_with_its_content(#
     }
 }
 
-#[rstest]
-#[tokio::test]
-async fn an_archived_id_without_its_content_is_refused(#[values(MySql, Sqlite)] on: Backend) {
+/// The charge `first` of ann, in the archive.
+async fn an_archived_charge(on: Backend) -> Service {
     let service = a_year(on).await;
     service.clock.set("2026-01-07T04:00:00Z");
     service.deduct(traced("first", charge("ann", "asset", 3))).await;
     service.clock.set("2026-11-21T04:00:00Z");
     keep_months(&service.database, &service.clock, 1).await;
+    service
+}
+
+#[rstest]
+#[tokio::test]
+async fn audits_name_the_seal_of_an_account_whose_archived_content_is_lost(#[values(MySql, Sqlite)] on: Backend) {
+    for damage in [
+        "DELETE FROM billing_transaction_archive WHERE {first}",
+        "UPDATE billing_transaction SET created_at = (SELECT * FROM (SELECT MIN(created_at) FROM billing_transaction) t) WHERE {first}",
+        "UPDATE billing_transaction_archive SET user_id = 'only here' WHERE {first}",
+    ] {
+        let service = an_archived_charge(on).await;
+        assert_eq!(service.seal().await.accounts, 2);
+        service.assert_audit_is_clean().await;
+        service.database.execute(&damage.replace("{first}", "user_id = 'ann' AND trace_id = 'first'")).await;
+        let of_bob = "UPDATE user_balance SET balance = balance + 1 WHERE user_id = 'bob'";
+        service.database.execute(of_bob).await;
+        let lines = found(&service).await;
+        for line in ["user ann: seal of 2026-10: transactions", "user bob: balance"] {
+            assert!(lines.iter().any(|found| found.starts_with(line)), "{damage}: {lines:#?}");
+        }
+        // The night audits an account whole if it differs elsewhere.
+        service.database.execute(&of_bob.replace("bob", "ann")).await;
+        let lines = service.found_at_night().await;
+        for line in ["user ann: seal of 2026-10: transactions", "user ann: balance", "user bob: balance"] {
+            assert!(lines.iter().any(|found| found.starts_with(line)), "{damage}: {lines:#?}");
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_archived_id_without_its_content_is_refused(#[values(MySql, Sqlite)] on: Backend) {
+    let service = an_archived_charge(on).await;
     service.database.execute("DELETE FROM billing_transaction_archive WHERE trace_id = 'first'").await;
     let balance = service.account("ann").await.balance;
     service.try_deduct(traced("first", charge("ann", "asset", 3))).await.unwrap_err();

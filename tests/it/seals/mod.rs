@@ -141,7 +141,7 @@ impl Service {
     }
 
     /// The lines of the nightly audit.
-    async fn found_at_night(&self) -> Vec<String> {
+    pub async fn found_at_night(&self) -> Vec<String> {
         self.nightly_audit().await.differences.iter().map(ToString::to_string).collect()
     }
 

@@ -32,16 +32,16 @@ pub struct AuditReport {
     pub differences: Vec<Difference>,
     /// Users whom the nightly audit audited whole in this run.
     pub suspects: u64,
-    /// API keys whose quotas this run could not compare, because new users of them came meanwhile.
-    pub keys_left: u64,
 }
 
 /// The stored name of the regular job.
 pub const JOB: &str = "audit";
 /// The stored name of the job that audits everything.
 pub const WHOLE_JOB: &str = "audit-all";
-/// Most differences that are reported one by one. Further ones are only counted.
+/// Most differences of users that a run reports one by one. Further ones are only counted.
 pub const MAX_REPORTED: u64 = 1_000;
+/// The same of API keys, so that they leave room for the differences of money.
+const MAX_REPORTED_OF_KEYS: u64 = 200;
 /// Most differing groups of the rollup by service, model and API key that one statement reads.
 const MAX_GROUPS: u32 = 10_000;
 /// Most unreadable quotas of API keys that are read.
@@ -55,13 +55,14 @@ pub(super) struct Findings<'p> {
     /// The users and the differences so far.
     pub scan: ScanPosition<2>,
     pub differences: Vec<Difference>,
+    /// The reported differences of users and of API keys.
+    reported: [u64; 2],
 }
 
 impl<'p> Findings<'p> {
     /// Resumes from the checkpoint of `progress`. A new audit begins with the quotas of API keys.
     pub async fn begin(store: &dyn SealStore, progress: &'p dyn Progress) -> Result<Self, StoreError> {
-        let scan = ScanPosition::<2>::of(progress);
-        let mut findings = Self { progress, scan, differences: Vec::new() };
+        let mut findings = Self::at_checkpoint(progress);
         progress.expect(store.users_behind(findings.scan.last.as_ref()).await?);
         // The counts of a checkpoint include the keys.
         if findings.scan.last.is_none() {
@@ -72,24 +73,34 @@ impl<'p> Findings<'p> {
         Ok(findings)
     }
 
+    fn at_checkpoint(progress: &'p dyn Progress) -> Self {
+        Self { progress, scan: ScanPosition::of(progress), differences: Vec::new(), reported: [0; 2] }
+    }
+
     pub fn note(&mut self, difference: Difference) {
         self.scan.counts[1] += 1;
-        if self.scan.counts[1] <= MAX_REPORTED {
+        let (reported, most) = match &difference.owner {
+            Owner::User(_) => (&mut self.reported[0], MAX_REPORTED),
+            Owner::ApiKey(_) => (&mut self.reported[1], MAX_REPORTED_OF_KEYS),
+        };
+        if *reported < most {
+            *reported += 1;
             self.progress.report(&difference.to_string());
             self.differences.push(difference);
         }
     }
 
-    /// Stores the checkpoint behind `last`.
+    /// Stores the checkpoint behind `last`. The work before it may have taken hours, so the write is repeated.
     pub async fn reached(&mut self, last: UserId, users: u64) -> Result<(), StoreError> {
         self.scan.counts[0] += users;
         self.scan.last = Some(last);
-        self.progress.reached(&self.scan.to_string(), users).await
+        let position = self.scan.to_string();
+        repeat(|| self.progress.reached(&position, users)).await
     }
 
     pub fn report(self, suspects: u64) -> AuditReport {
         let [users, difference_count] = self.scan.counts;
-        AuditReport { users, difference_count, differences: self.differences, suspects, keys_left: 0 }
+        AuditReport { users, difference_count, differences: self.differences, suspects }
     }
 }
 
@@ -101,10 +112,9 @@ impl<'p> Findings<'p> {
 pub async fn audit(sources: Sources<'_>, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
     let store = sources.store;
     let mut findings = Findings::begin(store, progress).await?;
-    let mut keys_left = 0;
     if findings.scan.last.is_none() {
         let mut note = |difference| findings.note(difference);
-        keys_left = compare_all_keys(store, MOST_USERS, sources.counting(), &mut note).await?;
+        compare_all_keys(store, MOST_USERS, sources.counting(), &mut note).await?;
         // Before the first user. A run that resumes has the differences of the keys.
         findings.reached(UserId::from_stored(""), 0).await?;
     }
@@ -118,7 +128,7 @@ pub async fn audit(sources: Sources<'_>, progress: &dyn Progress) -> Result<Audi
         compare_all(sources, &chunk, &ranges, &mut |difference| findings.note(difference)).await?;
         findings.reached(span.last, chunk.len() as u64).await?;
     }
-    Ok(AuditReport { keys_left, ..findings.report(0) })
+    Ok(findings.report(0))
 }
 
 /// Calls `note` for each difference of one user, as [`audit`] does.
@@ -170,4 +180,73 @@ async fn compare_all(
 pub fn differences_at(position: Option<&str>) -> Option<u64> {
     let scan = position.map_or_else(|| Some(ScanPosition::begin()), ScanPosition::<2>::read);
     scan.map(|scan| scan.counts[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::biz::values::ids::ApiKeyId;
+
+    /// A run that loses its connection at the first checkpoint.
+    #[derive(Default)]
+    struct Outage {
+        checkpoints: AtomicU32,
+        lines: AtomicU32,
+    }
+
+    #[async_trait]
+    impl Progress for Outage {
+        fn position(&self) -> Option<String> {
+            None
+        }
+
+        fn expect(&self, _: u64) {}
+
+        async fn reached(&self, position: &str, _: u64) -> Result<(), StoreError> {
+            assert_eq!(position, "0 1 ");
+            match self.checkpoints.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(StoreError::Unavailable("connection lost".into())),
+                _ => Ok(()),
+            }
+        }
+
+        fn report(&self, _: &str) {
+            self.lines.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn difference(owner: Owner) -> Difference {
+        Difference { owner, book: "balance".into(), says: "1".into(), should_be: "0".into() }
+    }
+
+    fn of_key() -> Difference {
+        difference(Owner::ApiKey(ApiKeyId::from_stored("k")))
+    }
+
+    #[test]
+    fn many_differences_of_api_keys_leave_room_for_those_of_users() {
+        let progress = Outage::default();
+        let mut findings = Findings::at_checkpoint(&progress);
+        let lines = || u64::from(progress.lines.load(Ordering::Relaxed));
+        (0..MAX_REPORTED + 5).for_each(|_| findings.note(of_key()));
+        assert_eq!(lines(), MAX_REPORTED_OF_KEYS);
+        (0..MAX_REPORTED + 7).for_each(|_| findings.note(difference(Owner::User(UserId::from_stored("u")))));
+        assert_eq!(lines(), MAX_REPORTED_OF_KEYS + MAX_REPORTED);
+        let report = findings.report(0);
+        assert_eq!(report.difference_count, 2 * MAX_REPORTED + 12);
+        assert_eq!(report.differences.len() as u64, MAX_REPORTED_OF_KEYS + MAX_REPORTED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_outlasts_a_lost_connection() {
+        let progress = Outage::default();
+        let mut findings = Findings::at_checkpoint(&progress);
+        findings.note(of_key());
+        findings.reached(UserId::from_stored(""), 0).await.unwrap();
+        assert_eq!(progress.checkpoints.into_inner(), 2);
+    }
 }

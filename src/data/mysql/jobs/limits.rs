@@ -76,6 +76,6 @@ impl LimitAudit for MySqlStore {
             calls.fetch_each(&mut *snapshot, &mut |row| history::count_of_key(&mut counts, row)).await?;
         }
         end(snapshot).await?;
-        Ok(counts.into_values().flatten().collect())
+        Ok(counts.into_values().collect())
     }
 }

@@ -78,6 +78,6 @@ impl LimitAudit for SqliteStore {
             fetch_each(&mut *snapshot, history::calls_of_keys(users), &scope, &mut count).await?;
         }
         snapshot.rollback().await.map_err(store_error)?;
-        Ok(counts.into_values().flatten().collect())
+        Ok(counts.into_values().collect())
     }
 }

@@ -4,21 +4,20 @@
 //! a server whose clock is ahead, on a later one. A transaction has the time at which its batch began, and not that of
 //! its commit. So close to the begin of a count, or before the begin of its period, a transaction may count or not.
 
+mod key;
+
 use std::{fmt, time::Duration};
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
+pub use self::key::KeyCounts;
 use super::differences::{Difference, Owner};
 use crate::biz::{
-    limits::{
-        caps::Requests,
-        key_quota::{KeyQuota, KnownSince, Period, QuotaType},
-    },
+    limits::{caps::Requests, key_quota::Period},
     settlement::transaction::Transaction,
     values::{
         calendar::{Month, Periods},
-        ids::{ApiKeyId, UserId},
-        money::Money,
+        ids::UserId,
     },
 };
 
@@ -28,8 +27,8 @@ pub(super) const LEAST_UNSURE: TimeDelta = TimeDelta::minutes(2);
 /// [`Counting::unsure`] of every configuration.
 const MOST_UNSURE: TimeDelta = TimeDelta::days(1);
 
-/// Servers of release 0.1.0 may go on so long beside a migrated database.
-const ROLLING_UPGRADE: TimeDelta = TimeDelta::days(1);
+/// Unreadable transactions of one owner that are named. Further ones are only counted.
+const MAX_UNREADABLE: usize = 100;
 
 /// The most time between the begin of a batch and its commit, with the skew of two clocks.
 pub fn unsure(retry_timeout: Duration, max_clock_skew: Duration) -> TimeDelta {
@@ -170,6 +169,38 @@ impl Found {
     }
 }
 
+/// The transactions of one owner that cannot be read.
+#[derive(Debug, Clone, Default)]
+struct Unreadable {
+    first: Vec<String>,
+    further: u64,
+}
+
+impl Unreadable {
+    fn add(&mut self, why: String) {
+        if self.first.len() < MAX_UNREADABLE {
+            self.first.push(why);
+        } else {
+            self.further += 1;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    fn differences(&self, owner: &Owner) -> Vec<Difference> {
+        let named = self.first.iter().map(|why| Difference::unreadable(owner.clone(), why.clone()));
+        let further = (self.further > 0).then(|| Difference {
+            owner: owner.clone(),
+            book: "number of further rows that the service cannot read".into(),
+            says: self.further.to_string(),
+            should_be: "0".into(),
+        });
+        named.chain(further).collect()
+    }
+}
+
 /// The caps of a user, beside the calls of their periods.
 #[derive(Debug, Clone)]
 pub struct CapCounts {
@@ -178,7 +209,7 @@ pub struct CapCounts {
     day: Counter,
     month: Counter,
     last_day: LastDay,
-    unreadable: Vec<String>,
+    unreadable: Unreadable,
     rule: Counting,
 }
 
@@ -186,7 +217,7 @@ impl CapCounts {
     pub fn new(user: UserId, stored: Requests, rule: Counting) -> Self {
         let counter = |period| Counter::new(rule, period, stored.day, stored.since);
         let (day, month) = (counter(Period::Day), counter(Period::Month));
-        Self { user, stored, day, month, last_day: LastDay::default(), unreadable: Vec::new(), rule }
+        Self { user, stored, day, month, last_day: LastDay::default(), unreadable: Unreadable::default(), rule }
     }
 
     pub fn user(&self) -> &UserId {
@@ -213,14 +244,14 @@ impl CapCounts {
 
     /// Adds a transaction that cannot be read. The counts are then not compared.
     pub fn add_unreadable(&mut self, why: String) {
-        self.unreadable.push(why);
+        self.unreadable.add(why);
     }
 
     /// The counts that differ from the transactions.
     pub fn differences(&self) -> Vec<Difference> {
         let owner = Owner::User(self.user.clone());
         if !self.unreadable.is_empty() {
-            return self.unreadable.iter().map(|why| Difference::unreadable(owner.clone(), why.clone())).collect();
+            return self.unreadable.differences(&owner);
         }
         let mut found = Found { owner, differences: Vec::new() };
         let stored = [(&self.day, self.stored.daily), (&self.month, self.stored.monthly)];
@@ -229,95 +260,6 @@ impl CapCounts {
             found.expect(book, says.into(), counter.count, |count| count.to_string());
         }
         found.expect_day("last day counted for the caps".to_owned(), self.stored.day, self.last_day);
-        found.differences
-    }
-}
-
-/// A quota of an API key, beside the transactions with the key.
-#[derive(Debug, Clone)]
-pub struct KeyCounts {
-    key: ApiKeyId,
-    kind: QuotaType,
-    stored: KeyQuota,
-    /// The periods whose use is known in full.
-    counters: Vec<Counter>,
-    last_day: LastDay,
-    /// Release 0.1.0 may have counted earlier transactions, by its rule for tokens, and in the period of the quota alone.
-    old_until: DateTime<Utc>,
-    unreadable: Vec<String>,
-    rule: Counting,
-}
-
-impl KeyCounts {
-    /// The counts of a stored quota, and since when its use in each period is known in full.
-    pub fn new((key, kind): (ApiKeyId, QuotaType), stored: KeyQuota, known: KnownSince, rule: Counting) -> Self {
-        // The migration of an older quota left its own period alone.
-        let migrated = known.day.max(known.month).max(known.total);
-        let old_until = if migrated > stored.since { migrated + ROLLING_UPGRADE } else { stored.since };
-        let is_known = |counter: &Counter| {
-            let begin = if counter.period == Period::Total { stored.since } else { counter.start.max(stored.since) };
-            // The quota had this period before the migration too.
-            let is_own = counter.period == stored.period && known.of(counter.period) <= stored.since;
-            known.of(counter.period) <= begin && (is_own || begin >= old_until)
-        };
-        let counter = |period| Counter::new(rule, period, stored.day, stored.since);
-        let counters = Period::ALL.map(counter).into_iter().filter(is_known).collect();
-        let last_day = LastDay::default();
-        Self { key, kind, stored, counters, last_day, old_until, unreadable: Vec::new(), rule }
-    }
-
-    pub fn key(&self) -> &ApiKeyId {
-        &self.key
-    }
-
-    /// Earlier transactions do not count.
-    pub fn from(&self) -> DateTime<Utc> {
-        self.counters.iter().map(Counter::from).min().unwrap_or(DateTime::<Utc>::MAX_UTC)
-    }
-
-    pub fn add(&mut self, transaction: &Transaction) {
-        let when = (transaction.counted_day(self.rule.periods), transaction.created_at);
-        let kind = self.kind;
-        let now = transaction.taken().of(kind);
-        for counter in &mut self.counters {
-            counter.add(when, now, || transaction.most_taken().of(kind));
-            if kind == QuotaType::Tokens && when.1 >= counter.from() && when.1 < self.old_until {
-                if transaction.is_charged_without_usage() {
-                    let most = transaction.most_taken().tokens;
-                    counter.count.add(-2 * most, most);
-                }
-                if transaction.has_unknown_tokens() {
-                    counter.count.most = i64::MAX;
-                }
-            }
-            if when.1 >= self.old_until {
-                self.last_day.add(counter, when, now);
-            }
-        }
-    }
-
-    /// As [`CapCounts::add_unreadable`].
-    pub fn add_unreadable(&mut self, why: String) {
-        self.unreadable.push(why);
-    }
-
-    /// The counts that differ from the transactions.
-    pub fn differences(&self) -> Vec<Difference> {
-        let owner = Owner::ApiKey(self.key.clone());
-        if !self.unreadable.is_empty() {
-            return self.unreadable.iter().map(|why| Difference::unreadable(owner.clone(), why.clone())).collect();
-        }
-        let mut found = Found { owner, differences: Vec::new() };
-        let kind = self.kind;
-        let show = |count: i64| match kind {
-            QuotaType::Amount => Money::from_micros(count).to_string(),
-            QuotaType::Requests | QuotaType::Tokens => count.to_string(),
-        };
-        for counter in &self.counters {
-            let book = format!("used {kind} {}", counter.shown_period());
-            found.expect(book, self.stored.taken.of(counter.period), counter.count, show);
-        }
-        found.expect_day(format!("last day of used {kind}"), self.stored.day, self.last_day);
         found.differences
     }
 }

@@ -2,24 +2,32 @@
 
 use super::*;
 use crate::biz::{
-    limits::key_quota::Taken,
-    values::calendar::{Calendar, SystemClock},
+    limits::key_quota::{KeyQuota, KnownSince, QuotaType, Taken},
+    values::{
+        calendar::{Calendar, SystemClock},
+        ids::ApiKeyId,
+    },
 };
 
 fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
+fn rule() -> Counting {
+    Counting { periods: Calendar::new(chrono_tz::UTC, SystemClock).periods(), unsure: LEAST_UNSURE }
+}
+
 /// The lines of a quota of `period` without transactions, which was migrated at `migrated`.
 fn lines(period: Period, day: &str, migrated: &str) -> Vec<String> {
-    let rule = Counting { periods: Calendar::new(chrono_tz::UTC, SystemClock).periods(), unsure: LEAST_UNSURE };
+    let rule = rule();
     let since = at("2026-01-20T10:00:00Z");
     // As the migration does.
     let known = |other| if other == period { since } else { at(migrated) };
     let known = KnownSince { day: known(Period::Day), month: known(Period::Month), total: known(Period::Total) };
     let taken = Taken { day: 1, month: 2, total: 3 };
     let stored = KeyQuota { period, limit: 9, taken, since, day: day.parse().unwrap(), fired: 0, version: 0 };
-    let counts = KeyCounts::new((ApiKeyId::from_stored("k"), QuotaType::Requests), stored, known, rule);
+    let mut counts = KeyCounts::new(ApiKeyId::from_stored("k"), rule);
+    counts.add_quota(QuotaType::Requests, stored, known);
     counts.differences().iter().map(|difference| format!("{} says {}", difference.book, difference.says)).collect()
 }
 
@@ -45,4 +53,24 @@ fn the_unsure_time_follows_the_configuration_within_bounds() {
     assert_eq!(unsure(seconds(10), seconds(5)), TimeDelta::minutes(2));
     assert_eq!(unsure(seconds(100), seconds(15)), TimeDelta::seconds(130));
     assert_eq!(unsure(Duration::MAX, seconds(15)), TimeDelta::days(1));
+}
+
+#[test]
+fn unreadable_transactions_are_named_once_for_all_quotas_of_a_key_and_then_counted() {
+    let since = at("2026-01-20T10:00:00Z");
+    let known = KnownSince { day: since, month: since, total: since };
+    let taken = Taken { day: 1, month: 2, total: 3 };
+    let day = since.date_naive();
+    let stored = KeyQuota { period: Period::Day, limit: 9, taken, since, day, fired: 0, version: 0 };
+    let mut counts = KeyCounts::new(ApiKeyId::from_stored("k"), rule());
+    QuotaType::ALL.into_iter().for_each(|kind| counts.add_quota(kind, stored, known));
+    for number in 0..MAX_UNREADABLE + 3 {
+        counts.add_unreadable(format!("transaction t{number}: wrong"));
+    }
+    let found = counts.differences();
+    assert_eq!(found.len(), MAX_UNREADABLE + 1);
+    let line = "API key k: stored row says transaction t0: wrong, should be one that the service can read";
+    assert_eq!(found[0].to_string(), line);
+    let line = "API key k: number of further rows that the service cannot read says 3, should be 0";
+    assert_eq!(found[MAX_UNREADABLE].to_string(), line);
 }

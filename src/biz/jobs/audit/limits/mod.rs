@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::{
     counts::{CapCounts, Counting, KeyCounts},
-    differences::Difference,
+    differences::{Difference, Owner},
 };
 use crate::biz::{
     account::users::{END, UserSpan, Users},
@@ -95,8 +95,8 @@ pub(super) async fn compare_caps(
     Ok(())
 }
 
-/// Calls `note` for each difference of the quotas of all API keys. At most `most_users` of their users are in memory.
-/// Returns the number of keys that it could not compare.
+/// Calls `note` for each difference of the quotas of all API keys, and once for each key that it could not compare. At most
+/// `most_users` of their users are in memory.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -105,19 +105,18 @@ pub(super) async fn compare_all_keys(
     most_users: usize,
     rule: Counting,
     note: &mut (dyn FnMut(Difference) + Send),
-) -> Result<u64, StoreError> {
+) -> Result<(), StoreError> {
     let mut after = None;
-    let mut left = 0;
     // Ends: each part begins behind the last.
     loop {
         let keys = repeat(|| store.keys_with_quotas(after.as_ref(), KEYS_IN_A_SCAN)).await?;
         let mut users = users_of(store, keys, most_users).await?;
-        let Some((last, _)) = users.last_key_value() else { return Ok(left) };
+        let Some((last, _)) = users.last_key_value() else { return Ok(()) };
         after = Some(last.clone());
         let mut differing = differing(store, &mut users, rule).await?;
         while let Some(part) = first_part(&mut users) {
             let of_part = part.keys().filter_map(|key| differing.remove_entry(key)).collect();
-            left += compare_again(store, (part, of_part), rule, note).await?;
+            compare_again(store, (part, of_part), rule, note).await?;
         }
     }
 }
@@ -162,14 +161,14 @@ impl KeyUsers {
 type UsersOfKeys = BTreeMap<ApiKeyId, KeyUsers>;
 type Differing = BTreeMap<ApiKeyId, Vec<Difference>>;
 
-/// Searches keys that differ again until each is searched twice with the same users, or no longer differs. Returns the
-/// number of the others.
+/// Searches keys that differ again until each is searched twice with the same users, or no longer differs. The others are
+/// noted as not finished.
 async fn compare_again(
     store: &(impl LimitAudit + ?Sized),
     (mut users, mut found): (UsersOfKeys, Differing),
     rule: Counting,
     note: &mut (dyn FnMut(Difference) + Send),
-) -> Result<u64, StoreError> {
+) -> Result<(), StoreError> {
     for _ in 1..MAX_SEARCHES {
         if users.is_empty() {
             break;
@@ -181,10 +180,18 @@ async fn compare_again(
         found.into_values().flatten().for_each(&mut *note);
         found = differing(store, &mut users, rule).await?;
     }
-    for key in users.keys() {
-        tracing::warn!(api_key = %key, "quota of an API key not audited; each search found new users of it");
+    users.into_keys().map(not_finished).for_each(note);
+    Ok(())
+}
+
+/// A key with new users in each search.
+fn not_finished(key: ApiKeyId) -> Difference {
+    Difference {
+        owner: Owner::ApiKey(key),
+        book: "audit of its quotas".into(),
+        says: "not finished: each search found new users".into(),
+        should_be: "finished".into(),
     }
-    Ok(users.len() as u64)
 }
 
 /// Searches the transactions of all users for `keys`, which are in key order. If the keys have more than `most` users,
@@ -246,16 +253,12 @@ async fn differing(
     for Group { keys, users } in groups(keys) {
         let users: Option<Vec<UserId>> = users.map(|users| users.into_iter().collect());
         for counts in repeat(|| store.key_counts(&keys, users.as_deref(), rule)).await? {
-            let of_key = differing.entry(counts.key().clone()).or_default();
-            for difference in counts.differences() {
-                // All quotas of a key name the same unreadable transactions.
-                if !of_key.contains(&difference) {
-                    of_key.push(difference);
-                }
+            let differences = counts.differences();
+            if !differences.is_empty() {
+                differing.insert(counts.key().clone(), differences);
             }
         }
     }
-    differing.retain(|_, differences| !differences.is_empty());
     keys.retain(|key, _| differing.contains_key(key));
     Ok(differing)
 }

@@ -310,13 +310,14 @@ impl Books {
             of_user.for_each(|transaction| counts.add(transaction));
             differences.extend(counts.differences());
         }
-        for (of, quota) in tables.key_quotas.iter().filter(|((of, _), _)| of == key) {
+        let mut counts = KeyCounts::new(key.clone(), rule);
+        for ((_, kind), quota) in tables.key_quotas.iter().filter(|((of, _), _)| of == key) {
             let known = KnownSince { day: quota.since, month: quota.since, total: quota.since };
-            let mut counts = KeyCounts::new(of.clone(), *quota, known, rule);
-            let is_keyed = |transaction: &&Transaction| transaction.content.api_key.as_ref() == Some(key);
-            tables.transactions.values().filter(is_keyed).for_each(|transaction| counts.add(transaction));
-            differences.extend(counts.differences());
+            counts.add_quota(*kind, *quota, known);
         }
+        let is_keyed = |transaction: &&Transaction| transaction.content.api_key.as_ref() == Some(key);
+        tables.transactions.values().filter(is_keyed).for_each(|transaction| counts.add(transaction));
+        differences.extend(counts.differences());
         differences
     }
 
