@@ -56,7 +56,7 @@ async fn a_legacy_database_is_converted_except_on_tidb() {
 }
 
 /// All columns, parts of keys, checks and views, in order.
-async fn definitions(database: &Database) -> Vec<Vec<String>> {
+pub async fn definitions(database: &Database) -> Vec<Vec<String>> {
     let ours = "WHERE table_schema = DATABASE() AND table_name NOT IN ('_sqlx_migrations', 'schema_lease') ORDER BY table_name";
     let columns = [
         "table_name",

@@ -1,9 +1,10 @@
-//! A legacy database is converted in place.
+//! Databases of the legacy service, and of an earlier release, are converted in place.
 
 mod kills;
 pub mod legacy;
 mod openings;
 mod plan;
+mod release;
 mod schema_lock;
 mod shapes;
 mod times;
