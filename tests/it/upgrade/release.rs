@@ -1,12 +1,15 @@
 //! Databases that release 0.1.0 filled. `release_0_1_0` has a dump of each, and the replies of that release.
 
-use billing_service::app;
+use billing_service::{app, biz::values::calendar::Clock, sandbox::Switches};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::{
     archive::move_all_but,
-    harness::{Backend, Database, MySql, Service, Sqlite, TestClock},
+    harness::{
+        Backend, Database, MySql, Service, Sqlite, TestClock,
+        payments::{sandbox, settings, signed, success},
+    },
     refunds::refund,
     schema::definitions,
 };
@@ -89,6 +92,16 @@ impl Service {
         reply
     }
 
+    /// Refunds paid units of a charge of ann.
+    async fn refund_old(&self, trace: &str, count: i32, amount: f64) {
+        let before = self.account("ann").await.balance;
+        let request = refund("ann", trace, &format!("refund-{trace}"), count);
+        let reply = self.internal.clone().refund_charge(request).await.unwrap().into_inner();
+        assert_eq!((reply.paid_count, reply.amount), (count, amount), "{trace}");
+        let after = self.account("ann").await.balance;
+        assert_eq!((after * 100.0).round(), ((before + amount) * 100.0).round(), "{trace}");
+    }
+
     /// Used requests, tokens and amount of the API key.
     async fn use_of_the_key(&self) -> [f64; 3] {
         let (_, reply) = self.internal_get("/internal/v1/billing/api-keys/key-1/quota").await;
@@ -113,7 +126,8 @@ fn assert_all_kept(old: &Value, new: &[(u16, Value)]) {
 #[tokio::test]
 async fn a_database_of_release_0_1_0_keeps_its_replies_and_its_history_goes_on(#[values(MySql, Sqlite)] on: Backend) {
     let database = filled(on).await;
-    let (config, clock) = (database.config(&SETTINGS), TestClock::real());
+    let sandbox = sandbox(Switches::default()).await;
+    let (config, clock) = (database.config(&settings(&sandbox, &SETTINGS)), TestClock::real());
     clock.set(LAST_READ);
     let service = Service::start_with_clock(database, config, clock).await;
     service.assert_audit_is_clean().await;
@@ -127,7 +141,11 @@ async fn a_database_of_release_0_1_0_keeps_its_replies_and_its_history_goes_on(#
     assert_all_kept(expected[0], &service.read_again(expected[0]).await);
 
     pending_reservations_are_committed(&service).await;
-    old_charges_are_refunded(&service).await;
+    // One of a month whose records the release moved to the archive, and one of this month.
+    for (trace, count, amount) in [("paid-1", 2, 0.1), ("mixed-2", 4, 0.2)] {
+        service.refund_old(trace, count, amount).await;
+    }
+    a_pending_top_up_is_credited(&service).await;
     limits_go_on(&service).await;
     service.assert_audit_is_clean().await;
 
@@ -147,6 +165,7 @@ async fn a_database_of_release_0_1_0_keeps_its_replies_and_its_history_goes_on(#
     let after = (service.read_again(expected[0]).await, service.repeated(expected[1]).await);
     assert_eq!(after, before);
     service.clock.set(LATER);
+    service.refund_old("mixed-1", 1, 0.05).await;
     service.assert_seals_hold().await;
 }
 
@@ -165,16 +184,12 @@ async fn pending_reservations_are_committed(service: &Service) {
     assert_eq!(service.account("dan").await.held, 0.0);
 }
 
-/// One of a closed month, whose records the release moved to the archive, and one of this month.
-async fn old_charges_are_refunded(service: &Service) {
-    for (trace, count, amount) in [("paid-1", 2, 0.1), ("mixed-2", 4, 0.2)] {
-        let before = service.account("ann").await.balance;
-        let request = refund("ann", trace, &format!("refund-{trace}"), count);
-        let reply = service.internal.clone().refund_charge(request).await.unwrap().into_inner();
-        assert_eq!((reply.paid_count, reply.amount), (count, amount), "{trace}");
-        let after = service.account("ann").await.balance;
-        assert_eq!((after * 100.0).round(), ((before + amount) * 100.0).round(), "{trace}");
-    }
+async fn a_pending_top_up_is_credited(service: &Service) {
+    let (_, list) = service.get("/api/v1/billing/recharges?user_id=eve&status=pending").await;
+    let [order, payment] = ["order_id", "payment_order_id"].map(|name| list["orders"][0][name].as_str().unwrap());
+    let callback = signed(success(order, payment, 8.5), service.clock.now());
+    service.internal.clone().recharge_callback(callback).await.unwrap();
+    assert_eq!(service.account("eve").await.balance, 58.2);
 }
 
 async fn limits_go_on(service: &Service) {
