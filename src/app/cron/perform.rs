@@ -169,7 +169,8 @@ impl Runner {
 
     async fn audit(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let runs = in_time(self.store.last_runs(audit::JOB, LAST_RUNS)).await?;
-        let sources = Sources { proven: audit::proven_by(&runs, &self.calendar), ..self.sources() };
+        let proven = audit::proven_by(&runs, self.config.billing.reservation_ttl, &self.calendar);
+        let sources = Sources { proven, ..self.sources() };
         let report = audit::audit_unsealed(sources, progress).await?;
         let whole = format!("audit: {} users were audited whole", report.suspects);
         let whole = (report.suspects > 0).then_some(whole);

@@ -5,7 +5,10 @@ use std::{
     process::{Output, Stdio},
 };
 
-use billing_service::app::cron::Job;
+use billing_service::{
+    app::{self, cron::Job},
+    biz::jobs::runs::{Begun, Run},
+};
 use chrono::{Datelike, NaiveTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use rstest::rstest;
@@ -33,6 +36,28 @@ async fn a_job_does_not_run_while_another_process_holds_the_lease(#[values(MySql
     // The holder of the lease died.
     end_lease(&database, "audit").await;
     assert!(runner.run_due(Job::Audit, &Counted::all()).await.unwrap().is_some());
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_end_that_is_stored_again_ends_no_run_that_began_since(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let store = app::connect(&database.config(&[])).await.unwrap();
+    let run =
+        |owner: &str, is_by_hand| Run { job: "audit", period: "2026-11-21".into(), is_by_hand, owner: owner.into() };
+    for is_by_hand in [true, false] {
+        let (first, second) = (run("first", is_by_hand), run("second", is_by_hand));
+        store.begin_run(&first).await.unwrap();
+        store.end_run(&first, is_by_hand).await.unwrap();
+        assert_eq!(store.begin_run(&second).await.unwrap(), Begun::Ours { position: None });
+        assert!(store.renew_run(&second, Some("7 0 user")).await.unwrap());
+        store.end_run(&first, true).await.unwrap();
+        assert!(store.renew_run(&second, None).await.unwrap(), "the lease is kept");
+        assert_eq!(runs(&database, "audit").await, [[second.key(), "7 0 user".into(), "0".into()]]);
+        store.end_run(&second, true).await.unwrap();
+        database.execute("DELETE FROM job_run").await;
+    }
+    store.close().await;
 }
 
 /// A clock that steps back makes the end of a lease an instant of the future.

@@ -315,7 +315,11 @@ async fn an_account_with_a_difference_is_not_sealed(#[values(MySql, Sqlite)] on:
     ] {
         service.database.execute(change).await;
     }
-    assert_eq!(service.seal().await, SealedMonths { accounts: 1, left: 2, lacking: 0, month: month("2026-10") });
+    let (sealed, lines) = service.seal_in(AtOnce::default()).await;
+    assert_eq!(sealed, SealedMonths { accounts: 1, left: 2, lacking: 0, month: month("2026-10") });
+    for line in ["user ann: used quota of asset in 2026-04 says", "user bob: transaction charge-5 says"] {
+        assert!(lines.iter().any(|found| found.starts_with(line)), "{lines:#?}");
+    }
     let nightly = service.nightly_audit().await;
     assert_eq!(nightly.suspects, 2);
     assert!(nightly.difference_count > 2, "{:#?}", nightly.differences);

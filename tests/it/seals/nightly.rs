@@ -62,39 +62,49 @@ async fn found_on(service: &Service, at: &str) -> Vec<String> {
 
 #[rstest]
 #[tokio::test]
-async fn a_night_reads_the_records_since_the_last_audit_without_a_difference(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_night_reads_the_records_of_the_last_days_and_all_unsealed_ones_after_a_difference(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
     let service = a_year(on).await;
     assert_eq!(service.seal().await.accounts, 3);
     let none = Vec::<String>::new();
     let (one, set) = (service.sql_amount(100), "UPDATE billing_transaction SET amount = amount");
+    let names = |found: &[String], line: &str| {
+        assert!(
+            found.iter().any(|found| found.starts_with(&format!("audit: user ann: {line} says"))),
+            "{line}: {found:#?}"
+        );
+    };
     assert_eq!(found_on(&service, "2026-11-21T04:00:00Z").await, none);
-    // Of the 5th, which that audit has compared. Those that read everything find it.
+    // Of the 5th, which that audit has compared.
     let old = "user_id = 'ann' AND trace_id = 'charge-11'";
     service.database.execute(&format!("{set} + {one} WHERE {old}")).await;
     assert_eq!(found_on(&service, "2026-11-22T04:00:00Z").await, none);
     let all = service.found_in_all().await;
     assert!(all.iter().any(|line| line.starts_with("user ann: transaction charge-11 says")), "{all:#?}");
-    service.database.execute(&format!("{set} - {one} WHERE {old}")).await;
 
-    // The sums of older days are compared each night.
+    // The sums of older days are compared each night. An account that differs is audited whole.
     let rollup = "UPDATE usage_daily SET amount = amount";
     let day = "user_id = 'ann' AND usage_date = '2026-11-05'";
     service.database.execute(&format!("{rollup} + {one} WHERE {day}")).await;
     let found = found_on(&service, "2026-11-23T04:00:00Z").await;
-    let line = "audit: user ann: rollup of asset on 2026-11-05 says";
-    assert!(found.iter().any(|found| found.starts_with(line)), "{found:#?}");
+    names(&found, "rollup of asset on 2026-11-05");
+    names(&found, "transaction charge-11");
+    // One difference is mended, and the other one is still named.
     service.database.execute(&format!("{rollup} - {one} WHERE {day}")).await;
+    names(&found_on(&service, "2026-11-24T04:00:00Z").await, "transaction charge-11");
+    service.database.execute(&format!("{set} - {one} WHERE {old}")).await;
+    assert_eq!(found_on(&service, "2026-11-25T04:00:00Z").await, none);
 
-    // A difference is named each night until it is mended, however old its records get.
-    let new = "user_id = 'ann' AND trace_id = 'charge at 2026-11-23T04:00:00Z'";
+    // A new difference is named each night until it is mended, however old its records get.
+    let new = "user_id = 'ann' AND trace_id = 'charge at 2026-11-25T04:00:00Z'";
     service.database.execute(&format!("{set} + {one} WHERE {new}")).await;
-    for night in 24..=28 {
+    for night in 26..=29 {
         let found = found_on(&service, &format!("2026-11-{night}T04:00:00Z")).await;
-        let line = "audit: user ann: transaction charge at 2026-11-23T04:00:00Z says";
-        assert!(found.iter().any(|found| found.starts_with(line)), "{night}: {found:#?}");
+        names(&found, "transaction charge at 2026-11-25T04:00:00Z");
     }
     service.database.execute(&format!("{set} - {one} WHERE {new}")).await;
-    assert_eq!(found_on(&service, "2026-11-29T04:00:00Z").await, none);
+    assert_eq!(found_on(&service, "2026-11-30T04:00:00Z").await, none);
     service.assert_seals_hold().await;
 }
 

@@ -38,7 +38,7 @@ pub struct Sources<'s> {
     pub at_once: AtOnce,
     /// As [`Counting::unsure`].
     pub unsure: TimeDelta,
-    /// Records before it were compared one by one by an earlier audit, and are not read again.
+    /// Records before it are compared in sum only: an earlier audit has compared them one by one.
     pub proven: Since,
 }
 

@@ -1,9 +1,10 @@
-//! The nightly audit: compares the sums since the last seal of each account, and the records since the last audit
-//! without a difference.
+//! The nightly audit: compares the sums since the last seal of each account, and the records of the days since the
+//! last audit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::pin,
+    time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -33,21 +34,23 @@ use crate::biz::{
 
 /// Spans of users that are read at once, each on a connection of its own.
 const SPANS_AT_ONCE: usize = 2;
-/// The nightly audit reads the records of at least so long before the last audit again. A record has the time of its
-/// reserve, and its commit comes later.
+/// The nightly audit reads the records of so long before the last audit again, and of the usual time of a reservation:
+/// a record has the time of its reserve, and its commit comes later.
 const READ_AGAIN: TimeDelta = TimeDelta::hours(24);
 
-/// The begin of the records that no audit has compared yet: a day before the last run of the nightly audit that found
-/// no difference, at the begin of that day. After a difference the next audits read the same records again, until it
-/// is mended.
-pub fn proven_by(runs: &[StoredRun], calendar: &Calendar) -> Since {
-    let clean = |run: &&StoredRun| run.finished_at.is_some() && differences_at(run.position.as_deref()) == Some(0);
-    // The period began before the run. A run by hand has a word behind its period, and proves as much.
-    let begin = |run: &StoredRun| run.period.split(' ').next()?.parse::<DateTime<Utc>>().ok();
-    match runs.iter().filter(clean).filter_map(begin).max() {
-        Some(begin) => Since::begin_of(calendar.at(begin - READ_AGAIN).day, calendar),
-        None => Since::BEGINNING,
-    }
+/// The begin of the records that the nightly audit compares one by one, by its `runs` of the schedule: a day and
+/// `reservation_ttl` before the last one, at the begin of that day. If that one found a difference, the audit reads all
+/// unsealed records, because the account that differed was audited whole, and may differ elsewhere too.
+pub fn proven_by(runs: &[StoredRun], reservation_ttl: Duration, calendar: &Calendar) -> Since {
+    let finished = runs.iter().filter(|run| run.finished_at.is_some());
+    // The period began before the run.
+    let begun = finished.filter_map(|run| Some((run.period.parse::<DateTime<Utc>>().ok()?, run)));
+    let last = begun.max_by_key(|(begin, _)| *begin);
+    let Some((begin, _)) = last.filter(|(_, run)| differences_at(run.position.as_deref()) == Some(0)) else {
+        return Since::BEGINNING;
+    };
+    let again = READ_AGAIN + TimeDelta::from_std(reservation_ttl).unwrap_or_default();
+    Since::begin_of(calendar.at(begin - again).day, calendar)
 }
 
 /// Audits the users with an account, a seal or a quota of this month from their last seals on, and reports each

@@ -16,7 +16,7 @@ use crate::biz::{
         audit::{
             MAX_REPORTED,
             charges::compare_unrecorded,
-            differences::Owner,
+            differences::{Difference, Owner},
             pieces::{Sources, groups},
             unsealed,
             whole::audit_user,
@@ -76,6 +76,7 @@ pub async fn seal_months(
         scan = ScanPosition { counts: [0, 0, 0, number], last: None };
     }
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
+    let mut differences = 0;
     // Ends: each span begins behind the last.
     while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_A_TIME)).await? {
         let mut changed = repeat(|| store.changed_accounts(&span)).await?;
@@ -84,7 +85,13 @@ pub async fn seal_months(
         // The others have nothing to seal, however often they change in the open month. The nightly audit reads them.
         let with_rows: BTreeSet<UserId> = seals.iter().map(|seal| seal.user.clone()).collect();
         changed.retain(|account| with_rows.contains(&account.user));
-        let mut left = differing(sources, &changed).await?;
+        let mut left = differing(sources, &changed, &mut |difference| {
+            differences += 1;
+            if differences <= MAX_REPORTED {
+                progress.report(&difference.to_string());
+            }
+        })
+        .await?;
         left.extend(unrecorded(sources, &changed).await?);
         changed.retain(|account| !left.contains(&account.user));
         let lacking = lacking(sources, &changed).await?;
@@ -121,13 +128,22 @@ pub async fn seal_months(
     Ok(SealedMonths { accounts, left, lacking, month })
 }
 
-/// The accounts that differ. An account that the nightly audit suspects is audited whole.
-async fn differing(sources: Sources<'_>, accounts: &[Changed]) -> Result<BTreeSet<UserId>, StoreError> {
+/// The accounts that differ. An account that the nightly audit suspects is audited whole, with a call of `note` for each
+/// difference.
+async fn differing(
+    sources: Sources<'_>,
+    accounts: &[Changed],
+    note: &mut (dyn FnMut(Difference) + Send),
+) -> Result<BTreeSet<UserId>, StoreError> {
     let mut left = BTreeSet::new();
     for suspect in unsealed::differing(sources, accounts).await? {
-        let mut differences = 0_u64;
-        audit_user(sources, &suspect, &mut |_| differences += 1).await?;
-        if differences > 0 {
+        let mut differs = false;
+        let mut noted = |difference| {
+            differs = true;
+            note(difference);
+        };
+        audit_user(sources, &suspect, &mut noted).await?;
+        if differs {
             left.insert(suspect);
         }
     }

@@ -59,11 +59,15 @@ impl RunStore for MySqlStore {
 
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
         if is_done {
+            // The end of a run may be stored again after its answer was lost, and another run may have begun since.
             let end = if run.is_by_hand {
-                sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE '% by hand'").bind(run.job)
+                let end = "DELETE r FROM job_run r JOIN job_lease l ON l.job = r.job AND l.owner = ? \
+                           WHERE r.job = ? AND r.period LIKE '% by hand'";
+                sqlx::query(end).bind(&run.owner).bind(run.job)
             } else {
-                let end = "UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?";
-                sqlx::query(end).bind(run.job).bind(run.key())
+                let end = "UPDATE job_run r JOIN job_lease l ON l.job = r.job AND l.owner = ? \
+                           SET r.finished_at = UTC_TIMESTAMP(6) WHERE r.job = ? AND r.period = ?";
+                sqlx::query(end).bind(&run.owner).bind(run.job).bind(run.key())
             };
             self.reader.execute(end).await?;
             // Periods begin with their day, and the key with the period.

@@ -157,7 +157,9 @@ fn begin(connection: &mut Connection, run: &Run) -> rusqlite::Result<Begun> {
 
 fn end(connection: &mut Connection, run: &Run, is_done: bool) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if is_done {
+    let is_ours = "SELECT 1 FROM job_lease WHERE job = ? AND owner = ?";
+    // The end of a run may be stored again after its answer was lost, and another run may have begun since.
+    if is_done && transaction.prepare_cached(is_ours)?.exists(params![run.job, run.owner])? {
         if run.is_by_hand {
             transaction.execute("DELETE FROM job_run WHERE job = ? AND period LIKE '% by hand'", [run.job])?;
         } else {

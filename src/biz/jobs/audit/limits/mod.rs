@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::{
     counts::{CapCounts, Counting, KeyCounts},
-    differences::{Difference, Owner},
+    differences::Difference,
 };
 use crate::biz::{
     account::users::{END, UserSpan, Users},
@@ -95,8 +95,7 @@ pub(super) async fn compare_caps(
     Ok(())
 }
 
-/// Calls `note` for each difference of the quotas of all API keys, and once for each key that it could not compare. At most
-/// `most_users` of their users are in memory.
+/// Calls `note` for each difference of the quotas of all API keys. At most `most_users` of their users are in memory.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -135,7 +134,7 @@ fn first_part(users: &mut UsersOfKeys) -> Option<UsersOfKeys> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum KeyUsers {
     Known(BTreeSet<UserId>),
-    /// Too many to list.
+    /// Too many to list, or too many new ones.
     Crowd,
 }
 
@@ -161,8 +160,8 @@ impl KeyUsers {
 type UsersOfKeys = BTreeMap<ApiKeyId, KeyUsers>;
 type Differing = BTreeMap<ApiKeyId, Vec<Difference>>;
 
-/// Searches keys that differ again until each is searched twice with the same users, or no longer differs. The others are
-/// noted as not finished.
+/// Searches keys that differ again until each is searched twice with the same users, or no longer differs. The others, with
+/// new users in each search, are read with the transactions of all users.
 async fn compare_again(
     store: &(impl LimitAudit + ?Sized),
     (mut users, mut found): (UsersOfKeys, Differing),
@@ -180,18 +179,9 @@ async fn compare_again(
         found.into_values().flatten().for_each(&mut *note);
         found = differing(store, &mut users, rule).await?;
     }
-    users.into_keys().map(not_finished).for_each(note);
+    users.values_mut().for_each(|users| *users = KeyUsers::Crowd);
+    differing(store, &mut users, rule).await?.into_values().flatten().for_each(note);
     Ok(())
-}
-
-/// A key with new users in each search.
-fn not_finished(key: ApiKeyId) -> Difference {
-    Difference {
-        owner: Owner::ApiKey(key),
-        book: "audit of its quotas".into(),
-        says: "not finished: each search found new users".into(),
-        should_be: "finished".into(),
-    }
 }
 
 /// Searches the transactions of all users for `keys`, which are in key order. If the keys have more than `most` users,
