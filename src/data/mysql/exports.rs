@@ -5,7 +5,7 @@ use sqlx::mysql::MySqlRow;
 
 use super::{
     MySqlStore,
-    record_transactions::{record_columns, settled, with_transactions},
+    record_transactions::{record_columns, settled, with_content, with_transactions},
     statement::Statement,
 };
 use crate::{

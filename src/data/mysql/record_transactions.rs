@@ -14,12 +14,19 @@ macro_rules! settled {
 }
 pub(super) use settled;
 
-/// Joins the transactions.
+/// Joins the archived content of the transactions.
+macro_rules! with_content {
+    () => {
+        " LEFT JOIN billing_transaction_archive a \
+         ON t.status = 'ARCHIVED' AND a.user_id = t.user_id AND a.created_at = t.created_at AND a.trace_id = t.trace_id"
+    };
+}
+pub(super) use with_content;
+
+/// Joins the transactions, with their content.
 macro_rules! with_transactions {
     () => {
-        "LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-         LEFT JOIN billing_transaction_archive a \
-         ON t.status = 'ARCHIVED' AND a.user_id = t.user_id AND a.created_at = t.created_at AND a.trace_id = t.trace_id"
+        concat!("LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id", with_content!())
     };
 }
 pub(super) use with_transactions;

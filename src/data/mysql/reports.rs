@@ -8,7 +8,7 @@ use sqlx::{MySql, QueryBuilder};
 
 use super::{
     MySqlStore,
-    record_transactions::{record_columns, settled, with_transactions},
+    record_transactions::{record_columns, settled, with_content, with_transactions},
 };
 use crate::{
     biz::{

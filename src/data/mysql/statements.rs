@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     MySqlStore,
-    record_transactions::{settled, with_transactions},
+    record_transactions::{settled, with_content, with_transactions},
     statement::Statement,
 };
 use crate::{

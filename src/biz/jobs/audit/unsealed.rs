@@ -176,3 +176,36 @@ async fn differs_in_use(store: &dyn SealStore, user: &UserId, since: Since) -> R
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::biz::values::calendar::SystemClock;
+
+    fn run(period: &str, is_finished: bool, position: &str) -> StoredRun {
+        let at = DateTime::UNIX_EPOCH;
+        StoredRun {
+            job: "audit".into(),
+            period: period.into(),
+            position: Some(position.into()),
+            started_at: at,
+            finished_at: is_finished.then_some(at),
+        }
+    }
+
+    #[test]
+    fn records_are_read_from_a_day_and_the_time_of_a_reservation_before_the_last_run_if_it_was_clean() {
+        let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
+        let proven = |runs: &[StoredRun], hours: u64| proven_by(runs, Duration::from_secs(hours * 3600), &calendar);
+        let begin = |day: &str| Since::begin_of(day.parse().unwrap(), &calendar);
+        // 04:00 in Shanghai on the 21st.
+        let [earlier, last] = ["2026-11-19T20:00:00Z", "2026-11-20T20:00:00Z"];
+        let clean = [run(earlier, true, "9 0 u"), run(last, true, "9 0 u")];
+        assert_eq!(proven(&clean, 3), begin("2026-11-20"));
+        assert_eq!(proven(&clean, 5), begin("2026-11-19"));
+        // A run that goes on proves nothing yet, and one with a difference less than all before it.
+        assert_eq!(proven(&[clean[0].clone(), run(last, false, "9 0 u")], 3), begin("2026-11-19"));
+        assert_eq!(proven(&[clean[0].clone(), run(last, true, "9 1 u")], 3), Since::BEGINNING);
+        assert_eq!(proven(&[], 3), Since::BEGINNING);
+    }
+}

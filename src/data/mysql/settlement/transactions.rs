@@ -25,6 +25,7 @@ use crate::{
         },
         mysql::{
             MySqlStore,
+            record_transactions::with_content,
             statement::{Row as StatementRow, Statement},
         },
         rows::{
@@ -71,8 +72,7 @@ pub fn read<'k>(
 
 /// The transactions `t` with their content `a` in the archive, for a statement that needs few columns: a part of the
 /// view `settled_transaction` without the time to parse it.
-pub const WITH_ARCHIVE: &str = "billing_transaction t LEFT JOIN billing_transaction_archive a \
-    ON t.status = 'ARCHIVED' AND a.user_id = t.user_id AND a.created_at = t.created_at AND a.trace_id = t.trace_id";
+pub const WITH_ARCHIVE: &str = concat!("billing_transaction t", with_content!());
 
 #[async_trait]
 impl TransactionStore for MySqlStore {
