@@ -18,8 +18,8 @@ const OLD_ACCOUNTS: &str = "UPDATE user_balance SET created_at = '2026-05-01 00:
 
 const OLD_BOOKS: &str = "
 INSERT INTO user_balance (user_balance_id, user_id, balance) VALUES ('1', 'u', 12.34);
-INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status) VALUES
-    ('o1', 'u', 20.00, 'p1', 'success');
+INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status, created_at, updated_at) VALUES
+    ('o1', 'u', 20.00, 'p1', 'success', '2026-10-04 00:00:00', '2026-10-04 00:00:00');
 INSERT INTO billing_record (billing_record_id, user_id, service_name, type, amount, count, created_at) VALUES
     ('r1', 'u', 'payment', 2, 0.1234, 1, '2026-10-05 00:00:00');
 ";
