@@ -7,7 +7,10 @@ use async_trait::async_trait;
 use super::Job;
 use crate::{
     biz::{
-        jobs::{progress::Progress, runs::Run},
+        jobs::{
+            progress::Progress,
+            runs::{Run, store_checkpoint},
+        },
         values::error::StoreError,
     },
     data::Store,
@@ -72,9 +75,7 @@ impl Progress for RunProgress<'_> {
     }
 
     async fn reached(&self, position: &str, items: u64) -> Result<(), StoreError> {
-        if !self.store.renew_run(self.run, Some(position)).await? {
-            return Err(StoreError::Unavailable("the lease of the run is lost".into()));
-        }
+        store_checkpoint(self.store, self.run, position).await?;
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = Some(position.to_owned());
         self.display.advance(items);
         Ok(())

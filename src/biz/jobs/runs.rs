@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::time::timeout;
 
+use super::retry::repeat;
 use crate::biz::values::error::StoreError;
 
 /// Lifetime of a lease without a renewal. The clock of the database decides, because the clocks
@@ -141,6 +142,18 @@ pub async fn in_time<T>(access: impl Future<Output = Result<T, StoreError>>) -> 
     timeout(ACCESS_TIMEOUT, access).await.unwrap_or_else(late)
 }
 
+/// Stores a checkpoint of a run, and renews its lease. The work before a checkpoint may have taken hours, so the write is
+/// repeated.
+///
+/// # Errors
+/// The last error of the store; [`StoreError::Unavailable`] at once if the lease is lost. The run must end.
+pub async fn store_checkpoint(store: &(impl RunStore + ?Sized), run: &Run, position: &str) -> Result<(), StoreError> {
+    match repeat(|| in_time(store.renew_run(run, Some(position)))).await? {
+        true => Ok(()),
+        false => Err(StoreError::Unavailable("the lease of the run is lost".into())),
+    }
+}
+
 /// Runs `work` under the lease of a job; `None` if another process has the lease. Stores no run, and does not renew
 /// the lease. Always returns within [`LEASE`].
 ///
@@ -171,9 +184,11 @@ mod tests {
 
     use super::*;
 
-    /// A store whose accesses hang from the given one on.
+    /// A store whose accesses hang from the given one on. Renewals answer what `renewals` says.
+    #[derive(Default)]
     struct Hanging {
         accesses_that_answer: usize,
+        renewals: Vec<Result<bool, StoreError>>,
         seen: Mutex<Vec<&'static str>>,
     }
 
@@ -197,8 +212,11 @@ mod tests {
             unreachable!("no run is stored")
         }
 
-        async fn renew_run(&self, _: &Run, _: Option<&str>) -> Result<bool, StoreError> {
-            unreachable!("no run is stored")
+        async fn renew_run(&self, _: &Run, position: Option<&str>) -> Result<bool, StoreError> {
+            assert_eq!(position, Some("1 0 u"));
+            let renewal = self.seen.lock().unwrap().len();
+            self.answer("renew", ()).await?;
+            self.renewals[renewal].clone()
         }
 
         async fn end_run(&self, _: &Run, _: bool) -> Result<(), StoreError> {
@@ -226,7 +244,7 @@ mod tests {
             (1, true, &["take", "give back"]),
             (2, true, &["take", "give back"]),
         ] {
-            let store = Hanging { accesses_that_answer: accesses, seen: Mutex::default() };
+            let store = Hanging { accesses_that_answer: accesses, ..Hanging::default() };
             let work = async {
                 if hangs {
                     std::future::pending::<()>().await;
@@ -238,6 +256,23 @@ mod tests {
             assert_eq!(done.is_ok(), accesses == 1 && !hangs, "{done:?}");
             assert!(began.elapsed() < LEASE, "{:?}", began.elapsed());
             assert_eq!(*store.seen.lock().unwrap(), expected);
+        }
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_outlasts_an_outage_and_ends_at_once_without_the_lease() {
+        let outage = || Err(StoreError::Unavailable("connection lost".into()));
+        for (renewals, hangs_after, expected) in [
+            (vec![Ok(true)], 1, (true, 1)),
+            (vec![outage(), outage(), Ok(true)], 3, (true, 3)),
+            (vec![Ok(false), Ok(true)], 2, (false, 1)),
+            (vec![outage(), Ok(false), Ok(true)], 3, (false, 2)),
+            (vec![outage(); 8], 8, (false, 8)),
+            (vec![Ok(true)], 0, (false, 8)),
+        ] {
+            let store = Hanging { accesses_that_answer: hangs_after, renewals, seen: Mutex::default() };
+            let run = Run { job: "j", period: String::new(), is_by_hand: false, owner: String::new() };
+            let stored = store_checkpoint(&store, &run, "1 0 u").await;
+            assert_eq!((stored.is_ok(), store.seen.into_inner().unwrap().len()), expected, "{stored:?}");
         }
     }
 }
