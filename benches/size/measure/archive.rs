@@ -14,6 +14,7 @@ use billing_service::service::proto::{
 };
 use sqlx::{Connection, MySqlConnection};
 use tokio::task::JoinSet;
+use tonic::Code;
 
 use super::{Context, LARGE};
 use crate::{
@@ -49,7 +50,7 @@ const PUT_BACK: &str = "INSERT INTO billing_record \
 /// Measures the archive job beside charges. Later measurements read both tables.
 ///
 /// # Errors
-/// A charge or the job fails.
+/// A charge fails otherwise than by OVERLOADED, or the job fails.
 pub async fn archive(context: &mut Context<'_>) -> anyhow::Result<()> {
     let conf = configure(context.mariadb, LARGE, context.folder)?;
     let server = Server::start(&conf).await?;
@@ -77,9 +78,11 @@ pub async fn archive(context: &mut Context<'_>) -> anyhow::Result<()> {
     report.add("archive-records: records moved", moved as f64, "", Bound::Above(0.0));
     report.add("archive-records: rate beside charges", moved as f64 / took.time.as_secs_f64(), "rows/s", Bound::None);
     report.add("archive-records: peak memory", took.peak, "MiB", Bound::None);
-    for (name, times, seconds) in
+    for (name, charged, seconds) in
         [("without it", &mut alone, ALONE.as_secs_f64()), ("beside it", &mut beside, took.time.as_secs_f64())]
     {
+        let Charged { times, refused } = charged;
+        report.add(format!("charges {name}: refused as OVERLOADED"), *refused as f64, "", Bound::Below(1.0));
         report.add(format!("charges {name}: rate"), times.len() as f64 / seconds, "/s", Bound::None);
         report.add(format!("charges {name}: p50"), quantile(times, 0.5), "ms", Bound::None);
         report.add(format!("charges {name}: p99"), quantile(times, 0.99), "ms", Bound::None);
@@ -98,9 +101,17 @@ pub async fn put_back(context: &Context<'_>) -> anyhow::Result<()> {
     Ok(connection.close().await?)
 }
 
+#[derive(Default)]
+struct Charged {
+    /// Latencies of charges in milliseconds.
+    times: Vec<f64>,
+    /// Charges that were refused because the server did not get to them in time.
+    refused: usize,
+}
+
 /// Callers that charge without a pause.
 struct Charges {
-    callers: JoinSet<anyhow::Result<Vec<f64>>>,
+    callers: JoinSet<anyhow::Result<Charged>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -111,28 +122,35 @@ impl Charges {
             let (url, stop) = (server.grpc.clone(), stop.clone());
             callers.spawn(async move {
                 let mut client = BillingInternalServiceClient::connect(url).await?;
-                let mut times = Vec::new();
+                let mut charged = Charged::default();
                 while !stop.load(Ordering::Relaxed) {
                     let request = DeductQuotaRequest {
-                        user_id: format!("load{:04}", caller * 20 + times.len() % 20),
+                        user_id: format!("load{:04}", caller * 20 + charged.times.len() % 20),
                         service_name: "passport".into(),
                         count: 1,
                         ..Default::default()
                     };
                     let begun = Instant::now();
-                    client.deduct_quota(request).await?;
-                    times.push(begun.elapsed().as_secs_f64() * 1_000.0);
+                    match client.deduct_quota(request).await {
+                        Ok(_) => charged.times.push(begun.elapsed().as_secs_f64() * 1_000.0),
+                        Err(status) if status.code() == Code::Unavailable => charged.refused += 1,
+                        Err(status) => return Err(status.into()),
+                    }
                 }
-                Ok(times)
+                Ok(charged)
             });
         }
         Self { callers, stop }
     }
 
-    /// Stops the callers, and returns the latencies of all charges in milliseconds.
-    async fn stop(self) -> anyhow::Result<Vec<f64>> {
+    async fn stop(self) -> anyhow::Result<Charged> {
         self.stop.store(true, Ordering::Relaxed);
-        let times: anyhow::Result<Vec<Vec<f64>>> = self.callers.join_all().await.into_iter().collect();
-        Ok(times?.concat())
+        let mut sum = Charged::default();
+        for charged in self.callers.join_all().await {
+            let Charged { times, refused } = charged?;
+            sum.times.extend(times);
+            sum.refused += refused;
+        }
+        Ok(sum)
     }
 }
