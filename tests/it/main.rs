@@ -60,6 +60,7 @@ mod refused_calls;
 mod replay;
 mod request_ids;
 mod request_log;
+mod reservation_deaths;
 mod reservations;
 mod rest;
 mod rollover;

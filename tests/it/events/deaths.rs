@@ -12,19 +12,18 @@ use rstest::rstest;
 use tonic::Code;
 
 use super::{
-    all, client_of, data, events_of,
-    gate::{Death, Gate, SlowGate},
+    all, data, events_of,
+    gate::Death,
+    rounds::{DeathRounds, Dies, Round},
     types,
 };
 use crate::{
     harness::{
-        Database, Sqlite,
+        Backend, Database,
         caller::Client,
         charge,
         load::credit,
-        mariadb::OwnServer,
         payments::{failed, sandbox, settings, signed, success},
-        process::ServerProcess,
         traced,
         wait::until,
     },
@@ -61,20 +60,6 @@ const CHANGES: [Change; 9] = [
 ];
 
 impl Change {
-    /// The statements to die at, in no order.
-    fn statements(self) -> &'static [&'static str] {
-        match self {
-            Self::Refused | Self::Frozen => &["AFTER INSERT ON event", "BEFORE UPDATE ON user_balance"],
-            Self::Refunded => &["AFTER INSERT ON event", "BEFORE INSERT ON charge_refund"],
-            Self::Credited => &["AFTER INSERT ON event", "BEFORE UPDATE ON recharge_order"],
-            Self::Failed => &["BEFORE INSERT ON event", "BEFORE UPDATE ON recharge_order"],
-            Self::Returned => &["AFTER INSERT ON event", "BEFORE INSERT ON recharge_refund"],
-            Self::ChargedBack => &["BEFORE INSERT ON event", "BEFORE UPDATE ON user_balance"],
-            Self::Unapplied => &["BEFORE INSERT ON event", "BEFORE INSERT ON unapplied_payment"],
-            Self::Read => &["BEFORE UPDATE ON event", "BEFORE UPDATE ON event_feed"],
-        }
-    }
-
     fn leaves(self) -> &'static str {
         match self {
             Self::Refused => "balance.exhausted",
@@ -85,25 +70,6 @@ impl Change {
             Self::Returned => "recharge.refunded",
             Self::ChargedBack => "recharge.charged_back",
             Self::Unapplied => "payment.unapplied",
-        }
-    }
-
-    async fn prepare(self, client: &mut Client, database: &Database, user: &str) {
-        match self {
-            // A new account is inserted in place of an update.
-            Self::Refused | Self::Frozen => drop(client.adjust_balance(credit(user, 1.0)).await.unwrap()),
-            Self::Unapplied => {}
-            Self::Refunded => {
-                client.adjust_balance(credit(user, 10.0)).await.unwrap();
-                client.deduct_quota(traced("paid", charge(user, "asset", 100))).await.unwrap();
-            }
-            Self::Credited | Self::Failed => database.pending_order(&order_of(user), user, 5).await,
-            Self::Returned | Self::ChargedBack => {
-                database.pending_order(&order_of(user), user, 5).await;
-                let credit = signed(success(&order_of(user), user, 5.0), Utc::now());
-                client.recharge_callback(credit).await.unwrap();
-            }
-            Self::Read => drop(client.set_account_status(frozen(user)).await.unwrap()),
         }
     }
 
@@ -137,23 +103,66 @@ impl Change {
             (_, made) => made.is_ok(),
         }
     }
+}
 
-    /// Makes the change until it has an answer, and checks that it left one event.
-    async fn assert_once(self, client: Client, user: &str, death: &str) {
+impl Dies for Change {
+    type Open = ();
+
+    fn statements(self, _: Backend) -> Vec<&'static str> {
+        let statements = match self {
+            Self::Refused | Self::Frozen => ["AFTER INSERT ON event", "BEFORE UPDATE ON user_balance"],
+            Self::Refunded => ["AFTER INSERT ON event", "BEFORE INSERT ON charge_refund"],
+            Self::Credited => ["AFTER INSERT ON event", "BEFORE UPDATE ON recharge_order"],
+            Self::Failed => ["BEFORE INSERT ON event", "BEFORE UPDATE ON recharge_order"],
+            Self::Returned => ["AFTER INSERT ON event", "BEFORE INSERT ON recharge_refund"],
+            Self::ChargedBack => ["BEFORE INSERT ON event", "BEFORE UPDATE ON user_balance"],
+            Self::Unapplied => ["BEFORE INSERT ON event", "BEFORE INSERT ON unapplied_payment"],
+            Self::Read => ["BEFORE UPDATE ON event", "BEFORE UPDATE ON event_feed"],
+        };
+        statements.into()
+    }
+
+    async fn prepare(self, round: &Round<'_>) {
+        let Round { database, user, .. } = *round;
+        let mut client = round.client.clone();
+        match self {
+            // A new account is inserted in place of an update.
+            Self::Refused | Self::Frozen => drop(client.adjust_balance(credit(user, 1.0)).await.unwrap()),
+            Self::Unapplied => {}
+            Self::Refunded => {
+                client.adjust_balance(credit(user, 10.0)).await.unwrap();
+                client.deduct_quota(traced("paid", charge(user, "asset", 100))).await.unwrap();
+            }
+            Self::Credited | Self::Failed => database.pending_order(&order_of(user), user, 5).await,
+            Self::Returned | Self::ChargedBack => {
+                database.pending_order(&order_of(user), user, 5).await;
+                let credit = signed(success(&order_of(user), user, 5.0), Utc::now());
+                client.recharge_callback(credit).await.unwrap();
+            }
+            Self::Read => drop(client.set_account_status(frozen(user)).await.unwrap()),
+        }
+    }
+
+    async fn attempt(self, round: &Round<'_>, (): ()) {
+        self.make(round.client.clone(), round.user).await;
+    }
+
+    async fn assert_once(self, round: &Round<'_>, _: Death, statement: &str) {
+        let Round { client, user, .. } = round;
         until("the change has an answer", async || self.make(client.clone(), user).await).await;
         assert!(self.make(client.clone(), user).await);
         let events = match self {
             Self::Unapplied => {
-                let of_payment = |event: &_| data(event)["payment_order_id"] == user;
-                all(&client).await.into_iter().filter(of_payment).collect()
+                let of_payment = |event: &_| data(event)["payment_order_id"] == *user;
+                all(client).await.into_iter().filter(of_payment).collect()
             }
-            _ => events_of(&client, user).await,
+            _ => events_of(client, user).await,
         };
         let mut expected = vec![self.leaves()];
         if matches!(self, Self::Returned | Self::ChargedBack) {
             expected.insert(0, "recharge.succeeded");
         }
-        assert_eq!(types(&events), expected, "{self:?} after a death at {death}");
+        assert_eq!(types(&events), expected, "{self:?} after a death at {statement}");
     }
 }
 
@@ -166,16 +175,8 @@ fn frozen(user: &str) -> SetAccountStatusRequest {
 }
 
 /// Takes what callbacks say if they are signed.
-async fn configuration(database: &Database) -> (PathBuf, Sandbox) {
-    let sandbox = sandbox(Switches::default()).await;
-    (database.config_file(&settings(&sandbox, &[("server.grpc.timeout", "5s")])), sandbox)
-}
-
-fn send(change: Change, client: &Client, user: &str) -> tokio::task::JoinHandle<()> {
-    let (client, user) = (client.clone(), user.to_owned());
-    tokio::spawn(async move {
-        change.make(client, &user).await;
-    })
+fn configuration(database: &Database, sandbox: &Sandbox) -> PathBuf {
+    database.config_file(&settings(sandbox, &[("server.grpc.timeout", "5s")]))
 }
 
 #[rstest]
@@ -183,43 +184,13 @@ fn send(change: Change, client: &Client, user: &str) -> tokio::task::JoinHandle<
 async fn a_death_at_a_statement_of_any_change_leaves_each_event_once_in_mariadb(
     #[values(Death::Database, Death::Server, Death::ServerBeforeCommit)] death: Death,
 ) {
-    let mut mariadb = OwnServer::start().await;
-    let database = Database::on(mariadb.create_database().await);
-    let (conf, _sandbox) = configuration(&database).await;
-    let mut server = ServerProcess::start_beside(&conf).await;
-    for change in CHANGES {
-        for (number, statement) in change.statements().iter().enumerate() {
-            let user = format!("{change:?}-{number}");
-            let mut client = client_of(&server).await;
-            change.prepare(&mut client, &database, &user).await;
-            let gate = Gate::close(&database, statement, &user).await;
-            let sent = send(change, &client, &user);
-            gate.die(death, &mut mariadb, &database, &mut server, &conf).await;
-            sent.await.unwrap();
-            change.assert_once(client_of(&server).await, &user, statement).await;
-        }
-    }
-    database.assert_audit_is_clean().await;
+    let sandbox = sandbox(Switches::default()).await;
+    DeathRounds::in_mariadb(death, |database| configuration(database, &sandbox)).await.run(&CHANGES).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_of_the_server_at_a_statement_of_any_change_leaves_each_event_once_in_a_file() {
-    let database = Database::create(Sqlite).await;
-    let (conf, _sandbox) = configuration(&database).await;
-    let mut server = ServerProcess::start_beside(&conf).await;
-    SlowGate::prepare(&database).await;
-    for change in CHANGES {
-        for (number, statement) in change.statements().iter().enumerate() {
-            let user = format!("{change:?}-{number}");
-            let mut client = client_of(&server).await;
-            change.prepare(&mut client, &database, &user).await;
-            let gate = SlowGate::close(&database, statement).await;
-            let sent = send(change, &client, &user);
-            gate.die(&mut server, &conf).await;
-            sent.await.unwrap();
-            change.assert_once(client_of(&server).await, &user, statement).await;
-        }
-    }
-    database.assert_audit_is_clean().await;
+    let sandbox = sandbox(Switches::default()).await;
+    DeathRounds::in_a_file(|database| configuration(database, &sandbox)).await.run(&CHANGES).await;
 }

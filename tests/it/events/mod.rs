@@ -6,6 +6,7 @@ pub mod gate;
 mod kills;
 mod months;
 mod pages;
+pub mod rounds;
 mod servers;
 mod stops;
 mod stored;

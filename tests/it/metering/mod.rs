@@ -108,7 +108,7 @@ impl Gateway {
         self.send(Message::Heartbeat(StreamHeartbeat { usage })).await;
     }
 
-    async fn next(&mut self) -> Result<Reply, Status> {
+    pub async fn next(&mut self) -> Result<Reply, Status> {
         let reply = soon(self.replies.message()).await?.expect("the stream goes on");
         Ok(reply.event.expect("every reply has an event"))
     }
