@@ -5,17 +5,23 @@ use std::{
     sync::Arc,
 };
 
+use async_trait::async_trait;
 use billing_service::{
     biz::{
         account::{Account, Balance},
         audit_trail::{AuditEvent, AuditFilter, AuditTrail, SET_API_KEY_QUOTA, SET_USER_LIMITS},
         events::{EventFilter, reader::FeedReader},
         jobs::{
+            archive::RecordArchive,
             audit::{
-                Difference, Evidence,
+                self, Difference, Evidence, Sources,
                 counts::{CapCounts, Counting, KeyCounts},
             },
-            seals::store::{END, Since, TimeSpan, TraceSpan, Unproven},
+            progress::Progress,
+            seals::{
+                job::{last_to_seal, seal_months},
+                store::{END, Since, TimeSpan, TraceSpan, Unproven},
+            },
         },
         limits::{
             caps::{Caps, LimitStore},
@@ -37,14 +43,15 @@ use billing_service::{
             transaction::{Due, Transaction},
         },
         values::{
-            calendar::{BillingTime, DaySpan},
+            calendar::{BillingTime, Calendar, DaySpan},
+            error::StoreError,
             ids::{ApiKeyId, OrderId, PaymentId, RefundId, TraceId, UserId},
             paging::PageStart,
         },
     },
     data::Store,
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 
 use super::histories::{
     Stage, USERS,
@@ -54,6 +61,26 @@ use super::histories::{
 
 /// More rows than any history has.
 const ALL: u32 = 10_000;
+
+/// A checkpoint before the users of a case. There are none behind them.
+struct Behind(String);
+
+#[async_trait]
+impl Progress for Behind {
+    fn position(&self) -> Option<String> {
+        Some(self.0.clone())
+    }
+
+    fn expect(&self, _: u64) {}
+
+    async fn reached(&self, _: &str, _: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn report(&self, line: &str) {
+        println!("{line}");
+    }
+}
 
 impl Stage for Arc<dyn Store> {
     async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
@@ -138,6 +165,23 @@ impl Stage for Arc<dyn Store> {
         let keys = self.key_counts(std::slice::from_ref(key), Some(users), rule).await.unwrap();
         let of_caps = caps.iter().flat_map(CapCounts::differences);
         of_caps.chain(keys.iter().flat_map(KeyCounts::differences)).collect()
+    }
+
+    async fn archive(&self, users: &[UserId], before: DateTime<Utc>) {
+        let moved = RecordArchive::archive(&**self, users, before, ALL).await.unwrap();
+        assert_eq!(moved.contested, 0);
+    }
+
+    async fn seal(&self, case: &str, calendar: &Calendar) {
+        let month = last_to_seal(calendar).first_day().num_days_from_ce();
+        let behind = Behind(format!("0 0 0 {month} {case}"));
+        let sealed = seal_months(Sources::new(&**self, calendar), false, &behind).await.unwrap();
+        assert_eq!(sealed.left, 0);
+    }
+
+    async fn audit(&self, case: &str, calendar: &Calendar) -> Vec<Difference> {
+        let behind = Behind(format!("0 0 {case}"));
+        audit::audit(Sources::new(&**self, calendar), &behind).await.unwrap().differences
     }
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {

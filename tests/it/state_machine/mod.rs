@@ -57,7 +57,14 @@ fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
 #[rstest]
 fn a_repeat_of_an_old_hold_is_answered_beside_a_new_account(#[values(MySql, Sqlite)] on: Backend) {
     let call = |trace, service| Call { trace, service, count: 1, cost: None, keyed: false, model: 0, tokens: None };
-    let round = |minutes, steps| Round { minutes, answer_is_lost: false, is_repeated: false, caps: None, steps };
+    let round = |minutes, steps| Round {
+        minutes,
+        answer_is_lost: false,
+        is_repeated: false,
+        archives: false,
+        caps: None,
+        steps,
+    };
     let charge = |trace, service| Step::Charge { call: call(trace, service), is_delivered: false };
     let history = History {
         start: "2026-11-15T00:00:00Z",

@@ -36,10 +36,14 @@ use crate::biz::{
     },
     settlement::posting::{Batch, Posting},
     values::{
-        calendar::{BillingTime, Calendar, DaySpan, SystemClock},
+        calendar::{BillingTime, Calendar, DaySpan},
+        ids::UserId,
         money::Money,
     },
 };
+
+/// A time when all months of all histories have closed.
+const AFTER_ALL: &str = "2028-01-10T00:00:00Z";
 
 type Played<T = ()> = Result<T, TestCaseError>;
 
@@ -54,6 +58,7 @@ pub async fn play(stage: &impl Stage, case: &str, history: &History) -> Played<B
     play.close().await?;
     play.compare().await?;
     play.compare_all().await?;
+    play.seal_all().await?;
     Ok(play.models.into_iter().flat_map(|model| model.seen).collect())
 }
 
@@ -61,7 +66,7 @@ struct Play<'h, S> {
     stage: &'h S,
     postings: Postings<'h>,
     calendar: Calendar,
-    /// The clock of the prices.
+    /// The clock of the calendar and of the prices.
     clock: StoppedClock,
     start: DateTime<Utc>,
     at: BillingTime,
@@ -87,9 +92,10 @@ fn breaks_a_stream_twice(steps: &[(u8, Step)]) -> bool {
 impl<'h, S: Stage> Play<'h, S> {
     async fn begin(stage: &'h S, case: &'h str, history: &History) -> Self {
         let close_after = TimeDelta::minutes(history.close_minutes.into());
-        let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock).closing_after(close_after);
         let start: DateTime<Utc> = history.start.parse().unwrap();
-        let (at, clock) = (calendar.at(start), StoppedClock::at(start));
+        let clock = StoppedClock::at(start);
+        let calendar = Calendar::new(chrono_tz::Asia::Shanghai, clock.clone()).closing_after(close_after);
+        let at = calendar.at(start);
         let amounts = if history.daily_amount { Period::Day } else { Period::Total };
         let periods = [Period::Day, Period::Month, amounts];
         for ((kind, period), limit) in QuotaType::ALL.into_iter().zip(periods).zip(KEY_LIMITS) {
@@ -133,6 +139,10 @@ impl<'h, S: Stage> Play<'h, S> {
 
     async fn round(&mut self, round: &Round) -> Played {
         self.pass(round.minutes);
+        if round.archives {
+            self.archive().await;
+            self.stage.seal(self.postings.case, &self.calendar).await;
+        }
         if let Some((number, caps)) = round.caps {
             let cap = |cap: usize| u32::try_from(cap).unwrap();
             let (daily, monthly) = caps.map(|(daily, monthly)| (cap(daily), cap(monthly))).unzip();
@@ -151,6 +161,9 @@ impl<'h, S: Stage> Play<'h, S> {
             Some((_, Step::Order { .. })) => answers.last() == Some(&Answer::Duplicate),
             _ => false,
         };
+        if round.archives {
+            self.archive().await;
+        }
         if round.answer_is_lost && !breaks_a_stream_twice(&round.steps) {
             // The engine settles the same batch again. The service finds the settled postings and
             // reports no replay. The model knows no batches and reports a replay.
@@ -166,6 +179,15 @@ impl<'h, S: Stage> Play<'h, S> {
             prop_assert!(may_pass_now || self.books() == before, "{:?} is {:?}", self.books(), before);
         }
         Ok(())
+    }
+
+    /// Moves all records so far to the archive. The job moves only old ones, but their age makes no difference.
+    async fn archive(&self) {
+        self.stage.archive(&self.users(), self.at.utc + TimeDelta::milliseconds(1)).await;
+    }
+
+    fn users(&self) -> Vec<UserId> {
+        (0..USERS).map(|number| user(self.postings.case, number)).collect()
     }
 
     /// The answers of the stage and of the model.
@@ -229,10 +251,9 @@ impl<'h, S: Stage> Play<'h, S> {
         for evidence in self.stage.evidence(case).await {
             prop_assert_eq!(audit::compare(&evidence), vec![]);
         }
-        let users: Vec<_> = (0..USERS).map(|number| user(case, number)).collect();
         // The rounds have one clock, and no two settle at once.
         let rule = Counting { periods: self.calendar.periods(), unsure: TimeDelta::zero() };
-        prop_assert_eq!(self.stage.differing_limits(&users, &key, rule).await, vec![]);
+        prop_assert_eq!(self.stage.differing_limits(&self.users(), &key, rule).await, vec![]);
         Ok(())
     }
 
@@ -352,11 +373,21 @@ impl<'h, S: Stage> Play<'h, S> {
             let (answers, expected) = self.settle(postings, &steps).await;
             prop_assert_eq!(answers, expected);
         }
-        for number in 0..USERS {
-            let user = user(self.postings.case, number);
+        for user in self.users() {
             let account = self.stage.account(&user, self.moment().month).await;
             prop_assert_eq!(account.balance.held, Money::ZERO);
         }
         Ok(())
+    }
+
+    /// Archives and seals the whole history. It reads as before, and the whole audit finds nothing.
+    async fn seal_all(&self) -> Played {
+        let case = self.postings.case;
+        self.archive().await;
+        // All histories end before, and seal the same months: no account may lack one that another has.
+        self.clock.set(AFTER_ALL.parse().unwrap());
+        self.stage.seal(case, &self.calendar).await;
+        prop_assert_eq!(self.stage.audit(case, &self.calendar).await, vec![]);
+        self.compare_all().await
     }
 }

@@ -21,7 +21,7 @@ use crate::biz::{
         transaction::Transaction,
     },
     values::{
-        calendar::{BillingTime, DaySpan},
+        calendar::{BillingTime, Calendar, DaySpan},
         ids::{ApiKeyId, OrderId, PaymentId, RefundId, TraceId, UserId},
     },
 };
@@ -49,6 +49,14 @@ pub trait Stage {
     /// The events that subscribers read about a user, as [`super::events::shown`].
     async fn events(&self, user: &UserId) -> Vec<String>;
     async fn evidence(&self, case: &str) -> Vec<Evidence>;
+    /// Moves the records from before a time to the archive. Only databases have one.
+    async fn archive(&self, _users: &[UserId], _before: DateTime<Utc>) {}
+    /// Seals the closed months of a case. Only databases have seals.
+    async fn seal(&self, _case: &str, _calendar: &Calendar) {}
+    /// The differences that the whole audit of a case finds. Only databases have one.
+    async fn audit(&self, _case: &str, _calendar: &Calendar) -> Vec<Difference> {
+        Vec::new()
+    }
     /// The differences of the caps of `users` and of the quotas of `key`, whose users are among them.
     async fn differing_limits(&self, users: &[UserId], key: &ApiKeyId, rule: Counting) -> Vec<Difference>;
 }

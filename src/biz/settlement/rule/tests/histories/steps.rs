@@ -35,6 +35,9 @@ pub struct Round {
     pub answer_is_lost: bool,
     /// The last step is settled once more, alone.
     pub is_repeated: bool,
+    /// The jobs have archived all records and sealed the closed months before the steps, and archive once more before a
+    /// repeat.
+    pub archives: bool,
     /// New caps of a user, or their removal, before the steps.
     pub caps: Option<(u8, Option<Caps>)>,
     /// The steps, each with its user.
@@ -184,11 +187,13 @@ fn round() -> impl Strategy<Value = Round> {
     let minutes =
         prop_oneof![4 => Just(0u32), 4 => 1..8u32, 2 => 9..30u32, 1 => Just(24 * 60), 1 => Just(20 * 24 * 60)];
     let caps = prop::option::weighted(0.15, (user(), prop::option::weighted(0.7, (0..6usize, 1..9usize))));
-    let (lost, repeated) = (prop::bool::weighted(0.2), prop::bool::weighted(0.2));
-    (minutes, lost, repeated, caps, steps).prop_map(|(minutes, answer_is_lost, is_repeated, caps, steps)| Round {
+    let often = || prop::bool::weighted(0.2);
+    let repeats = (often(), often(), often());
+    (minutes, repeats, caps, steps).prop_map(|(minutes, (answer_is_lost, is_repeated, archives), caps, steps)| Round {
         minutes,
         answer_is_lost,
         is_repeated,
+        archives,
         caps,
         steps,
     })
