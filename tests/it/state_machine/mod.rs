@@ -71,6 +71,7 @@ fn a_repeat_of_an_old_hold_is_answered_beside_a_new_account(#[values(MySql, Sqli
         policies: [Policy { charges_expired: false, overrun: Overrun::Charged }; 5],
         close_minutes: 3,
         daily_amount: false,
+        archives: false,
         rounds: vec![
             round(0, vec![(1, Step::Reserve { call: call(1, 0), stream: 0 })]),
             round(20 * 24 * 60, vec![(1, charge(1, 3)), (0, charge(0, 0))]),

@@ -24,6 +24,8 @@ pub struct History {
     pub close_minutes: u32,
     /// Whether the amount quota of the API key is per day.
     pub daily_amount: bool,
+    /// Whether some rounds archive and seal. At the end all records are archived and all months sealed.
+    pub archives: bool,
     pub rounds: Vec<Round>,
 }
 
@@ -62,8 +64,14 @@ pub fn histories() -> impl Strategy<Value = History> {
     let has_debt = prop::bool::weighted(0.2);
     let close_minutes = prop_oneof![2 => Just(3u32), 1 => Just(72 * 60)];
     let opening = (credits, has_debt, close_minutes);
-    (start, policies, any::<bool>(), opening, prop::collection::vec(round(), 1..9), (streams, refunds)).prop_map(
-        |(start, policies, daily_amount, (credits, has_debt, close_minutes), mut rounds, (streams, refunds))| {
+    // The jobs take longer than the rounds.
+    let flags = (any::<bool>(), prop::bool::weighted(0.3));
+    (start, policies, flags, opening, prop::collection::vec(round(), 1..9), (streams, refunds)).prop_map(
+        |(start, policies, flags, (credits, has_debt, close_minutes), mut rounds, (streams, refunds))| {
+            let (daily_amount, archives) = flags;
+            if !archives {
+                rounds.iter_mut().for_each(|round| round.archives = false);
+            }
             for (user, mut places, steps) in streams.into_iter().chain(refunds) {
                 places.sort_unstable();
                 for (place, step) in places.into_iter().zip(steps) {
@@ -77,7 +85,7 @@ pub fn histories() -> impl Strategy<Value = History> {
             }
             let opening = |amount| (0..USERS).map(move |user| (user, opening_credit(amount)));
             rounds[0].steps.splice(0..0, credits.into_iter().flat_map(opening));
-            History { start, policies, close_minutes, daily_amount, rounds }
+            History { start, policies, close_minutes, daily_amount, archives, rounds }
         },
     )
 }
@@ -187,8 +195,7 @@ fn round() -> impl Strategy<Value = Round> {
     let minutes =
         prop_oneof![4 => Just(0u32), 4 => 1..8u32, 2 => 9..30u32, 1 => Just(24 * 60), 1 => Just(20 * 24 * 60)];
     let caps = prop::option::weighted(0.15, (user(), prop::option::weighted(0.7, (0..6usize, 1..9usize))));
-    let often = || prop::bool::weighted(0.2);
-    let repeats = (often(), often(), often());
+    let repeats = (prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>());
     (minutes, repeats, caps, steps).prop_map(|(minutes, (answer_is_lost, is_repeated, archives), caps, steps)| Round {
         minutes,
         answer_is_lost,
