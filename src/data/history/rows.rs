@@ -86,7 +86,13 @@ const RECORDS: &str = concat!(
         "COALESCE(t.served_model, '')",
         "COALESCE(t.reports, '')",
         "t.free_remaining_after",
-        "{t_free_remaining_large}"
+        "{t_free_remaining_large}",
+        "COALESCE(t.held_free, '')",
+        "COALESCE(t.held_amount, '')",
+        "COALESCE(t.full_cost, '')",
+        "COALESCE(t.expires_at, '')",
+        "COALESCE(t.estimated_input_tokens, '')",
+        "COALESCE(t.estimated_output_tokens, '')"
     ),
     " ELSE ",
     content!(

@@ -7,7 +7,22 @@ use super::{a_year, month};
 use crate::harness::{Backend, MySql, Sqlite, charge};
 
 /// Changes of sealed rows with their reversals, and the line of the whole audit that names each.
-const CHANGES: [(&str, &str, &str); 30] = [
+const CHANGES: [(&str, &str, &str); 33] = [
+    (
+        "UPDATE billing_transaction SET held_free = 1 WHERE user_id = 'ann' AND trace_id = 'charge-4'",
+        "UPDATE billing_transaction SET held_free = NULL WHERE user_id = 'ann' AND trace_id = 'charge-4'",
+        "user ann: seal of 2026-10: transactions says",
+    ),
+    (
+        "UPDATE billing_transaction SET full_cost = 1 WHERE user_id = 'ann' AND trace_id = 'charge-4'",
+        "UPDATE billing_transaction SET full_cost = NULL WHERE user_id = 'ann' AND trace_id = 'charge-4'",
+        "user ann: seal of 2026-10: transactions says",
+    ),
+    (
+        "UPDATE billing_transaction SET estimated_output_tokens = 7 WHERE user_id = 'ann' AND trace_id = 'charge-4'",
+        "UPDATE billing_transaction SET estimated_output_tokens = NULL WHERE user_id = 'ann' AND trace_id = 'charge-4'",
+        "user ann: seal of 2026-10: transactions says",
+    ),
     (
         "UPDATE billing_transaction SET reports = '[1]' WHERE user_id = 'ann' AND trace_id = 'charge-4'",
         "UPDATE billing_transaction SET reports = NULL WHERE user_id = 'ann' AND trace_id = 'charge-4'",
