@@ -10,7 +10,7 @@ SEED ?= 1
 CASES ?= 20000
 # The date and time, in UTC, of `make test-date`, and a part of the names of its tests. In the billing zone, Shanghai, the next
 # month has begun then.
-DATE ?= 2027-02-28 18:00:00
+TEST_DATE ?= 2027-02-28 18:00:00
 TESTS ?=
 # How long each test of `make test-galera` goes on, at the least, and each target of `make fuzz-targets`.
 SECONDS ?= 60
@@ -127,19 +127,20 @@ test-fast: ## Run the library tests and the SQLite tests; they need nothing inst
 	  cargo $$run --locked --lib --test it -- $(patsubst %,--skip %,$(shell grep -v '^\#' tests/it/needs-servers))
 
 # The clock moves in the tests and in all processes that they start, and not in cargo.
-HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
+RUST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 SHIFTED_CLOCK := target/tools/shifted_clock.so
 
 .PHONY: test-date
 test-date: export PROPTEST_RNG_SEED = $(SEED)
 test-date: export RUST_TEST_THREADS := $(THREADS)
-test-date: deps $(SHIFTED_CLOCK) ## Run the tests at another date (DATE='2027-02-28 18:00:00' TESTS=statements::)
-	CARGO_TARGET_$(HOST)_RUNNER="env LD_PRELOAD=$(abspath $(SHIFTED_CLOCK)) CLOCK_SHIFT=$$(($$(date -u -d '$(DATE)' +%s) - $$(date +%s)))" \
+test-date: deps $(SHIFTED_CLOCK) ## Run the tests at another date (TEST_DATE='2027-02-28 18:00:00' TESTS=statements::)
+	date=$$(date -u -d '$(TEST_DATE)' +%s); \
+	  export CARGO_TARGET_$(RUST_TARGET)_RUNNER="env LD_PRELOAD=$(abspath $(SHIFTED_CLOCK)) CLOCK_SHIFT=$$((date - $$(date +%s)))"; \
 	  cargo test --locked -- $(TESTS)
 
 $(SHIFTED_CLOCK): tests/date/shift.c
 	@mkdir -p $(@D)
-	cc -O1 -Wall -Wextra -fPIC -shared -o $@ $<
+	$(CC) -O1 -Wall -Wextra -fPIC -shared -o $@ $< -ldl
 
 .PHONY: test-galera
 test-galera: deps ## Test new random loads on a Galera cluster for longer (SECONDS=600 SEED=7)
