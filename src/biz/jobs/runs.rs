@@ -258,6 +258,7 @@ mod tests {
             assert_eq!(*store.seen.lock().unwrap(), expected);
         }
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_checkpoint_outlasts_an_outage_and_ends_at_once_without_the_lease() {
         let outage = || Err(StoreError::Unavailable("connection lost".into()));

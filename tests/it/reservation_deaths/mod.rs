@@ -258,34 +258,34 @@ impl Dies for Step {
     }
 
     async fn assert_once(self, round: &Round<'_>, death: Death, statement: &str) {
-        let place = format!("{self:?} after a death at {statement}");
+        let after = format!("{self:?} after a death at {statement}");
         let mut first = None;
-        until(&place, async || {
+        until(&after, async || {
             first = self.make(round, None).await;
             first.is_some()
         })
         .await;
         let (first, again) = (first.unwrap(), self.make(round, None).await.unwrap());
-        assert_eq!(again.reply, first.reply, "{place}");
-        assert!(again.replayed != Some(false), "{place}");
+        assert_eq!(again.reply, first.reply, "{after}");
+        assert!(again.replayed != Some(false), "{after}");
         match death {
-            Death::ServerBeforeCommit => assert!(first.replayed != Some(!self.is_one_packet()), "{place}"),
-            Death::Server => assert!(first.replayed != Some(true), "{place}"),
+            Death::ServerBeforeCommit => assert!(first.replayed != Some(!self.is_one_packet()), "{after}"),
+            Death::Server => assert!(first.replayed != Some(true), "{after}"),
             // The server may have settled it again before.
             Death::Database => {}
         }
         if statement == OF_THE_NEXT_SWEEP {
-            until(&place, async || {
+            until(&after, async || {
                 end_lease(round.database, JOB).await;
                 states::is_forgotten(round).await
             })
             .await;
         }
-        assert_eq!(state(round).await, self.leaves(), "{place}");
+        assert_eq!(state(round).await, self.leaves(), "{after}");
         if self == Self::Reported {
             let (mut gateway, _) = Gateway::try_open(round.client.clone(), stream(round.user)).await.unwrap();
             gateway.finish(finish()).await.unwrap();
-            assert_eq!(state(round).await, Self::Finished.leaves(), "{place}, and the finish");
+            assert_eq!(state(round).await, Self::Finished.leaves(), "{after}, and the finish");
         }
     }
 }

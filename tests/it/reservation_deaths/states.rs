@@ -42,7 +42,7 @@ const TABLES: [(&str, &[&str], &str); 7] = [
     ),
     (
         "usage",
-        // A test may see midnight.
+        // A test may see midnight, but for that of the billing zone on the last day of a month.
         &[
             "user_id",
             "SUM(free_count)",

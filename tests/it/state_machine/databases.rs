@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -61,6 +64,10 @@ use super::histories::{
 
 /// More rows than any history has.
 const ALL: u32 = 10_000;
+
+/// Records that all histories have moved to the archive, and accounts that they have sealed.
+pub static ARCHIVED: AtomicU64 = AtomicU64::new(0);
+pub static SEALED: AtomicU64 = AtomicU64::new(0);
 
 /// A checkpoint before the users of a case. There are none behind them.
 struct Behind(String);
@@ -173,6 +180,7 @@ impl Stage for Arc<dyn Store> {
     async fn archive(&self, users: &[UserId], before: DateTime<Utc>) {
         let moved = RecordArchive::archive(&**self, users, before, ALL).await.unwrap();
         assert_eq!(moved.contested, 0);
+        ARCHIVED.fetch_add(moved.records, Ordering::Relaxed);
     }
 
     async fn seal(&self, case: &str, calendar: &Calendar) {
@@ -180,6 +188,7 @@ impl Stage for Arc<dyn Store> {
         let behind = Behind(format!("0 0 0 {month} {case}"));
         let sealed = seal_months(Sources::new(&**self, calendar), false, &behind).await.unwrap();
         assert_eq!(sealed.left, 0);
+        SEALED.fetch_add(sealed.accounts, Ordering::Relaxed);
     }
 
     async fn audit(&self, case: &str, calendar: &Calendar) -> Vec<Difference> {

@@ -64,7 +64,7 @@ pub fn histories() -> impl Strategy<Value = History> {
     let has_debt = prop::bool::weighted(0.2);
     let close_minutes = prop_oneof![2 => Just(3u32), 1 => Just(72 * 60)];
     let opening = (credits, has_debt, close_minutes);
-    // The jobs take longer than the rounds.
+    // Few histories archive, because the jobs take longer than the rounds.
     let flags = (any::<bool>(), prop::bool::weighted(0.3));
     (start, policies, flags, opening, prop::collection::vec(round(), 1..9), (streams, refunds)).prop_map(
         |(start, policies, flags, (credits, has_debt, close_minutes), mut rounds, (streams, refunds))| {
