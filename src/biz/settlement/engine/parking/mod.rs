@@ -359,7 +359,7 @@ impl Parking {
             tracing::error!(
                 why,
                 "account quarantined: the database cannot read or write one of its rows; \
-                 `cron --once audit` names unreadable rows"
+                 `cron --once audit --full` names unreadable rows"
             );
             tracing::debug!(%user, "account quarantined");
         }
