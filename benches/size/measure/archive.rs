@@ -14,7 +14,8 @@ use billing_service::service::proto::{
 };
 use sqlx::{Connection, MySqlConnection};
 use tokio::task::JoinSet;
-use tonic::Code;
+use tonic::Status;
+use tonic_types::StatusExt;
 
 use super::{Context, LARGE};
 use crate::{
@@ -109,6 +110,10 @@ struct Charged {
     refused: usize,
 }
 
+fn is_overloaded(status: &Status) -> bool {
+    status.get_error_details().error_info().is_some_and(|info| info.reason == "OVERLOADED")
+}
+
 /// Callers that charge without a pause.
 struct Charges {
     callers: JoinSet<anyhow::Result<Charged>>,
@@ -133,7 +138,7 @@ impl Charges {
                     let begun = Instant::now();
                     match client.deduct_quota(request).await {
                         Ok(_) => charged.times.push(begun.elapsed().as_secs_f64() * 1_000.0),
-                        Err(status) if status.code() == Code::Unavailable => charged.refused += 1,
+                        Err(status) if is_overloaded(&status) => charged.refused += 1,
                         Err(status) => return Err(status.into()),
                     }
                 }
