@@ -196,9 +196,10 @@ impl Dies for Step {
                     "BEFORE UPDATE ON billing_transaction",
                     "BEFORE UPDATE ON free_quota",
                     "AFTER UPDATE ON user_balance",
-                    OF_THE_NEXT_SWEEP,
                 ];
-                [of_account.as_slice(), &of_limits].concat()
+                let of_next_sweep = [OF_THE_NEXT_SWEEP];
+                let after = if self == Self::Expired { of_next_sweep.as_slice() } else { &[] };
+                [of_account.as_slice(), &of_limits, after].concat()
             }
             Self::Reported => vec![
                 "BEFORE UPDATE ON billing_transaction",
@@ -211,12 +212,8 @@ impl Dies for Step {
                 [of_charge.as_slice(), &OF_COMMITS[1..], &of_limits].concat()
             }
         };
-        statements.retain(|statement| match *statement {
-            // A file lists no expiries.
-            OF_THE_EXPIRY => on == MySql,
-            OF_THE_NEXT_SWEEP => on == MySql && self == Self::Expired,
-            _ => true,
-        });
+        // A file lists no expiries.
+        statements.retain(|statement| on == MySql || ![OF_THE_EXPIRY, OF_THE_NEXT_SWEEP].contains(statement));
         statements
     }
 

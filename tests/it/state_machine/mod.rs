@@ -26,12 +26,14 @@ use proptest::test_runner::TestRunner;
 use rstest::rstest;
 use tokio::runtime::Runtime;
 
-use self::databases::{ARCHIVED, SEALED};
-use self::histories::{
-    histories,
-    model::{Call, Overrun, Policy, Step},
-    play, share_of_runner,
-    steps::{History, Round},
+use self::{
+    databases::{ARCHIVED, SEALED},
+    histories::{
+        histories,
+        model::{Call, Overrun, Policy, Step},
+        play, share_of_runner,
+        steps::{History, Round},
+    },
 };
 use crate::harness::{Backend, Database, MySql, Sqlite};
 
