@@ -79,12 +79,25 @@ pub fn note_balance(evidence: &mut Evidence, row: &impl Columns) -> Result<(), S
     Ok(())
 }
 
+/// As [`note_balance`], with the alerts, and whether the row is unreadable.
+pub fn note_account(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    note_balance(evidence, row)?;
+    note_if_unreadable(evidence, row, 4, "balance")?;
+    ensure_alerts(row.optional_text(3)?)
+}
+
 /// The sum of the credited top-ups, and of their refunded and pending amounts.
 pub fn note_recharges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.recharged = row.money(1)?;
     evidence.orders_refunded = row.money(2)?;
     evidence.orders_refunding = row.money(3)?;
     Ok(())
+}
+
+/// As [`note_recharges`], with the number of unreadable orders.
+pub fn note_orders(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    note_recharges(evidence, row)?;
+    note_if_unreadable(evidence, row, 4, "order")
 }
 
 /// Status, kind and sum of the refunds of top-ups.
@@ -163,6 +176,19 @@ pub fn note_wrong_charges(evidence: &mut Evidence, row: &impl Columns) -> Result
     Ok(())
 }
 
+/// Service, month, used and held units, and whether the row is unreadable.
+pub fn note_quota(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    note_if_unreadable(evidence, row, 5, "quota")?;
+    let (used, held) = (row.number(3)?, row.number(4)?);
+    if used != 0 {
+        evidence.used_quotas.insert(month_of(row)?, used);
+    }
+    if held != 0 {
+        evidence.held_quotas.insert(month_of(row)?, held);
+    }
+    Ok(())
+}
+
 /// Service, month, used units.
 pub fn note_used_quota(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.used_quotas.insert(month_of(row)?, row.number(3)?);
@@ -193,8 +219,20 @@ pub fn note_reservations(evidence: &mut Evidence, row: &impl Columns) -> Result<
 
 /// The alerts of a user. The configured ones replace a text that cannot be read.
 pub fn note_alerts(_: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
-    let is_readable = row.optional_text(1)?.is_none_or(|text| Alerts::from_stored(&text).is_some());
+    ensure_alerts(row.optional_text(1)?)
+}
+
+fn ensure_alerts(stored: Option<String>) -> Result<(), StoreError> {
+    let is_readable = stored.is_none_or(|text| Alerts::from_stored(&text).is_some());
     if is_readable { Ok(()) } else { Err(corrupt("alerts")) }
+}
+
+/// The number of rows that the service cannot read, in column `index`.
+fn note_if_unreadable(evidence: &mut Evidence, row: &impl Columns, index: usize, what: &str) -> Result<(), StoreError> {
+    if row.number::<i64>(index)? != 0 {
+        evidence.unreadable.push(what.to_owned());
+    }
+    Ok(())
 }
 
 /// The description of a row that the service cannot read.

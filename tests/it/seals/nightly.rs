@@ -50,6 +50,43 @@ async fn the_nightly_audit_finds_each_difference_of_unsealed_days(#[values(MySql
     }
 }
 
+#[rstest]
+#[tokio::test]
+async fn the_nightly_audit_names_each_row_of_a_changed_account_that_cannot_be_read(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let service = a_year(on).await;
+    assert_eq!(service.seal().await.accounts, 3);
+    let rows = [
+        ("UPDATE user_balance SET status = 7", "balance with version", "UPDATE user_balance SET status = 0"),
+        ("UPDATE user_balance SET alerts = 'none'", "alerts", "UPDATE user_balance SET alerts = NULL"),
+        (
+            "UPDATE free_quota SET total_quota = -total_quota",
+            "quota of asset in",
+            "UPDATE free_quota SET total_quota = -total_quota",
+        ),
+        (
+            "UPDATE recharge_order SET payment_method = 'Stripe'",
+            "order",
+            "UPDATE recharge_order SET payment_method = 'stripe'",
+        ),
+        (
+            "INSERT INTO tenant_quota (user_id, usage_date, daily_used, created_at, updated_at) \
+             SELECT user_id, '2026-11-20', -1, created_at, updated_at FROM user_balance",
+            "caps with daily_limit",
+            "DELETE FROM tenant_quota",
+        ),
+    ];
+    for (change, row, undo) in rows {
+        service.database.execute(&format!("{change} WHERE user_id = 'ann'")).await;
+        let lines = service.found_at_night().await;
+        let is_named = |line: &String| line.starts_with("user ann: stored row") && line.contains(row);
+        assert!(lines.iter().any(is_named), "{change}: {lines:#?}");
+        service.database.execute(&format!("{undo} WHERE user_id = 'ann'")).await;
+        assert_eq!(service.found_at_night().await, Vec::<String>::new(), "{undo}");
+    }
+}
+
 /// The lines of the nightly audit that is due at `at`, after a charge of that morning.
 async fn found_on(service: &Service, at: &str) -> Vec<String> {
     service.clock.set(at);

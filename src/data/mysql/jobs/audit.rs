@@ -3,7 +3,11 @@
 use async_trait::async_trait;
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 
-use super::{rollup::differing_days, scope::end};
+use super::{
+    rollup::differing_days,
+    scope::end,
+    unreadable::{UNREADABLE, unreadable_order},
+};
 use crate::{
     biz::{
         jobs::audit::books::{AuditStore, Evidence, MAX_DAYS},
@@ -60,15 +64,6 @@ const UNREADABLE_KEY_QUOTAS: &str = "\
     WHERE CAST(quota_type AS BINARY) NOT IN ('requests', 'tokens', 'amount') \
     OR CAST(period AS BINARY) NOT IN ('day', 'month', 'total') OR quota_limit < 0 OR used < 0 OR version < 0 \
     ORDER BY api_key_id, quota_type LIMIT ?";
-
-/// The condition of an order that `rows::order` refuses, or that is negative. The comparison of
-/// bytes sees case and trailing spaces.
-macro_rules! unreadable_order {
-    () => {
-        "(CAST(status AS BINARY) NOT IN ('pending', 'success', 'failed', 'expired', 'refunded') \
-         OR CAST(payment_method AS BINARY) NOT IN ('alipay', 'wechat', 'wechatpay', 'stripe') OR amount < 0)"
-    };
-}
 
 /// All users in any book, with or without an account.
 const USERS: &str = concat!(
@@ -202,37 +197,4 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
     (DISAGREEING, audit::note_unreadable),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
-];
-
-/// The queries of the rows that the service cannot read. Those of transactions, which are many, are in [`BOOKS`].
-pub const UNREADABLE: &[(&str, Note<MySqlRow>)] = &[
-    (
-        concat!(
-            "SELECT user_id, CONCAT('order ', order_id, ' with status ', status, ', payment method ', \
-             COALESCE(payment_method, 'NULL'), ', amount ', amount) FROM recharge_order WHERE ",
-            unreadable_order!(),
-            " AND user_id BETWEEN ? AND ? LIMIT 10000"
-        ),
-        audit::note_unreadable,
-    ),
-    (
-        "SELECT user_id, CONCAT('balance with version ', version, ', status ', status) FROM user_balance \
-         WHERE (version < 0 OR status NOT IN (0, 1, 2)) AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (
-        "SELECT user_id, CONCAT('quota of ', service_name, ' in ', reset_month, ' with total ', total_quota, ', used ', used_quota, ', held ', held_quota) \
-         FROM free_quota WHERE (total_quota < 0 OR used_quota < 0 OR held_quota < 0) AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (
-        "SELECT user_id, CONCAT('caps with daily_limit ', COALESCE(daily_limit, 'NULL'), ', monthly_limit ', COALESCE(monthly_limit, 'NULL'), ', daily_used ', daily_used, ', monthly_used ', monthly_used) \
-         FROM tenant_quota WHERE (daily_limit < 0 OR monthly_limit < 0 OR daily_used < 0 OR monthly_used < 0) \
-         AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (
-        "SELECT user_id, alerts FROM user_balance WHERE alerts IS NOT NULL AND user_id BETWEEN ? AND ?",
-        audit::note_alerts,
-    ),
 ];

@@ -10,3 +10,4 @@ pub mod rollup;
 pub mod runs;
 mod scope;
 pub mod seals;
+mod unreadable;

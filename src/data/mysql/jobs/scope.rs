@@ -3,6 +3,7 @@
 use futures_util::FutureExt;
 use sqlx::mysql::MySqlRow;
 
+use super::unreadable::unreadable;
 use crate::{
     biz::values::{
         error::StoreError,
@@ -68,8 +69,8 @@ pub(super) fn scoped(sql: &'static str, scope: &Scope<'_>) -> Statement {
             Piece::Value("pending_as_t") => statement.push(
                 "reservation_expiry e JOIN billing_transaction t ON t.user_id = e.user_id AND t.trace_id = e.trace_id",
             ),
-            // The database names it in its error.
-            Piece::Value(unknown) => statement.push(unknown),
+            // The database names an unknown one in its error.
+            Piece::Value(name) => statement.push(unreadable(name).unwrap_or(name)),
         };
     }
     statement

@@ -4,10 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::mysql::MySqlRow;
 
-use super::{
-    audit::UNREADABLE,
-    scope::{end, fetch, scoped},
-};
+use super::scope::{end, fetch, scoped};
 use crate::{
     biz::{
         account::users::UserSpan,
@@ -59,9 +56,6 @@ impl SealStore for MySqlStore {
         let mut books = Books::of_list(users);
         for (sql, note) in history::unsealed_books::<MySqlRow>() {
             books.note(&fetch(&mut connection, scoped(sql, &scope)).await?, note)?;
-        }
-        for (sql, note) in UNREADABLE {
-            books.note(&fetch(&mut connection, of_users(sql, users)).await?, *note)?;
         }
         let mut differing = Vec::new();
         for row in fetch(&mut connection, scoped(&history::DIFFERING_DAYS, &records)).await? {
@@ -159,18 +153,6 @@ impl MySqlStore {
     pub(super) async fn rows(&self, sql: &'static str, scope: &Scope<'_>) -> Result<Vec<MySqlRow>, StoreError> {
         Ok(self.reader.fetch(scoped(sql, scope)).await?.into_iter().flatten().collect())
     }
-}
-
-/// A statement for a range of users, for a list of users instead.
-fn of_users(sql: &'static str, users: &[UserId]) -> Statement {
-    let mut statement = Statement::new("");
-    for (index, part) in sql.split("user_id BETWEEN ? AND ?").enumerate() {
-        if index > 0 {
-            statement.push("user_id IN (").texts(users.iter().map(UserId::as_str)).push(")");
-        }
-        statement.push(part);
-    }
-    statement
 }
 
 fn insert(statement: &mut Statement, seals: &[NewSeal], at: DateTime<Utc>) {

@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::rollup::differing_days;
+use super::{
+    rollup::differing_days,
+    unreadable::{UNREADABLE, unreadable_order},
+};
 use crate::{
     biz::{
         jobs::audit::books::{AuditStore, Evidence, MAX_DAYS},
@@ -52,14 +55,6 @@ const UNREADABLE_KEY_QUOTAS: &str = "\
     || ', used ' || used || ', version ' || version FROM api_key_quota \
     WHERE quota_type NOT IN ('requests', 'tokens', 'amount') OR period NOT IN ('day', 'month', 'total') \
     OR quota_limit < 0 OR used < 0 OR version < 0 ORDER BY api_key_id, quota_type LIMIT ?";
-
-/// The condition of an order that `rows::order` refuses, or that is negative.
-macro_rules! unreadable_order {
-    () => {
-        "(status NOT IN ('pending', 'success', 'failed', 'expired', 'refunded') \
-         OR payment_method NOT IN ('alipay', 'wechat', 'wechatpay', 'stripe') OR amount < 0)"
-    };
-}
 
 /// All users in any book, with or without an account.
 const USERS: &str = concat!(
@@ -173,37 +168,4 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
     (DISAGREEING, audit::note_unreadable),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
-];
-
-/// The queries of the rows that the service cannot read. Those of transactions, which are many, are in [`BOOKS`].
-pub const UNREADABLE: &[(&str, Note<SqliteRow>)] = &[
-    (
-        concat!(
-            "SELECT user_id, 'order ' || order_id || ' with status ' || status || ', payment method ' \
-             || COALESCE(payment_method, 'NULL') || ', amount in millionths ' || amount FROM recharge_order WHERE ",
-            unreadable_order!(),
-            " AND user_id BETWEEN ? AND ? LIMIT 10000"
-        ),
-        audit::note_unreadable,
-    ),
-    (
-        "SELECT user_id, 'balance with version ' || version || ', status ' || status FROM user_balance \
-         WHERE (version < 0 OR typeof(version) NOT IN ('integer', 'null') OR status NOT IN (0, 1, 2)) AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (
-        "SELECT user_id, 'quota of ' || service_name || ' in ' || reset_month || ' with total ' || total_quota || ', used ' || used_quota || ', held ' || held_quota \
-         FROM free_quota WHERE (total_quota < 0 OR typeof(total_quota) NOT IN ('integer', 'null') OR used_quota < 0 OR typeof(used_quota) NOT IN ('integer', 'null') OR held_quota < 0 OR typeof(held_quota) NOT IN ('integer', 'null')) AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (
-        "SELECT user_id, 'caps with daily_limit ' || COALESCE(daily_limit, 'NULL') || ', monthly_limit ' || COALESCE(monthly_limit, 'NULL') || ', daily_used ' || daily_used || ', monthly_used ' || monthly_used \
-         FROM tenant_quota WHERE (daily_limit < 0 OR typeof(daily_limit) NOT IN ('integer', 'null') OR monthly_limit < 0 OR typeof(monthly_limit) NOT IN ('integer', 'null') OR daily_used < 0 OR typeof(daily_used) NOT IN ('integer', 'null') OR monthly_used < 0 OR typeof(monthly_used) NOT IN ('integer', 'null')) \
-         AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (
-        "SELECT user_id, alerts FROM user_balance WHERE alerts IS NOT NULL AND user_id BETWEEN ? AND ?",
-        audit::note_alerts,
-    ),
 ];

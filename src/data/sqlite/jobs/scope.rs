@@ -7,6 +7,7 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteRow},
 };
 
+use super::unreadable::unreadable;
 use crate::{
     biz::values::{
         error::StoreError,
@@ -25,7 +26,8 @@ pub(super) async fn fetch(
     sql: &'static str,
     scope: &Scope<'_>,
 ) -> Result<Vec<SqliteRow>, StoreError> {
-    fetch_text(executor, text(sql), scope).await
+    // The text has numbered values, of which a statement uses some.
+    bound(text(sql), scope).fetch_all(executor).await.map_err(store_error)
 }
 
 /// As [`fetch`], and calls `take` for each row, so that the rows are not in memory together.
@@ -40,15 +42,6 @@ pub(super) async fn fetch_each(
         take(&row)?;
     }
     Ok(())
-}
-
-/// The text has numbered values, of which a statement uses some.
-pub(super) async fn fetch_text(
-    executor: impl SqliteExecutor<'_>,
-    sql: String,
-    scope: &Scope<'_>,
-) -> Result<Vec<SqliteRow>, StoreError> {
-    bound(sql, scope).fetch_all(executor).await.map_err(store_error)
 }
 
 fn text(sql: &'static str) -> String {
@@ -76,8 +69,8 @@ fn text(sql: &'static str) -> String {
         Piece::Value("t_free_remaining_large") => "''",
         Piece::Value("no_amount") => "0",
         Piece::Value("pending_as_t") => "billing_transaction t INDEXED BY idx_pending_expiry",
-        // The database names it in its error.
-        Piece::Value(unknown) => unknown,
+        // The database names an unknown one in its error.
+        Piece::Value(name) => unreadable(name).unwrap_or(name),
     });
     text.collect()
 }

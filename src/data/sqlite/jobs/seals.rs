@@ -5,10 +5,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, TransactionBehavior, params};
 use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{
-    audit::UNREADABLE,
-    scope::{fetch, fetch_text},
-};
+use super::scope::fetch;
 use crate::{
     biz::{
         account::users::UserSpan,
@@ -62,10 +59,6 @@ impl SealStore for SqliteStore {
         let mut books = Books::of_list(users);
         for (sql, note) in history::unsealed_books::<SqliteRow>() {
             books.note(&fetch(&mut *snapshot, sql, &scope).await?, note)?;
-        }
-        for (sql, note) in UNREADABLE {
-            let sql = sql.replace("user_id BETWEEN ? AND ?", "user_id IN (SELECT value FROM json_each(?1))");
-            books.note(&fetch_text(&mut *snapshot, sql, &scope).await?, *note)?;
         }
         let mut differing = Vec::new();
         for row in fetch(&mut *snapshot, &history::DIFFERING_DAYS, &records).await? {
