@@ -18,7 +18,10 @@ pub(super) use self::{
         cap_counts_of, count_of_cap, count_of_key, first_of_keys, keys_and_users_of,
     },
     rows::{history_row_of, rows},
-    seals::{ALL_SEALED, CHANGED, LAST_SEALS, LOST, SEALS, all_sealed_of, changed_of, last_seal_of, stored_seal_of},
+    seals::{
+        ALL_SEALED, CHANGED, LAST_SEALS, QUOTA_WITHOUT_ACCOUNT, SEAL_COUNT, SEALED_WITHOUT_ACCOUNT, SEALS,
+        all_sealed_of, changed_of, last_seal_of, stored_seal_of,
+    },
 };
 use crate::biz::{
     account::users::UserSpan,

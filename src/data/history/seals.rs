@@ -58,13 +58,19 @@ pub(in crate::data) fn changed_of(row: &impl Columns) -> Result<Changed, StoreEr
     Ok(Changed { user: user_of(row)?, version: row.number(1)?, sealed, has_lost_seal: row.number::<i64>(2)? != 0 })
 }
 
-/// The users behind `{first}` up to `{last}` with a seal or a quota of `{month}`, and without an account.
-pub(in crate::data) const LOST: &str = "SELECT s.user_id AS user_id FROM sealed_account s \
+/// The number of seals of the users behind `{first}` up to `{last}`.
+pub(in crate::data) const SEAL_COUNT: &str =
+    "SELECT COUNT(*) FROM sealed_account WHERE user_id > {first} AND user_id <= {last}";
+
+/// The users behind `{first}` up to `{last}` with a seal and without an account.
+pub(in crate::data) const SEALED_WITHOUT_ACCOUNT: &str = "SELECT s.user_id FROM sealed_account s \
     LEFT JOIN user_balance b ON b.user_id = s.user_id \
-    WHERE s.user_id > {first} AND s.user_id <= {last} AND b.user_id IS NULL UNION \
-    SELECT q.user_id FROM free_quota q LEFT JOIN user_balance b ON b.user_id = q.user_id \
-    WHERE q.reset_month = {month} AND q.user_id > {first} AND q.user_id <= {last} AND b.user_id IS NULL \
-    ORDER BY user_id";
+    WHERE s.user_id > {first} AND s.user_id <= {last} AND b.user_id IS NULL";
+
+/// The users behind `{first}` up to `{last}` with a quota of `{month}` and without an account.
+pub(in crate::data) const QUOTA_WITHOUT_ACCOUNT: &str = "SELECT DISTINCT q.user_id FROM free_quota q \
+    LEFT JOIN user_balance b ON b.user_id = q.user_id \
+    WHERE q.reset_month = {month} AND q.user_id > {first} AND q.user_id <= {last} AND b.user_id IS NULL";
 
 /// The month of `all_sealed`.
 pub(in crate::data) const ALL_SEALED: &str = "SELECT month FROM all_sealed";

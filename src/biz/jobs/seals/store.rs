@@ -180,8 +180,14 @@ pub trait SealStore: AuditStore {
     /// or balance, with holds, with a record after the sealed month, or written since its end.
     async fn changed_accounts(&self, users: &UserSpan) -> Result<Vec<Changed>, StoreError>;
 
-    /// The users of a span with a seal or a quota of `month`, and without an account.
-    async fn lost_accounts(&self, users: &UserSpan, month: Month) -> Result<Vec<UserId>, StoreError>;
+    /// The number of seals in a span, one for each user with any.
+    async fn seal_count(&self, users: &UserSpan) -> Result<u64, StoreError>;
+
+    /// The users of a span with a seal and without an account.
+    async fn sealed_without_account(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError>;
+
+    /// The users of a span with a quota of `month` and without an account.
+    async fn quota_without_account(&self, users: &UserSpan, month: Month) -> Result<Vec<UserId>, StoreError>;
 
     /// The records of some users since a day, as many as the daily rollup has. Users without any are left out.
     async fn unsealed_sizes(&self, users: &[UserId], since: Since) -> Result<Vec<(UserId, u64)>, StoreError>;

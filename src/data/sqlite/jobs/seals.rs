@@ -41,9 +41,19 @@ impl SealStore for SqliteStore {
         rows.iter().map(history::changed_of).collect()
     }
 
-    async fn lost_accounts(&self, users: &UserSpan, month: Month) -> Result<Vec<UserId>, StoreError> {
+    async fn seal_count(&self, users: &UserSpan) -> Result<u64, StoreError> {
+        let rows = self.rows(history::SEAL_COUNT, &Scope::of_span(users)).await?;
+        rows.first().map_or(Ok(0), |row| row.number(0))
+    }
+
+    async fn sealed_without_account(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
+        let rows = self.rows(history::SEALED_WITHOUT_ACCOUNT, &Scope::of_span(users)).await?;
+        rows.iter().map(user_of).collect()
+    }
+
+    async fn quota_without_account(&self, users: &UserSpan, month: Month) -> Result<Vec<UserId>, StoreError> {
         let scope = Scope { day: month.first_day(), ..Scope::of_span(users) };
-        self.rows(history::LOST, &scope).await?.iter().map(user_of).collect()
+        self.rows(history::QUOTA_WITHOUT_ACCOUNT, &scope).await?.iter().map(user_of).collect()
     }
 
     async fn unsealed_sizes(&self, users: &[UserId], since: Since) -> Result<Vec<(UserId, u64)>, StoreError> {
