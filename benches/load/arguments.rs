@@ -41,12 +41,13 @@ pub struct Arguments {
     /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     pub bench: bool,
-    /// Serve the baseline design on this database. The benchmark starts itself with it.
-    #[arg(long, hide = true)]
-    pub baseline_server: Option<String>,
-    /// The Redis of the baseline design.
+    /// Serve another design with this Redis: the baseline, or without its database the rate limiter. The benchmark
+    /// starts itself with it.
     #[arg(long, hide = true)]
     pub baseline_redis: Option<String>,
+    /// The database of the baseline design.
+    #[arg(long, hide = true)]
+    pub baseline_server: Option<String>,
 }
 
 impl Arguments {

@@ -45,7 +45,7 @@ mod world;
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use billing_service::command;
 use clap::Parser;
 
@@ -60,9 +60,8 @@ fn main() -> ExitCode {
 
 fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    if let Some(source) = &arguments.baseline_server {
-        let redis = arguments.baseline_redis.as_deref().context("--baseline-redis is missing")?;
-        return runtime.block_on(baseline::serve(source, redis));
+    if let Some(redis) = &arguments.baseline_redis {
+        return runtime.block_on(baseline::serve(arguments.baseline_server.as_deref(), redis));
     }
     if !arguments.bench {
         // `cargo test --all-targets` runs every benchmark without --bench.

@@ -132,8 +132,9 @@ impl Report {
         // The rate of an open loop is an input, so a ratio has no meaning.
         for row in rows.iter_mut().filter(|row| row.open_loop.is_none()) {
             let to = |key| rates.get(&key).filter(|rate| **rate > 0.0).map(|rate| row.rate.median / rate);
-            // The baseline has no empty rpc, but the same transport.
-            let empty = if row.system == System::Baseline { System::Mysql } else { row.system };
+            // Other designs have no empty rpc, but the same transport.
+            let is_other = matches!(row.system, System::Baseline | System::Limiter);
+            let empty = if is_other { System::Mysql } else { row.system };
             row.to_empty = to((empty, EMPTY)).filter(|_| row.shape != EMPTY);
             row.to_one_server = row.one_server.and_then(|shape| to((row.system, shape)));
             row.to_baseline = to((System::Baseline, row.shape)).filter(|_| row.system != System::Baseline);

@@ -18,6 +18,8 @@ use crate::{
 pub enum System {
     /// The baseline design on MariaDB.
     Baseline,
+    /// A rate limiter that counts in Redis.
+    Limiter,
     Mysql,
     /// As [`Self::Mysql`], with TLS and with tokens of the callers.
     Secured,
@@ -28,10 +30,22 @@ pub enum System {
     Sqlite,
 }
 
+/// All systems, in the order of a round.
+const SYSTEMS: [System; 7] = [
+    System::Baseline,
+    System::Limiter,
+    System::Mysql,
+    System::Secured,
+    System::Telemetry,
+    System::Alerts,
+    System::Sqlite,
+];
+
 impl System {
     pub fn name(self) -> &'static str {
         match self {
             System::Baseline => "baseline",
+            System::Limiter => "limiter",
             System::Mysql => "mysql",
             System::Secured => "secured",
             System::Telemetry => "telemetry",
@@ -41,7 +55,7 @@ impl System {
     }
 }
 
-/// An operation with its numbers of callers and users. `baseline`: also measured on the baseline; `varied`:
+/// An operation with its numbers of callers and users. `baseline`: also measured on the baseline and the limiter; `varied`:
 /// also with TLS and tokens, with traces and, if it charges, with alerts.
 struct Shape {
     name: &'static str,
@@ -164,11 +178,10 @@ impl Plan {
     /// # Errors
     /// No scenario matches.
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
-        let systems: Vec<System> =
-            [System::Baseline, System::Mysql, System::Secured, System::Telemetry, System::Alerts, System::Sqlite]
-                .into_iter()
-                .filter(|system| if *system == System::Sqlite { !arguments.skip_sqlite } else { !arguments.skip_mysql })
-                .collect();
+        let systems: Vec<System> = SYSTEMS
+            .into_iter()
+            .filter(|system| if *system == System::Sqlite { !arguments.skip_sqlite } else { !arguments.skip_mysql })
+            .collect();
         let is_selected = |system: System, shape: &str| {
             let name = format!("{}.{shape}", system.name());
             arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part.as_str()))
@@ -186,6 +199,7 @@ impl Plan {
                     // Several servers need MariaDB, and an open loop has one target.
                     _ if shape.fleet.is_some() => system == System::Mysql && arguments.open.is_none(),
                     System::Baseline => shape.baseline,
+                    System::Limiter => shape.baseline && shape.callers > 1,
                     System::Mysql => true,
                     System::Secured | System::Telemetry => shape.varied,
                     System::Alerts => shape.varied && shape.operation == Operation::Deduct,

@@ -99,8 +99,7 @@ impl World {
     /// A process does not start, or MariaDB does not sync its commits.
     pub async fn start(plan: &Plan, scratch: &Scratch) -> anyhow::Result<Self> {
         let mut world = Self { targets: BTreeMap::new(), servers: None, mariadb: None, _redis: None, _mariadb: None };
-        let on_mariadb = [System::Baseline, System::Mysql, System::Secured, System::Telemetry, System::Alerts];
-        if on_mariadb.into_iter().any(|system| plan.needs(system)) {
+        if plan.scenarios.iter().any(|scenario| scenario.system != System::Sqlite) {
             eprintln!("starting MariaDB");
             let mariadb = OwnServer::start().await;
             let source = mariadb.create_database().await;
@@ -122,6 +121,10 @@ impl World {
                 let source = mariadb.create_database().await;
                 let target = start_baseline(source, mariadb.pid(), &redis).await?;
                 world.targets.insert(System::Baseline, Arc::new(target));
+            }
+            if plan.needs(System::Limiter) {
+                let target = start_limiter(&redis).await?;
+                world.targets.insert(System::Limiter, Arc::new(target));
             }
             world._redis = Some(redis);
             world._mariadb = Some(mariadb);
@@ -223,6 +226,16 @@ async fn start_baseline(source: String, database: u32, redis: &Redis) -> anyhow:
     let (server, channels) = start_process(&command, false, None).await?;
     let processes = Processes { servers: vec![server.pid()], database: Some(database), redis: Some(redis.pid()) };
     Ok(Target { processes, channels, conf: None, source, _server: server })
+}
+
+/// Starts the rate limiter.
+async fn start_limiter(redis: &Redis) -> anyhow::Result<Target> {
+    eprintln!("starting the rate limiter");
+    let (this, url) = (std::env::current_exe()?, redis.url());
+    let command = [this.as_os_str(), OsStr::new("--baseline-redis"), OsStr::new(&url)];
+    let (server, channels) = start_process(&command, false, None).await?;
+    let processes = Processes { servers: vec![server.pid()], database: None, redis: Some(redis.pid()) };
+    Ok(Target { processes, channels, conf: None, source: String::new(), _server: server })
 }
 
 /// Starts a server that logs its address, and connects to it. `is_warm`: waits until it has read the

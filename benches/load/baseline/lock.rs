@@ -39,12 +39,7 @@ impl Locks {
     /// # Errors
     /// Redis does not answer.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
-        // Without nodelay, commands wait for delayed acknowledgements.
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let client = Client::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Self { connection, unlock: Script::new(include_str!("unlock.lua")) })
+        Ok(Self { connection: connect(url).await?, unlock: Script::new(include_str!("unlock.lua")) })
     }
 
     /// Waits for the lock of `user`, with random pauses between attempts.
@@ -79,7 +74,19 @@ impl Locks {
     }
 }
 
-fn failed(error: redis::RedisError) -> Status {
+/// A connection that requests share.
+///
+/// # Errors
+/// Redis does not answer.
+pub async fn connect(url: &str) -> anyhow::Result<MultiplexedConnection> {
+    // Without nodelay, commands wait for delayed acknowledgements.
+    let tcp = TcpSettings::default().set_nodelay(true);
+    let client = Client::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
+    Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
+}
+
+pub fn failed(error: redis::RedisError) -> Status {
     Status::internal(format!("redis: {error}"))
 }
 

@@ -1,8 +1,9 @@
-//! The design that this service replaces, as a process of its own: a lock in Redis around one
-//! transaction per request, on the tables of the legacy service. Transport, pool and prepared
-//! statements are the same as in the service, so that only the design differs.
+//! Other designs, each as a process of its own. The baseline is the design that this service replaces: a lock in Redis
+//! around one transaction per request, on the tables of the legacy service. Transport, pool and prepared statements are
+//! the same as in the service, so that only the design differs. And a rate limiter counts in Redis alone.
 
 mod charge;
+mod limiter;
 mod lock;
 
 use std::{
@@ -38,23 +39,28 @@ use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-use self::lock::Locks;
+use self::{limiter::Limiter, lock::Locks};
 
 /// Connections to the database, all open from the start.
 const CONNECTIONS: usize = 50;
 /// Long, so that slow answers are measured and not cut.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Serves `DeductQuota` until SIGTERM. Logs its address on standard error in the form of the real
-/// server.
+/// Serves `DeductQuota` of the baseline until SIGTERM, or with `source: None` of the rate limiter. Logs its address on
+/// standard error in the form of the real server.
 ///
 /// # Errors
 /// MariaDB or Redis does not answer.
-pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
-    let options = data::dsn::mysql(source).map_err(|why| anyhow!(why))?;
-    let pool = Pool::connect(&options).await.context("mysql")?;
-    let locks = Locks::connect(redis).await.context("redis")?;
-    let routes = Routes::new(BillingInternalServiceServer::new(Baseline { pool, locks }));
+pub async fn serve(source: Option<&str>, redis: &str) -> anyhow::Result<ExitCode> {
+    let design = match source {
+        Some(source) => {
+            let options = data::dsn::mysql(source).map_err(|why| anyhow!(why))?;
+            let pool = Pool::connect(&options).await.context("mysql")?;
+            Design::Legacy { pool, locks: Locks::connect(redis).await.context("redis")? }
+        }
+        None => Design::Limiter(Limiter(lock::connect(redis).await.context("redis")?)),
+    };
+    let routes = Routes::new(BillingInternalServiceServer::new(design));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let serving =
         serde_json::json!({"fields": {"message": "serving", "grpc_addr": listener.local_addr()?.to_string()}});
@@ -100,25 +106,30 @@ impl Pool {
     }
 }
 
-struct Baseline {
-    pool: Pool,
-    locks: Locks,
+enum Design {
+    Legacy { pool: Pool, locks: Locks },
+    Limiter(Limiter),
 }
 
 type Reply<T> = Result<Response<T>, Status>;
 
 fn not_measured<T>() -> Reply<T> {
-    Err(Status::unimplemented("the baseline only charges"))
+    Err(Status::unimplemented("other designs only charge"))
 }
 
 #[tonic::async_trait]
-impl BillingInternalService for Baseline {
+impl BillingInternalService for Design {
     async fn deduct_quota(&self, request: Request<DeductQuotaRequest>) -> Reply<DeductQuotaReply> {
         let request = request.into_inner();
-        let held = self.locks.lock(&request.user_id).await?;
-        let charged = self.pool.charge(&request).await;
-        self.locks.unlock(held).await?;
-        charged
+        match self {
+            Self::Legacy { pool, locks } => {
+                let held = locks.lock(&request.user_id).await?;
+                let charged = pool.charge(&request).await;
+                locks.unlock(held).await?;
+                charged
+            }
+            Self::Limiter(limiter) => limiter.charge(&request).await,
+        }
     }
 
     async fn check_quota(&self, _: Request<CheckQuotaRequest>) -> Reply<CheckQuotaReply> {
