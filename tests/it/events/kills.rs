@@ -1,23 +1,23 @@
 //! Kills at every statement of a charge that crosses thresholds, and at any moment. A trigger holds the settlement at one
 //! statement. Then the server or the database dies, and the caller sends the charge again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use billing_service::service::proto::{DeductQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest};
 use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::json;
-use tokio::task::JoinHandle;
 
 use super::{
     all, client_of, data, events_of,
-    gate::{Death, Gate, SlowGate},
+    gate::Death,
+    rounds::{DeathRounds, Dies, Round, zone_at_noon},
     set_alerts, types,
 };
 use crate::harness::{
-    Backend, Database, MySql, Sqlite, caller::Client, charge, load::credit, mariadb::OwnServer, process::ServerProcess,
-    traced, wait::until,
+    Backend, Database, MySql, Sqlite, charge, load::credit, process::ServerProcess, traced, wait::until,
 };
+
 /// The statements of the charge, in no order: each path has its own.
 const STATEMENTS: [&str; 7] = [
     "BEFORE INSERT ON billing_transaction",
@@ -34,6 +34,7 @@ const OF_LIMITS: [&str; 2] = ["BEFORE UPDATE ON tenant_quota", "BEFORE UPDATE ON
 /// The events of the charge.
 const CROSSED: [&str; 4] = ["quota.threshold", "quota.threshold", "quota.threshold", "balance.low"];
 
+/// The account of a charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Account {
     /// Its state is known to the server, so the charge is one packet.
@@ -47,48 +48,62 @@ fn crossing(user: &str) -> DeductQuotaRequest {
     DeductQuotaRequest { api_key_id: format!("key-{user}"), ..traced("crossing", charge(user, "asset", 600)) }
 }
 
-/// Prepares a user with 450 used free units of 1,000, and a balance of 10.
-async fn prepare(client: &mut Client, user: &str, account: Account) {
-    set_alerts(client, user, &[9.0], &[50, 80, 100]).await;
-    client.adjust_balance(credit(user, 10.0)).await.unwrap();
-    if account == Account::Limited {
-        let caps = SetUserLimitsRequest { user_id: user.into(), daily_limit: Some(100), monthly_limit: None };
-        client.set_user_limits(caps).await.unwrap();
-        let quota = SetApiKeyQuotaRequest {
-            api_key_id: format!("key-{user}"),
-            quota_type: "requests".into(),
-            period: "total".into(),
-            limit: Some(100.0),
-        };
-        client.set_api_key_quota(quota).await.unwrap();
+impl Dies for Account {
+    type Open = ();
+
+    fn statements(self, _: Backend) -> Vec<&'static str> {
+        let further = if self == Self::Limited { &OF_LIMITS[..] } else { &[] };
+        [&STATEMENTS, further].concat()
     }
-    for count in [440, 10] {
-        client.deduct_quota(DeductQuotaRequest { trace_id: count.to_string(), count, ..crossing(user) }).await.unwrap();
+
+    /// 450 of 1,000 free units are used, and the balance is 10.
+    async fn prepare(self, round: &Round<'_>) {
+        let (mut client, user) = (round.client.clone(), round.user);
+        set_alerts(&client, user, &[9.0], &[50, 80, 100]).await;
+        client.adjust_balance(credit(user, 10.0)).await.unwrap();
+        if self == Self::Limited {
+            let caps = SetUserLimitsRequest { user_id: user.into(), daily_limit: Some(100), monthly_limit: None };
+            client.set_user_limits(caps).await.unwrap();
+            let quota = SetApiKeyQuotaRequest {
+                api_key_id: format!("key-{user}"),
+                quota_type: "requests".into(),
+                period: "total".into(),
+                limit: Some(100.0),
+            };
+            client.set_api_key_quota(quota).await.unwrap();
+        }
+        for count in [440, 10] {
+            let used = DeductQuotaRequest { trace_id: count.to_string(), count, ..crossing(user) };
+            client.deduct_quota(used).await.unwrap();
+        }
+    }
+
+    async fn attempt(self, round: &Round<'_>, (): ()) {
+        drop(round.client.clone().deduct_quota(crossing(round.user)).await);
+    }
+
+    async fn assert_once(self, round: &Round<'_>, death: Death, statement: &str) {
+        let (mut client, user) = (round.client.clone(), round.user);
+        let mut replayed = None;
+        until("the charge has an answer", async || {
+            replayed = client.deduct_quota(crossing(user)).await.ok().map(|reply| reply.into_inner().replayed);
+            replayed.is_some()
+        })
+        .await;
+        match death {
+            Death::ServerBeforeCommit => assert_eq!(replayed, Some(true), "{statement}"),
+            Death::Server => assert_eq!(replayed, Some(false), "{statement}"),
+            // The server may have settled it again before.
+            Death::Database => {}
+        }
+        assert!(client.deduct_quota(crossing(user)).await.unwrap().into_inner().replayed);
+        let events = events_of(&client, user).await;
+        assert_eq!(types(&events), CROSSED, "after a death at {statement}");
     }
 }
 
-fn send(client: &Client, user: &str) -> JoinHandle<()> {
-    let (mut client, request) = (client.clone(), crossing(user));
-    tokio::spawn(async move { drop(client.deduct_quota(request).await) })
-}
-
-/// Sends the charge again until it has an answer, and checks the events.
-async fn assert_once(mut client: Client, user: &str, death: Option<Death>, statement: &str) {
-    let mut replayed = None;
-    until("the charge has an answer", async || {
-        replayed = client.deduct_quota(crossing(user)).await.ok().map(|reply| reply.into_inner().replayed);
-        replayed.is_some()
-    })
-    .await;
-    match death {
-        Some(Death::ServerBeforeCommit) => assert_eq!(replayed, Some(true), "{statement}"),
-        Some(Death::Server) => assert_eq!(replayed, Some(false), "{statement}"),
-        // The server may have settled it again before.
-        Some(Death::Database) | None => {}
-    }
-    assert!(client.deduct_quota(crossing(user)).await.unwrap().into_inner().replayed);
-    let events = events_of(&client, user).await;
-    assert_eq!(types(&events), CROSSED, "after a death at {statement}");
+fn configuration(database: &Database) -> PathBuf {
+    database.config_file(&[("server.grpc.timeout", "5s"), ("billing.timezone", &zone_at_noon())])
 }
 
 #[rstest]
@@ -97,49 +112,19 @@ async fn a_death_at_any_statement_leaves_each_event_once_in_mariadb(
     #[values(Death::Database, Death::Server, Death::ServerBeforeCommit)] death: Death,
     #[values(Account::Known, Account::Limited)] account: Account,
 ) {
-    let mut mariadb = OwnServer::start().await;
-    let database = Database::on(mariadb.create_database().await);
-    let conf = database.config_file(&[("server.grpc.timeout", "5s")]);
-    let mut server = ServerProcess::start_beside(&conf).await;
-    let further = if account == Account::Limited { &OF_LIMITS[..] } else { &[] };
-    for (number, statement) in STATEMENTS.iter().chain(further).enumerate() {
-        let user = format!("u{number}");
-        let mut client = client_of(&server).await;
-        prepare(&mut client, &user, account).await;
-        let gate = Gate::close(&database, statement, &user).await;
-        let sent = send(&client, &user);
-        gate.die(death, &mut mariadb, &database, &mut server, &conf).await;
-        sent.await.unwrap();
-        assert_once(client_of(&server).await, &user, Some(death), statement).await;
-    }
-    database.assert_audit_is_clean().await;
+    DeathRounds::in_mariadb(death, configuration).await.run(&[account]).await;
 }
 
-#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_of_the_server_at_any_statement_leaves_each_event_once_in_a_file() {
-    let database = Database::create(Sqlite).await;
-    let conf = database.config_file(&[("server.grpc.timeout", "5s")]);
-    let mut server = ServerProcess::start_beside(&conf).await;
-    SlowGate::prepare(&database).await;
-    for (number, statement) in STATEMENTS.iter().chain(&OF_LIMITS).enumerate() {
-        let user = format!("u{number}");
-        let mut client = client_of(&server).await;
-        prepare(&mut client, &user, Account::Limited).await;
-        let gate = SlowGate::close(&database, statement).await;
-        let sent = send(&client, &user);
-        gate.die(&mut server, &conf).await;
-        sent.await.unwrap();
-        assert_once(client_of(&server).await, &user, Some(Death::Server), statement).await;
-    }
-    database.assert_audit_is_clean().await;
+    DeathRounds::in_a_file(configuration).await.run(&[Account::Limited]).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_leaves_each_event_once(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
-    let conf = database.config_file(&[]);
+    let conf = database.config_file(&[("billing.timezone", &zone_at_noon())]);
     let mut seen = BTreeMap::new();
     let call = |round: usize, number: usize| traced(&format!("r{round}-{number}"), charge("u", "asset", 10));
     let mut server = ServerProcess::start_beside(&conf).await;

@@ -2,6 +2,8 @@
 
 use std::{fmt::Debug, path::PathBuf};
 
+use chrono::{Timelike, Utc};
+
 use super::{
     client_of,
     gate::{Death, Gate, SlowGate},
@@ -24,6 +26,14 @@ pub trait Dies: Copy + Debug {
 
     /// Repeats the change until it has an answer, and checks that it was made once.
     async fn assert_once(self, round: &Round<'_>, death: Death, statement: &str);
+}
+
+/// A billing zone in which it is about noon. The servers have the clock of the machine, and in this zone no month turns
+/// and no free quota begins anew during the test.
+pub fn zone_at_noon() -> String {
+    // The zones to the east of Greenwich have a minus.
+    let west = i64::from(Utc::now().hour()) - 12;
+    format!("Etc/GMT{west:+}")
 }
 
 /// The account of one change.
