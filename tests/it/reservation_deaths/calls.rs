@@ -132,8 +132,31 @@ pub fn items(user: &str) -> BatchDeductQuotaRequest {
     BatchDeductQuotaRequest { items }
 }
 
-/// The answer to [`items`]. `None` if one of them has no definite answer.
-pub fn outcome_of_items(mut reply: BatchDeductQuotaReply) -> Option<Answer> {
+fn third(user: &str) -> String {
+    format!("{user}-third")
+}
+
+/// A charge of each of three users, after which the server knows their accounts, and that the API key has no quota.
+pub async fn before_known(client: &mut Client, user: &str) {
+    client.adjust_balance(credit(&other(user), 1.0)).await.unwrap();
+    for known in [user, &other(user), &third(user)] {
+        client.deduct_quota(DeductQuotaRequest { user_id: known.into(), ..one_before(user) }).await.unwrap();
+    }
+}
+
+/// Charges of these three users, none of which is refused.
+pub fn items_of_known(user: &str) -> BatchDeductQuotaRequest {
+    let items = vec![
+        of_key(user, "one", 1_040),
+        of_key(user, "two", 20),
+        traced("one", charge(&other(user), "asset", 1_000)),
+        traced("one", charge(&third(user), "asset", 10)),
+    ];
+    BatchDeductQuotaRequest { items }
+}
+
+/// Whether each charged item was replayed, and the rest of the answer. `None` if an item has no definite answer.
+pub fn outcome_of_items(mut reply: BatchDeductQuotaReply) -> Option<(Vec<bool>, String)> {
     let is_unknown = |code: &str| code != "10001";
     if reply.results.iter().any(|result| result.error.as_ref().is_some_and(|error| is_unknown(&error.error_code))) {
         return None;
@@ -143,6 +166,5 @@ pub fn outcome_of_items(mut reply: BatchDeductQuotaReply) -> Option<Answer> {
         .iter_mut()
         .filter_map(|result| Some(std::mem::take(&mut result.reply.as_mut()?.replayed)))
         .collect();
-    assert!(replayed[0]);
-    Some(Answer { replayed: Some(replayed[1]), reply: format!("{reply:?}") })
+    Some((replayed, format!("{reply:?}")))
 }

@@ -15,8 +15,8 @@ use tonic::Code;
 
 use self::{
     calls::{
-        answer, before, call, committed, finish, finished, items, limit, outcome, outcome_of_items, stream,
-        until_durable,
+        answer, before, before_known, call, committed, finish, finished, items, items_of_known, limit, outcome,
+        outcome_of_items, stream, until_durable,
     },
     states::state,
 };
@@ -24,11 +24,11 @@ use crate::{
     cron::end_lease,
     events::{
         gate::Death,
-        rounds::{DeathRounds, Dies, Round},
+        rounds::{DeathRounds, Dies, Round, zone_at_noon},
         set_alerts,
     },
     harness::{
-        Backend::{self, MySql},
+        Backend::{self, MySql, Sqlite},
         Database,
         load::credit,
         wait::until,
@@ -56,11 +56,13 @@ enum Step {
     Reported,
     /// A stream finishes with more than it holds.
     Finished,
-    /// A batch of charges of several users.
+    /// A batch of charges of several users, which are locked and read before.
     Charged,
+    /// A batch of charges of several known accounts, in one packet.
+    ChargedKnown,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step::Opened,
     Step::Reserved,
     Step::ReservedLimited,
@@ -72,6 +74,7 @@ const STEPS: [Step; 11] = [
     Step::Reported,
     Step::Finished,
     Step::Charged,
+    Step::ChargedKnown,
 ];
 
 const OF_COMMITS: [&str; 6] = [
@@ -152,7 +155,15 @@ impl Step {
             }
             Self::Charged => {
                 let reply = answer(client.batch_deduct_quota(items(user)).await)?;
-                outcome_of_items(reply)
+                let (replayed, reply) = outcome_of_items(reply)?;
+                assert!(replayed[0], "the charge before");
+                Some(Answer { replayed: Some(replayed[1]), reply })
+            }
+            Self::ChargedKnown => {
+                let reply = answer(client.batch_deduct_quota(items_of_known(user)).await)?;
+                let (replayed, reply) = outcome_of_items(reply)?;
+                assert!(replayed.iter().all(|of_item| *of_item == replayed[0]), "committed in part: {replayed:?}");
+                Some(Answer { replayed: Some(replayed[0]), reply })
             }
         }
     }
@@ -211,6 +222,9 @@ impl Dies for Step {
                 let of_charge = ["BEFORE INSERT ON billing_transaction"];
                 [of_charge.as_slice(), &OF_COMMITS[1..], &of_limits].concat()
             }
+            // A file has no packets.
+            Self::ChargedKnown if on == Sqlite => Vec::new(),
+            Self::ChargedKnown => [&["BEFORE INSERT ON billing_transaction"], &OF_COMMITS[1..]].concat(),
         };
         // A file lists no expiries.
         statements.retain(|statement| on == MySql || ![OF_THE_EXPIRY, OF_THE_NEXT_SWEEP].contains(statement));
@@ -227,7 +241,7 @@ impl Dies for Step {
         }
         set_alerts(&client, user, &[9.0], &[50, 80, 100]).await;
         client.adjust_balance(credit(user, 10.0)).await.unwrap();
-        if self != Self::Reserved {
+        if ![Self::Reserved, Self::ChargedKnown].contains(&self) {
             limit(&mut client, user).await;
         }
         match self {
@@ -239,9 +253,8 @@ impl Dies for Step {
                 }
                 return Some(gateway);
             }
-            Self::Charged => {
-                before(&mut client, user).await;
-            }
+            Self::Charged => before(&mut client, user).await,
+            Self::ChargedKnown => before_known(&mut client, user).await,
             _ => drop(client.reserve_quota(call(user)).await.unwrap()),
         }
         if self == Self::Expired {
@@ -288,11 +301,13 @@ impl Dies for Step {
 }
 
 fn configuration(database: &Database) -> PathBuf {
+    let zone = zone_at_noon();
     let changes = [
         ("server.grpc.timeout", "5s"),
         // So that the charges of several users are one batch.
         ("billing.settlement.lanes", "1"),
         ("billing.sweep_interval", "1s"),
+        ("billing.timezone", &zone),
     ];
     // A stream that was opened again ends its old connection, which must change nothing.
     let models = models_with("billing.streams", "{progress: 20ms, grace: 60s, idle_timeout: 60s}");
