@@ -19,22 +19,23 @@ use crate::{
     },
 };
 
+/// Reads the quotas of one month.
+const COUNT: &str = "SELECT NULL, COUNT(*) FROM user_balance WHERE balance - held < ?1 \
+    UNION ALL SELECT service_name, COUNT(*) FROM free_quota WHERE reset_month = ?2 AND total_quota > 0 \
+    AND (total_quota - used_quota - held_quota) * ?3 < total_quota * ?4 GROUP BY service_name";
+
 #[async_trait]
 impl LowBalanceStore for SqliteStore {
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
         let mut connection = self.connect_within(within).await?;
-        let rows = sqlx::query(
-            "SELECT NULL, COUNT(*) FROM user_balance WHERE balance - held < ?1 \
-             UNION ALL SELECT service_name, COUNT(*) FROM free_quota WHERE reset_month = ?2 AND total_quota > 0 \
-             AND (total_quota - used_quota - held_quota) * ?3 < total_quota * ?4 GROUP BY service_name",
-        )
-        .bind(thresholds.balance.micros())
-        .bind(month.to_string())
-        .bind(Percent::WHOLE)
-        .bind(thresholds.quota.hundredths())
-        .fetch_all(&mut connection)
-        .await
-        .map_err(store_error)?;
+        let rows = sqlx::query(COUNT)
+            .bind(thresholds.balance.micros())
+            .bind(month.to_string())
+            .bind(Percent::WHOLE)
+            .bind(thresholds.quota.hundredths())
+            .fetch_all(&mut connection)
+            .await
+            .map_err(store_error)?;
         connection.close().await.map_err(store_error)?;
         rows.iter().map(low_count_of).collect()
     }
@@ -62,4 +63,19 @@ fn write(connection: &mut Connection, basis: &str, stored: &StoredCounts) -> rus
         )?;
     }
     transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::sqlite::tests::{empty_store, searches};
+
+    #[tokio::test]
+    async fn a_count_reads_the_quotas_of_one_month() {
+        let (store, _folder) = empty_store().await;
+        let plan: &'static str = format!("EXPLAIN QUERY PLAN {COUNT}").leak();
+        let plan = sqlx::query(plan).fetch_all(&store.reader).await.unwrap();
+        let quotas = "SEARCH free_quota USING INDEX idx_free_quota_month (reset_month=?)";
+        assert_eq!(searches(&plan), ["SCAN user_balance", quotas]);
+    }
 }

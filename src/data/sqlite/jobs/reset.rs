@@ -36,6 +36,15 @@ macro_rules! units {
     };
 }
 
+/// Only for the next month, whose quotas are unused. Reads the quotas of that month.
+const SET_TOTAL: &str = concat!(
+    "UPDATE free_quota AS q SET total_quota = ",
+    units!("?4", "b.plan"),
+    ", updated_at = ?6 FROM user_balance b WHERE b.user_id = q.user_id AND q.user_id > ?1 AND q.user_id <= ?2 \
+     AND q.reset_month = ?5 AND q.service_name = ?3 AND q.used_quota = 0 AND q.held_quota = 0 AND q.total_quota <> ",
+    units!("?4", "b.plan"),
+);
+
 #[async_trait]
 impl QuotaRows for SqliteStore {
     async fn open_months(&self, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> Result<(), StoreError> {
@@ -83,15 +92,7 @@ fn open(connection: &mut Connection, users: &UserSpan, quotas: &[FreeUnits], at:
             units!("?4", "b.plan"),
             ", 0, ?5, ?6, ?6 FROM user_balance b WHERE b.user_id > ?1 AND b.user_id <= ?2 ON CONFLICT DO NOTHING",
         ))?;
-        // Only for the next month, whose quotas are unused.
-        let mut set_total = transaction.prepare_cached(concat!(
-            "UPDATE free_quota AS q SET total_quota = ",
-            units!("?4", "b.plan"),
-            ", updated_at = ?6 FROM user_balance b WHERE b.user_id = q.user_id AND q.user_id > ?1 AND q.user_id <= ?2 \
-             AND q.reset_month = ?5 AND q.service_name = ?3 AND q.used_quota = 0 AND q.held_quota = 0 \
-             AND q.total_quota <> ",
-            units!("?4", "b.plan"),
-        ))?;
+        let mut set_total = transaction.prepare_cached(SET_TOTAL)?;
         let now = at.utc.timestamp_micros();
         for month in opened(at) {
             let of = |month: Month| month.to_string();
@@ -106,4 +107,19 @@ fn open(connection: &mut Connection, users: &UserSpan, quotas: &[FreeUnits], at:
         }
     }
     transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::sqlite::tests::{empty_store, searches};
+
+    #[tokio::test]
+    async fn a_reset_reads_the_quotas_of_one_month() {
+        let (store, _folder) = empty_store().await;
+        let plan: &'static str = format!("EXPLAIN QUERY PLAN {SET_TOTAL}").leak();
+        let searches = searches(&sqlx::query(plan).fetch_all(&store.reader).await.unwrap());
+        let quotas = "SEARCH q USING INDEX idx_free_quota_month (reset_month=? AND user_id>? AND user_id<?)";
+        assert_eq!(searches, [quotas, "SEARCH b USING PRIMARY KEY (user_id=?)"]);
+    }
 }

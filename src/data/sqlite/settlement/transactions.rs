@@ -80,19 +80,15 @@ impl TransactionStore for SqliteStore {
             Some(due) => (due.expires_at, due.user.as_str(), due.trace.as_str()),
             None => (DateTime::UNIX_EPOCH, "", ""),
         };
-        let rows = sqlx::query(
-            "SELECT expires_at, user_id, trace_id, TRUE FROM billing_transaction \
-             WHERE status = 'PENDING' AND expires_at <= ? AND (expires_at, user_id, trace_id) > (?, ?, ?) \
-             ORDER BY expires_at, user_id, trace_id LIMIT ?",
-        )
-        .bind(until.timestamp_micros())
-        .bind(after_time.timestamp_micros())
-        .bind(after_user)
-        .bind(after_trace)
-        .bind(limit)
-        .fetch_all(&self.reader)
-        .await
-        .map_err(store_error)?;
+        let rows = sqlx::query(DUE)
+            .bind(until.timestamp_micros())
+            .bind(after_time.timestamp_micros())
+            .bind(after_user)
+            .bind(after_trace)
+            .bind(limit)
+            .fetch_all(&self.reader)
+            .await
+            .map_err(store_error)?;
         rows.iter().map(due_of).collect()
     }
 
@@ -101,6 +97,11 @@ impl TransactionStore for SqliteStore {
         Ok(())
     }
 }
+
+/// The expired reservations behind another one.
+const DUE: &str = "SELECT expires_at, user_id, trace_id, TRUE FROM billing_transaction \
+    WHERE status = 'PENDING' AND expires_at <= ? AND (expires_at, user_id, trace_id) > (?, ?, ?) \
+    ORDER BY expires_at, user_id, trace_id LIMIT ?";
 
 /// Loads the stored transactions of the batch.
 pub fn load(
@@ -281,4 +282,22 @@ fn bind(statement: &mut Statement<'_>, first: usize, values: &[&dyn ToSql]) -> r
         statement.raw_bind_parameter(parameter, value)?;
     }
     Ok(first + values.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::sqlite::tests::{empty_store, searches};
+
+    #[tokio::test]
+    async fn a_sweep_reads_expired_reservations_alone() {
+        let (store, _folder) = empty_store().await;
+        let plan: &'static str = format!("EXPLAIN QUERY PLAN {DUE}").leak();
+        let searches = searches(&sqlx::query(plan).fetch_all(&store.reader).await.unwrap());
+        let index = "INDEX idx_pending_expiry ((expires_at,user_id,trace_id)>(?,?,?) AND expires_at<?)";
+        assert!(
+            searches.len() == 1 && searches[0].starts_with("SEARCH ") && searches[0].ends_with(index),
+            "{searches:?}"
+        );
+    }
 }
