@@ -69,7 +69,8 @@ async fn audit_all(
 }
 
 fn audited_all(users: u32, differences: u32) -> Result<Option<Vec<String>>, String> {
-    Ok(Some(vec![format!("audit-all: {users} users, {differences} differences")]))
+    let things = if differences == 1 { "difference" } else { "differences" };
+    Ok(Some(vec![format!("audit-all: {users} users, {differences} {things}")]))
 }
 
 fn interrupted() -> Result<Option<Vec<String>>, String> {
@@ -166,7 +167,7 @@ async fn differences_of_api_keys_are_in_each_checkpoint_and_in_the_result_once(#
     let position = async || database.rows(&["position"], "FROM job_run").await[0][0].clone();
     assert!(position().await.starts_with("200 1 "), "{}", position().await);
     let ended = whole(Counted::all()).await.unwrap();
-    assert_eq!((ended.lines, ended.is_good), (vec!["audit-all: 300 users, 1 differences".to_owned()], false));
+    assert_eq!((ended.lines, ended.is_good), (vec!["audit-all: 300 users, 1 difference".to_owned()], false));
     assert!(position().await.starts_with("300 1 "), "{}", position().await);
     assert_eq!(differences(&database).await, Some(1));
 }

@@ -40,7 +40,7 @@ async fn the_server_stops_on_sigterm_and_keeps_its_charges(#[values(MySql, Sqlit
     drop(server);
     let audit = run(CRON, &["-conf", conf.to_str().unwrap(), "--once", "audit"], &[]);
     assert_eq!(audit.status.code(), Some(0), "{}", stderr(&audit));
-    assert_eq!(String::from_utf8_lossy(&audit.stdout), "audit: 1 users, 0 differences\n");
+    assert_eq!(String::from_utf8_lossy(&audit.stdout), "audit: 1 user, 0 differences\n");
 }
 
 #[rstest]

@@ -2,6 +2,7 @@
 //! period of a job, once. A period that was missed at its begin is run by the first process that
 //! starts.
 
+mod counted;
 mod display;
 mod job;
 mod metrics;

@@ -5,7 +5,10 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, JobReport, LAST_RUNS, Runner};
+use super::{
+    Job, JobReport, LAST_RUNS, Runner,
+    counted::{agreeing, counted},
+};
 use crate::{
     app::jobs,
     biz::{
@@ -83,7 +86,7 @@ impl Runner {
 
     async fn reset(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let reset = reset_quotas(&*self.store, &self.config.catalog(), &self.calendar, progress).await?;
-        let sum = format!("reset-quotas: {} users open, {} failed", reset.users, reset.failed);
+        let sum = format!("reset-quotas: {} open, {} failed", counted(reset.users, "user"), reset.failed);
         // The period is done, because another run would fail for the same users. The report is not
         // good, so that an operator looks at them.
         Ok(JobReport { lines: vec![sum], is_good: reset.failed == 0 })
@@ -93,14 +96,15 @@ impl Runner {
         let preview = reset::preview(&*self.store, &self.config.catalog(), &self.calendar, progress).await?;
         let each = preview.lacking.iter().map(|(month, service, lacking)| {
             let (rows, totals) = (lacking.rows, lacking.totals);
-            format!("reset-quotas: {month} {service}: {rows} rows would be written, {totals} totals changed")
+            let (rows, totals) = (counted(rows, "row"), counted(totals, "total"));
+            format!("reset-quotas: {month} {service}: {rows} would be written, {totals} changed")
         });
         let (rows, totals) = preview
             .lacking
             .iter()
             .fold((0, 0), |(rows, totals), (_, _, lacking)| (rows + lacking.rows, totals + lacking.totals));
-        let users = preview.users;
-        let sum = format!("reset-quotas: {users} users, {rows} rows would be written, {totals} totals changed");
+        let (users, rows, totals) = (counted(preview.users, "user"), counted(rows, "row"), counted(totals, "total"));
+        let sum = format!("reset-quotas: {users}, {rows} would be written, {totals} changed");
         Ok(JobReport { lines: each.chain([sum]).collect(), is_good: true })
     }
 
@@ -114,8 +118,10 @@ impl Runner {
         )
         .await?;
         let line = format!(
-            "expire-reservations: {} holds freed, {} streams charged, {} failed",
-            swept.freed, swept.charged, swept.failed
+            "expire-reservations: {} freed, {} charged, {} failed",
+            counted(swept.freed, "hold"),
+            counted(swept.charged, "stream"),
+            swept.failed
         );
         Ok(JobReport { lines: vec![line], is_good: swept.failed == 0 })
     }
@@ -126,7 +132,7 @@ impl Runner {
             let expired = due.expires_at.format("%Y-%m-%dT%H:%M:%S%.6fZ");
             format!("expire-reservations: user {}, trace_id {}, expired at {expired}", due.user, due.trace)
         });
-        let sum = format!("expire-reservations: {} reservations would be ended", preview.holds);
+        let sum = format!("expire-reservations: {} would be ended", counted(preview.holds, "reservation"));
         Ok(JobReport { lines: each.chain([sum]).collect(), is_good: true })
     }
 
@@ -140,8 +146,12 @@ impl Runner {
         )
         .await?;
         let line = format!(
-            "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {} errors",
-            done.credited, done.failed, done.expired, done.left, done.errors
+            "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {}",
+            done.credited,
+            done.failed,
+            done.expired,
+            done.left,
+            counted(done.errors, "error")
         );
         Ok(JobReport { lines: refunds(&done).into_iter().chain([line]).collect(), is_good: done.errors == 0 })
     }
@@ -160,8 +170,12 @@ impl Runner {
         let sum = preview.total;
         let refunds = refunds(&sum);
         let sum = format!(
-            "reconcile-recharges: {} would be credited, {} failed, {} expired, {} left, {} errors",
-            sum.credited, sum.failed, sum.expired, sum.left, sum.errors
+            "reconcile-recharges: {} would be credited, {} failed, {} expired, {} left, {}",
+            sum.credited,
+            sum.failed,
+            sum.expired,
+            sum.left,
+            counted(sum.errors, "error")
         );
         let lines = each.chain(refunds).chain([sum]).collect();
         Ok(JobReport { lines, is_good: preview.total.errors == 0 })
@@ -172,15 +186,18 @@ impl Runner {
         let proven = audit::proven_by(&runs, self.config.billing.reservation_ttl, &self.calendar);
         let sources = Sources { proven, ..self.sources() };
         let report = audit::audit_unsealed(sources, progress).await?;
-        let whole = format!("audit: {} users were audited whole", report.suspects);
+        let whole = agreeing(report.suspects, "user was audited whole", "users were audited whole");
+        let whole = format!("audit: {whole}");
         let whole = (report.suspects > 0).then_some(whole);
-        let sum = format!("audit: {} users, {} differences", report.users, report.difference_count);
+        let (users, differences) = (counted(report.users, "user"), counted(report.difference_count, "difference"));
+        let sum = format!("audit: {users}, {differences}");
         Ok(JobReport { lines: whole.into_iter().chain([sum]).collect(), is_good: report.difference_count == 0 })
     }
 
     async fn audit_all(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let report = audit::audit(self.sources(), progress).await?;
-        let sum = format!("audit-all: {} users, {} differences", report.users, report.difference_count);
+        let (users, differences) = (counted(report.users, "user"), counted(report.difference_count, "difference"));
+        let sum = format!("audit-all: {users}, {differences}");
         Ok(JobReport { lines: vec![sum], is_good: report.difference_count == 0 })
     }
 
@@ -207,13 +224,15 @@ impl Runner {
         let Archived { moved: Moved { records, transactions, contested }, first_kept } =
             archive_records(&*self.store, &self.calendar, months, is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be moved" } else { "moved" };
-        let line = format!(
-            "archive-records: {records} records and {transactions} transactions from before {first_kept} {verb}"
+        let (records, transactions) = (counted(records, "record"), counted(transactions, "transaction"));
+        let line = format!("archive-records: {records} and {transactions} from before {first_kept} {verb}");
+        let stay = agreeing(
+            contested,
+            "transaction stays, because the archive has content with its id already; `cron --once audit --full` names it",
+            "transactions stay, because the archive has content with their ids already; \
+             `cron --once audit --full` names them",
         );
-        let contested_line = format!(
-            "archive-records: {contested} transactions stay, because the archive has content with their ids already; \
-             `cron --once audit --full` names them"
-        );
+        let contested_line = format!("archive-records: {stay}");
         let lines = [Some(line), (contested > 0).then_some(contested_line)].into_iter().flatten().collect();
         Ok(JobReport { lines, is_good: contested == 0 })
     }
@@ -221,16 +240,20 @@ impl Runner {
     async fn rebuild_rollup(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let Rebuilt { users, differing, use_days } =
             rebuild_rollup(&*self.store, &self.calendar, is_dry_run, progress).await?;
-        let verb = if is_dry_run { "would be rebuilt" } else { "rebuilt" };
-        let line = format!("rebuild-rollup: {users} users, {differing} differing, {verb}");
-        let verb = if is_dry_run { "would be summed" } else { "summed" };
-        let by = format!("rebuild-rollup: {use_days} days by service, model and API key {verb}");
+        let users = counted(users, "user");
+        let line = match (differing, is_dry_run) {
+            (0, _) => format!("rebuild-rollup: {users}, 0 differing, nothing to rebuild"),
+            (_, true) => format!("rebuild-rollup: {users}, {differing} differing, would be rebuilt"),
+            (_, false) => format!("rebuild-rollup: {users}, {differing} differing, rebuilt"),
+        };
+        let (days, verb) = (counted(use_days, "day"), if is_dry_run { "would be summed" } else { "summed" });
+        let by = format!("rebuild-rollup: {days} by service, model and API key {verb}");
         Ok(JobReport { lines: vec![by, line], is_good: true })
     }
 
     async fn close_months(&self) -> anyhow::Result<JobReport> {
         let months = announce_closed_months(&*self.store, &self.calendar).await?;
-        let line = format!("close-months: {} months have closed", months.len());
+        let line = format!("close-months: {}", agreeing(months.len(), "month has closed", "months have closed"));
         let closed = months.iter().map(|month| format!("close-months: {month} has closed"));
         Ok(JobReport { lines: closed.chain([line]).collect(), is_good: true })
     }
@@ -248,12 +271,15 @@ impl Runner {
     async fn expire_events(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let before = self.events_before();
         let deleted = delete_old_events(&*self.store, before, progress).await?;
-        Ok(JobReport { lines: vec![format!("expire-events: {deleted} events deleted")], is_good: true })
+        Ok(JobReport { lines: vec![format!("expire-events: {} deleted", counted(deleted, "event"))], is_good: true })
     }
 
     async fn preview_expire_events(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let old = count_old_events(&*self.store, self.events_before(), progress).await?;
-        Ok(JobReport { lines: vec![format!("expire-events: {old} events would be deleted")], is_good: true })
+        Ok(JobReport {
+            lines: vec![format!("expire-events: {} would be deleted", counted(old, "event"))],
+            is_good: true,
+        })
     }
 
     /// Older events are deleted.
@@ -298,7 +324,8 @@ impl Runner {
         };
         lines.extend(refused.iter().map(|why| format!("refused: {why}")));
         lines.push(format!(
-            "import-prices: {new} new and {changed} changed versions {verb}, {same} unchanged, {skipped} skipped"
+            "import-prices: {new} new and {} {verb}, {same} unchanged, {skipped} skipped",
+            counted(changed, "changed version")
         ));
         Ok(JobReport { lines, is_good: refused.is_empty() })
     }

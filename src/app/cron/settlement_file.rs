@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use chrono::NaiveDate;
 
-use super::JobReport;
+use super::{JobReport, counted::counted};
 use crate::{
     biz::{
         recharge::matching::{Matched, SettlementLine, match_settlements},
@@ -50,8 +50,9 @@ fn sum(matched: &Matched) -> String {
     let Matched { lines, matched: same, missing_here, missing_there, differing, amount, fee, days } = matched;
     let days = days.map_or("no days".to_owned(), |days| format!("{} to {}", days.first, days.last));
     format!(
-        "{MATCH_SETTLEMENTS}: {lines} lines of {days}: {same} matched, {missing_here} missing here, {missing_there} missing \
-         in the file, {differing} different; amount {amount}, fee {fee}"
+        "{MATCH_SETTLEMENTS}: {} of {days}: {same} matched, {missing_here} missing here, {missing_there} missing \
+         in the file, {differing} different; amount {amount}, fee {fee}",
+        counted(*lines, "line")
     )
 }
 

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{JobReport, Runner};
+use super::{
+    JobReport, Runner,
+    counted::{agreeing, counted},
+};
 use crate::{
     app::webhooks::{deliverer, vault},
     biz::{
@@ -44,7 +47,8 @@ impl Runner {
         drop(timer);
         let Delivered { accepted, failed, waiting, is_lost } = delivered;
         anyhow::ensure!(!is_lost, "the lease of the run is lost");
-        let sums = format!("{accepted} accepted, {failed} attempts failed, {waiting} retries wait");
+        let (failed, waiting) = (counted(failed, "attempt"), agreeing(waiting, "retry waits", "retries wait"));
+        let sums = format!("{accepted} accepted, {failed} failed, {waiting}");
         Ok(JobReport { lines: vec![format!("deliver-webhooks: {sums}")], is_good: true })
     }
 
@@ -62,7 +66,8 @@ impl Runner {
             let again: Vec<_> = secrets.map(|(id, secret)| vault.sealed_again(id, &secret.sealed)).collect();
             let old = again.iter().filter(|again| matches!(again, Ok(Some(_)))).count();
             let lost = again.iter().filter(|again| again.is_err()).count();
-            lines.push(format!("deliver-webhooks: {old} secrets are sealed by an old key, {lost} by an unknown one"));
+            let old = agreeing(old, "secret is sealed", "secrets are sealed");
+            lines.push(format!("deliver-webhooks: {old} by an old key, {lost} by an unknown one"));
         }
         Ok(JobReport { lines, is_good: true })
     }
@@ -74,7 +79,8 @@ impl Runner {
     pub async fn webhook_backlog(&self) -> Result<String, StoreError> {
         let webhooks = self.store.webhooks().await?;
         let Figures { failed, backlog, retries, failed_users, .. } = figures(&*self.store, &webhooks).await?;
-        let left = format!("{failed_users} users failed, {failed} webhooks failed");
-        Ok(format!("backlog {backlog}, {retries} retries wait, {left}"))
+        let retries = agreeing(retries, "retry waits", "retries wait");
+        let (users, webhooks) = (counted(failed_users, "user"), counted(failed, "webhook"));
+        Ok(format!("backlog {backlog}, {retries}, {users} failed, {webhooks} failed"))
     }
 }

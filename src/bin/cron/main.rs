@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long, requires = "once")]
     dry_run: bool,
     /// With --once: continue from the checkpoint of the last run by hand, if that run was
-    /// interrupted.
+    /// interrupted. A run that was killed keeps its lease for up to a minute, so try again then.
     #[arg(long, requires = "once", conflicts_with = "dry_run")]
     resume: bool,
     /// With --once audit: the same as --once audit-all.

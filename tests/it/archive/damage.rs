@@ -113,8 +113,8 @@ async fn a_transaction_whose_id_has_content_in_the_archive_already_stays_and_is_
     let content = format!("INSERT INTO billing_transaction_archive ({columns}) SELECT {columns} {of_first}");
     service.database.execute(&content).await;
 
-    let stays = "archive-records: 1 transactions stay, because the archive has content with their ids already; \
-        `cron --once audit --full` names them";
+    let stays = "archive-records: 1 transaction stays, because the archive has content with its id already; \
+        `cron --once audit --full` names it";
     for (is_dry_run, verb) in [(true, "would be moved"), (false, "moved")] {
         let report = run_job(&service, "1", is_dry_run).await;
         let moved = format!("archive-records: 37 records and 18 transactions from before 2026-10 {verb}");

@@ -153,7 +153,7 @@ async fn an_audit_is_its_own_dry_run(#[values(MySql, Sqlite)] on: Backend) {
     assert_eq!(
         (stdout(&dry).as_str(), dry.status.code()),
         (
-            "audit: user user00007: balance says 1, should be 0\naudit: 1 users were audited whole\naudit: 300 users, 1 differences\n",
+            "audit: user user00007: balance says 1, should be 0\naudit: 1 user was audited whole\naudit: 300 users, 1 difference\n",
             Some(1)
         )
     );
@@ -175,14 +175,15 @@ async fn a_dry_run_counts_the_records_to_move_and_the_users_to_rebuild(#[values(
     let line = async |job: Job| runner.dry_run(job, &Counted::all()).await.unwrap().lines.pop().unwrap();
     assert_eq!(
         line(Job::ArchiveRecords).await,
-        "archive-records: 1 records and 1 transactions from before 2026-02 would be moved"
+        "archive-records: 1 record and 1 transaction from before 2026-02 would be moved"
     );
-    assert_eq!(line(Job::RebuildRollup).await, "rebuild-rollup: 1 users, 1 differing, would be rebuilt");
+    assert_eq!(line(Job::RebuildRollup).await, "rebuild-rollup: 1 user, 1 differing, would be rebuilt");
     assert_eq!(tables(&service.database).await, before);
     let done = runner.run_now(Job::RebuildRollup, false, &Counted::all()).await.unwrap().unwrap();
-    assert_eq!(done.lines.last().unwrap(), "rebuild-rollup: 1 users, 1 differing, rebuilt");
+    assert_eq!(done.lines.last().unwrap(), "rebuild-rollup: 1 user, 1 differing, rebuilt");
+    assert_eq!(line(Job::RebuildRollup).await, "rebuild-rollup: 1 user, 0 differing, nothing to rebuild");
     let done = runner.run_due(Job::ArchiveRecords, &Counted::all()).await.unwrap().unwrap();
-    assert_eq!(done.lines, ["archive-records: 1 records and 1 transactions from before 2026-02 moved"]);
+    assert_eq!(done.lines, ["archive-records: 1 record and 1 transaction from before 2026-02 moved"]);
     assert_eq!(runner.run_due(Job::ArchiveRecords, &Counted::all()).await.unwrap(), None);
     service.assert_audit_is_clean().await;
 }

@@ -39,7 +39,7 @@ async fn each_month_that_closes_leaves_one_event(#[values(MySql, Sqlite)] on: Ba
     let dry = runner.dry_run(Job::CloseMonths, &Counted::all()).await.unwrap().lines;
     assert_eq!(dry, ["close-months: the months after 2026-10 up to 2026-11 have closed"]);
     assert!(all(&service.internal).await.is_empty());
-    let closed = ["close-months: 2026-11 has closed", "close-months: 1 months have closed"];
+    let closed = ["close-months: 2026-11 has closed", "close-months: 1 month has closed"];
     assert_eq!(lines(&runner, Job::CloseMonths).await, closed);
     assert_eq!(lines(&runner, Job::CloseMonths).await, none);
     // No cron ran for two months.

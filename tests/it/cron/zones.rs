@@ -98,7 +98,7 @@ async fn the_zones_of_the_machine_and_the_database_have_no_effect() {
     for arguments in [&["--once", "reset-quotas"][..], &["--once", "audit"]] {
         let ran = in_zone(&database, ZONES[0], arguments).await;
         assert_eq!(ran.status.code(), Some(0), "{}", stderr(&ran));
-        assert!(sum(&ran).contains("1 users"), "{}", stdout(&ran));
+        assert!(sum(&ran).contains(" 1 user"), "{}", stdout(&ran));
     }
     assert!(!done_by_hand(&database).await);
     drop(server);

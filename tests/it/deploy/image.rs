@@ -138,7 +138,7 @@ async fn the_files_of_each_image_start_its_program() {
     let audit = [inside(&cron, "cron"), vec!["--once".into(), "audit".into()]].concat();
     let audit: Vec<&str> = audit.iter().map(String::as_str).collect();
     let audited = run("chroot", &audit, &[]);
-    assert_eq!(String::from_utf8_lossy(&audited.stdout), "audit: 1 users, 0 differences\n", "{audited:?}");
+    assert_eq!(String::from_utf8_lossy(&audited.stdout), "audit: 1 user, 0 differences\n", "{audited:?}");
 
     let arguments = inside(&sandbox, "payment-sandbox");
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -97,6 +97,6 @@ async fn sweep(conf: &Path) -> u64 {
     let arguments = move || run(CRON, &["-conf", &conf, "--once", "expire-reservations"], &[]);
     let output = tokio::task::spawn_blocking(arguments).await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let freed = said.strip_prefix("expire-reservations: ").and_then(|rest| rest.split_once(" holds freed"));
+    let freed = said.strip_prefix("expire-reservations: ").and_then(|rest| rest.split_once(" hold"));
     freed.map_or(0, |(freed, _)| freed.parse().unwrap())
 }

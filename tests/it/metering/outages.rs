@@ -87,8 +87,8 @@ async fn a_stream_that_cannot_hold_more_is_stopped(#[values(MySql, Sqlite)] on: 
 
 /// Such as after an outage that lasted longer than the hold.
 #[rstest]
-#[case::released("{rag: {on_expiry: release}}", "1 holds freed, 0 streams charged", "EXPIRED", 8.0)]
-#[case::charged("{}", "0 holds freed, 1 streams charged", "COMMITTED", 1.0)]
+#[case::released("{rag: {on_expiry: release}}", "1 hold freed, 0 streams charged", "EXPIRED", 8.0)]
+#[case::charged("{}", "0 holds freed, 1 stream charged", "COMMITTED", 1.0)]
 #[tokio::test]
 async fn a_stream_with_an_expired_hold_is_still_charged(
     #[values(MySql, Sqlite)] on: Backend,
