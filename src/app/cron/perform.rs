@@ -202,12 +202,24 @@ impl Runner {
     }
 
     async fn seal_months(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
+        let is_forgotten = self.is_sealing_forgotten().await?;
         let SealedMonths { accounts, left, lacking, month } = seal_months(self.sources(), is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be sealed" } else { "sealed" };
-        let lost = format!("seal-months: {lacking} accounts lacked seals of earlier months");
-        let line = format!("seal-months: {accounts} accounts {verb} up to {month}, {left} with differences left");
-        let lines = (lacking > 0).then_some(lost).into_iter().chain([line]).collect();
-        Ok(JobReport { lines, is_good: left == 0 && lacking == 0 })
+        let lost = format!("seal-months: {} lacked seals of earlier months", counted(lacking, "account"));
+        let accounts = counted(accounts, "account");
+        let line = format!("seal-months: {accounts} {verb} up to {month}, {left} with differences left");
+        let forgotten = "seal-months: all_sealed has no row, although a run has finished: it was deleted, perhaps with seals; \
+             no run can name the accounts that lacked them";
+        let forgotten = is_forgotten.then(|| forgotten.to_owned());
+        let lines = forgotten.into_iter().chain((lacking > 0).then_some(lost)).chain([line]).collect();
+        Ok(JobReport { lines, is_good: left == 0 && lacking == 0 && !is_forgotten })
+    }
+
+    /// Whether the month is gone that a finished run has stored, without which nobody misses a deleted seal.
+    async fn is_sealing_forgotten(&self) -> anyhow::Result<bool> {
+        let runs = in_time(self.store.last_runs(Job::SealMonths.name(), LAST_RUNS)).await?;
+        let has_sealed = runs.iter().any(|run| run.finished_at.is_some());
+        Ok(has_sealed && in_time(self.store.all_sealed_up_to()).await?.is_none())
     }
 
     fn sources(&self) -> Sources<'_> {

@@ -19,8 +19,8 @@ pub(super) use self::{
     },
     rows::{history_row_of, rows},
     seals::{
-        ALL_SEALED, CHANGED, LAST_SEALS, QUOTA_WITHOUT_ACCOUNT, SEAL_COUNT, SEALED_WITHOUT_ACCOUNT, SEALS,
-        all_sealed_of, changed_of, last_seal_of, stored_seal_of,
+        ALL_SEALED, CHANGED, LAST_SEALS, LOST_SEALS, QUOTA_WITHOUT_ACCOUNT, SEAL_COUNT, SEALED_WITHOUT_ACCOUNT, SEALS,
+        all_sealed_of, changed_of, last_seal_of, lost_seal_of, stored_seal_of,
     },
 };
 use crate::biz::{

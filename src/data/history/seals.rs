@@ -72,6 +72,17 @@ pub(in crate::data) const QUOTA_WITHOUT_ACCOUNT: &str = "SELECT DISTINCT q.user_
     LEFT JOIN user_balance b ON b.user_id = q.user_id \
     WHERE q.reset_month = {month} AND q.user_id > {first} AND q.user_id <= {last} AND b.user_id IS NULL";
 
+/// The accounts behind `{first}` up to `{last}` whose last seal is not among the seals, with its month. One probe of a
+/// primary key for each account.
+pub(in crate::data) const LOST_SEALS: &str = "SELECT s.user_id, s.month FROM sealed_account s \
+    LEFT JOIN sealed_month m ON m.user_id = s.user_id AND m.month = s.month \
+    WHERE s.user_id > {first} AND s.user_id <= {last} AND m.user_id IS NULL ORDER BY s.user_id";
+
+/// A row of [`LOST_SEALS`].
+pub(in crate::data) fn lost_seal_of(row: &impl Columns) -> Result<(UserId, Month), StoreError> {
+    Ok((user_of(row)?, month_of(&row.text(1)?)?))
+}
+
 /// The month of `all_sealed`.
 pub(in crate::data) const ALL_SEALED: &str = "SELECT month FROM all_sealed";
 

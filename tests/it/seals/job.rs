@@ -1,13 +1,17 @@
 //! The job that seals months beside other processes, and its refusals.
 
 use billing_service::{
-    app::{self, cron::Job},
+    app::{
+        self,
+        cron::{Job, JobReport},
+    },
     biz::jobs::{
-        audit::Sources,
+        audit::{AtOnce, Sources},
         runs::under_lease,
         seals::job::{SealedMonths, seal_months},
     },
 };
+use chrono::TimeDelta;
 use rstest::rstest;
 
 use super::{Reported, a_year, month};
@@ -64,6 +68,55 @@ async fn an_account_whose_last_seal_is_lost_stops_no_other(#[values(MySql, Sqlit
         assert_eq!(sealed, expected, "{:#?}", service.found_in_all().await);
     }
     assert_eq!(service.found_at_night().await, [line]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_account_whose_last_seal_is_gone_from_the_seals_is_named_although_it_is_quiet(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let service = a_year(on).await;
+    assert_eq!(service.seal().await.accounts, 3);
+    // Its last call was in March.
+    service.database.execute("DELETE FROM sealed_month WHERE user_id = 'old'").await;
+    let left = SealedMonths { accounts: 0, left: 1, lacking: 0, month: month("2026-10") };
+    let lines = ["user old: seal of 2026-10 says none, should be one", "user old: has differences; not sealed"];
+    assert_eq!(service.seal_in(AtOnce::default()).await, (left, lines.map(str::to_owned).into()));
+    // It is not sealed over.
+    service.clock.set("2026-11-23T04:00:00Z");
+    for user in ["old", "bob"] {
+        service.deduct(charge(user, "asset", 1)).await;
+    }
+    service.clock.set("2026-12-05T04:00:00Z");
+    let left = SealedMonths { accounts: 2, left: 1, lacking: 0, month: month("2026-11") };
+    assert_eq!(service.seal_in(AtOnce::default()).await, (left, lines.map(str::to_owned).into()));
+    service.database.execute("DELETE FROM sealed_account WHERE user_id = 'old'").await;
+    assert_eq!(service.seal().await, SealedMonths { accounts: 1, left: 0, lacking: 1, month: month("2026-11") });
+    service.assert_seals_hold().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_run_says_that_the_month_of_the_seals_is_gone(#[values(MySql, Sqlite)] on: Backend) {
+    let service = a_year(on).await;
+    let run = async || {
+        let cron = runner(service.database.config(&[]), &service.clock, Counted::all().stop).await;
+        let report = cron.run_due(Job::SealMonths, &Counted::all()).await.unwrap();
+        service.clock.advance(TimeDelta::days(1));
+        report.expect("the period was not run before")
+    };
+    let good = |report: JobReport| (report.is_good, report.lines.len()) == (true, 1);
+    service.clock.set("2026-11-21T18:31:00Z");
+    assert!(good(run().await), "the first run");
+    assert!(good(run().await));
+    for table in ["all_sealed", "sealed_month", "sealed_account"] {
+        service.database.execute(&format!("DELETE FROM {table}")).await;
+    }
+    let report = run().await;
+    let said = report.lines[0].starts_with("seal-months: all_sealed has no row, although a run has finished");
+    assert_eq!((report.is_good, said, report.lines.len()), (false, true, 2), "{:?}", report.lines);
+    assert!(report.lines[1].starts_with("seal-months: 3 accounts sealed"), "{:?}", report.lines);
+    assert!(good(run().await), "said once");
 }
 
 #[rstest]
@@ -125,8 +178,8 @@ async fn a_run_that_seals_anew_what_was_sealed_is_not_good(#[values(MySql, Sqlit
     assert_eq!(*reported.0.lock().unwrap(), [line]);
     let report = run().await;
     let expected = [
-        "seal-months: 1 accounts lacked seals of earlier months",
-        "seal-months: 1 accounts sealed up to 2026-10, 0 with differences left",
+        "seal-months: 1 account lacked seals of earlier months",
+        "seal-months: 1 account sealed up to 2026-10, 0 with differences left",
     ];
     assert_eq!((report.lines, report.is_good), (expected.map(str::to_owned).into(), false));
     assert!(run().await.is_good);

@@ -79,19 +79,23 @@ pub async fn seal_months(
     let mut differences = 0;
     // Ends: each span begins behind the last.
     while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_A_TIME)).await? {
+        let lost: BTreeMap<UserId, Month> = repeat(|| store.lost_seals(&span)).await?.into_iter().collect();
         let mut changed = repeat(|| store.changed_accounts(&span)).await?;
         changed.retain(|account| account.sealed.as_ref().is_none_or(|sealed| sealed.month < month));
+        changed.retain(|account| !lost.contains_key(&account.user));
         let mut seals = sealed(store, calendar, month, &changed).await?;
         // The others have nothing to seal, however often they change in the open month. The nightly audit reads them.
         let with_rows: BTreeSet<UserId> = seals.iter().map(|seal| seal.user.clone()).collect();
         changed.retain(|account| with_rows.contains(&account.user));
-        let mut left = differing(sources, &changed, &mut |difference| {
+        let mut note = |difference: Difference| {
             differences += 1;
             if differences <= MAX_REPORTED {
                 progress.report(&difference.to_string());
             }
-        })
-        .await?;
+        };
+        lost.iter().map(|(user, month)| lost_seal(user, *month)).for_each(&mut note);
+        let mut left = differing(sources, &changed, &mut note).await?;
+        left.extend(lost.into_keys());
         left.extend(unrecorded(sources, &changed).await?);
         changed.retain(|account| !left.contains(&account.user));
         let lacking = lacking(sources, &changed).await?;
@@ -126,6 +130,12 @@ pub async fn seal_months(
     }
     let [accounts, left, lacking, _] = scan.counts;
     Ok(SealedMonths { accounts, left, lacking, month })
+}
+
+/// The difference of an account whose last seal, of `month`, is gone.
+fn lost_seal(user: &UserId, month: Month) -> Difference {
+    let book = format!("seal of {month}");
+    Difference { owner: Owner::User(user.clone()), book, says: "none".into(), should_be: "one".into() }
 }
 
 /// The accounts that differ. An account that the nightly audit suspects is audited whole, with a call of `note` for each

@@ -249,6 +249,9 @@ pub trait SealStore: AuditStore {
     /// [`StoreError::Unavailable`].
     async fn seal(&self, seals: Vec<NewSeal>, at: DateTime<Utc>) -> Result<(), StoreError>;
 
+    /// The accounts of a span, in key order, whose last seal is gone from the seals, each with its month.
+    async fn lost_seals(&self, users: &UserSpan) -> Result<Vec<(UserId, Month)>, StoreError>;
+
     /// The month up to which all accounts without differences are sealed; `None` before the first whole run.
     async fn all_sealed_up_to(&self) -> Result<Option<Month>, StoreError>;
 

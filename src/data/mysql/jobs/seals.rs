@@ -148,6 +148,10 @@ impl SealStore for MySqlStore {
         self.waiter.run(Statement::transaction(|statement| insert(statement, &seals, at))).await
     }
 
+    async fn lost_seals(&self, users: &UserSpan) -> Result<Vec<(UserId, Month)>, StoreError> {
+        self.rows(history::LOST_SEALS, &Scope::of_span(users)).await?.iter().map(history::lost_seal_of).collect()
+    }
+
     async fn all_sealed_up_to(&self) -> Result<Option<Month>, StoreError> {
         let rows = self.rows(history::ALL_SEALED, &Scope::of_users(&[], Since::BEGINNING)).await?;
         rows.first().map(history::all_sealed_of).transpose()
