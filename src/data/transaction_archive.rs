@@ -53,7 +53,7 @@ pub(in crate::data) const WITHOUT_CONTENT: &str = "\
     SELECT t.user_id, CONCAT('archived transaction ', t.trace_id, ' without its content') FROM billing_transaction t \
     LEFT JOIN billing_transaction_archive a \
     ON a.user_id = t.user_id AND a.created_at = t.created_at AND a.trace_id = t.trace_id \
-    WHERE t.status = 'ARCHIVED' AND t.user_id BETWEEN ? AND ? AND a.user_id IS NULL LIMIT 10000";
+    WHERE t.status = 'ARCHIVED' AND t.user_id BETWEEN ? AND ? AND a.user_id IS NULL";
 
 /// The contents that disagree with their narrow row, as [`WITHOUT_CONTENT`].
 pub(in crate::data) const DISAGREEING: &str = "\
@@ -66,7 +66,7 @@ pub(in crate::data) const DISAGREEING: &str = "\
     FROM billing_transaction_archive a \
     LEFT JOIN billing_transaction t ON t.user_id = a.user_id AND t.trace_id = a.trace_id \
     WHERE a.user_id BETWEEN ? AND ? AND (t.user_id IS NULL OR t.status <> 'ARCHIVED' OR t.created_at <> a.created_at \
-    OR a.status <> 'COMMITTED' OR a.charged_by = 1) LIMIT 10000";
+    OR a.status <> 'COMMITTED' OR a.charged_by = 1)";
 
 /// Whether a row of `billing_transaction` is narrow, by its column `status`.
 pub(in crate::data) fn is_narrow(row: &impl Columns, status: usize) -> bool {

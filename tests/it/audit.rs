@@ -17,9 +17,25 @@ use rstest::rstest;
 use crate::harness::{Backend, MySql, Service, Sqlite, charge};
 
 impl Service {
+    /// An instant in SQL.
+    fn sql_now(&self) -> &'static str {
+        if self.database.backend == MySql { "UTC_TIMESTAMP()" } else { "1700000000000000" }
+    }
+
+    /// A select of the numbers from 1 to `last`, named `n`.
+    fn numbers(&self, last: usize) -> String {
+        match self.database.backend {
+            MySql => format!("SELECT seq AS n FROM seq_1_to_{last}"),
+            Sqlite => {
+                let next = format!("SELECT n + 1 FROM numbers WHERE n < {last}");
+                format!("WITH RECURSIVE numbers AS (SELECT 1 AS n UNION ALL {next}) SELECT n FROM numbers")
+            }
+        }
+    }
+
     /// A top-up order in SQL: id, user, amount, payment method and status.
     async fn insert_order(&self, id: &str, user: &str, amount: &str, method: &str, status: &str) {
-        let now = if self.database.backend == MySql { "UTC_TIMESTAMP()" } else { "1700000000000000" };
+        let now = self.sql_now();
         let columns = "order_id, user_id, amount, payment_method, status, created_at, updated_at";
         let values = format!("'{id}', '{user}', {amount}, {method}, '{status}', {now}, {now}");
         self.database.execute(&format!("INSERT INTO recharge_order ({columns}) VALUES ({values})")).await;
@@ -83,6 +99,67 @@ async fn unreadable_orders_are_named_with_their_users(#[values(MySql, Sqlite)] o
 
     service.database.execute("DELETE FROM recharge_order WHERE order_id LIKE 'bad-%'").await;
     service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn each_user_has_the_number_of_rows_that_are_too_many_to_name(#[values(MySql, Sqlite)] on: Backend) {
+    // The rows of the first user are more than one statement reads.
+    const USERS: [(&str, usize); 3] = [("ann", 10_050), ("bob", 103), ("cid", 2)];
+    let service = Service::start(on).await;
+    for (user, rows) in USERS {
+        service.deduct(charge(user, "asset", 1)).await;
+        let numbers = service.numbers(rows);
+        let (name, id) = match on {
+            MySql => ("CONCAT('s', n)", "UUID()"),
+            Sqlite => ("'s' || n", "hex(randomblob(16))"),
+        };
+        let at = service.sql_now();
+        let columns =
+            "free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at";
+        let values = format!("SELECT {id}, '{user}', {name}, -1, 0, '2020-01', {at}, {at} FROM ({numbers}) numbered");
+        service.database.execute(&format!("INSERT INTO free_quota ({columns}) {values}")).await;
+        service
+            .database
+            .execute(&format!(
+                "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, free_count, paid_count, \
+                 amount, record_id, balance_after, free_remaining_after, created_at) SELECT '{user}', {name}, 'RELEASED', \
+                 'asset', 1, 1, 0, 0, {id}, 0, 0, {at} FROM ({numbers}) numbered"
+            ))
+            .await;
+    }
+    let report = service.database.audit().await;
+    let lines: Vec<_> = report.differences.iter().map(ToString::to_string).collect();
+    for (named, further) in [
+        ("stored row", "rows that the service cannot read"),
+        ("charge of RELEASED transaction", "charges of transactions that are not COMMITTED"),
+    ] {
+        for (user, rows) in USERS {
+            let named = lines.iter().filter(|line| line.starts_with(&format!("user {user}: {named} "))).count();
+            let further = format!("user {user}: number of further {further} says ");
+            let further = lines.iter().find_map(|line| line.strip_prefix(&further)?.strip_suffix(", should be 0"));
+            let further: usize = further.map_or(0, |further| further.parse().unwrap());
+            assert_eq!(named + further, rows, "{user}: {named} and {further}");
+            assert!(named <= 100, "{user}: {named}");
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_audit_says_that_there_may_be_more_quotas_of_api_keys_than_it_reads(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let cut = |line: &String| line.ends_with("that the service cannot read says 10000 or more, should be 0");
+    for (rows, says) in [(9_999, false), (10_001, true)] {
+        let (numbers, at) = (service.numbers(rows), service.sql_now());
+        let columns = "api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at";
+        let values = format!("SELECT n, 'requests', 'total', -1, '2020-01-01', {at}, {at} FROM ({numbers}) numbered");
+        service.database.execute("DELETE FROM api_key_quota").await;
+        service.database.execute(&format!("INSERT INTO api_key_quota ({columns}) {values}")).await;
+        let report = service.database.audit().await;
+        let lines: Vec<_> = report.differences.iter().map(ToString::to_string).collect();
+        assert_eq!(lines.first().is_some_and(cut), says, "{:?}", lines.first());
+    }
 }
 
 #[rstest]

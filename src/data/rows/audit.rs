@@ -6,7 +6,7 @@ use super::account::user_of;
 use crate::{
     biz::{
         events::alerts::Alerts,
-        jobs::audit::books::{ChargeBook, DifferingDay, DifferingTransaction, Evidence},
+        jobs::audit::books::{ChargeBook, DifferingDay, DifferingTransaction, Evidence, MAX_ROWS},
         settlement::order_refund::{RefundKind, RefundStatus},
         values::{
             error::StoreError,
@@ -18,6 +18,28 @@ use crate::{
 
 /// Adds one row of a book to the evidence. Its first column is the user.
 pub type Note<R> = fn(&mut Evidence, &R) -> Result<(), StoreError>;
+
+/// Adds rows that were not read to a list of the evidence.
+pub type Further = fn(&mut Evidence, u64);
+
+/// A list of rows that should not be: its query, without a limit, with the user in the first column; and the functions
+/// that note its rows and the number of the others.
+pub type List<R> = (&'static str, Note<R>, Further);
+
+/// The query of the first rows of a list, [`MAX_ROWS`] of all users.
+pub fn first_rows(list: &str) -> String {
+    format!("{list} LIMIT {MAX_ROWS}")
+}
+
+/// Whether a list may have more than these first rows.
+pub fn is_full<R>(first: &[R]) -> bool {
+    first.len() >= MAX_ROWS as usize
+}
+
+/// The query of the number of rows of a list, by user.
+pub fn counted(list: &str) -> String {
+    format!("SELECT user_id, COUNT(*) FROM ({list}) every_row GROUP BY user_id")
+}
 
 /// The evidence of several users.
 pub struct Books(BTreeMap<UserId, Evidence>);
@@ -49,6 +71,18 @@ impl Books {
                     Err(StoreError::Failed(why)) => evidence.unreadable.push(why),
                     noted => noted?,
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts those of the rows of a list that were not read, by the `read` ones and the rows of [`counted`].
+    pub fn note_further<R: Columns>(&mut self, read: &[R], counts: &[R], further: Further) -> Result<(), StoreError> {
+        for count in counts {
+            let user = user_of(count)?;
+            let known = read.iter().filter(|row| user_of(*row).is_ok_and(|of_row| of_row == user)).count();
+            if let Some(evidence) = self.0.get_mut(&user) {
+                further(evidence, count.number::<u64>(1)?.saturating_sub(known as u64));
             }
         }
         Ok(())
@@ -168,7 +202,7 @@ pub const WRONG_CHARGES_OF: &str = wrong_charges!("user_id IN ({users})");
 /// The transactions that are not COMMITTED and have a charge, on both databases. None of them is archived.
 pub const UNSETTLED: &str = "SELECT user_id, trace_id, status, free_count, paid_count, amount FROM billing_transaction \
     WHERE status IN ('PENDING', 'RELEASED', 'EXPIRED') AND (free_count <> 0 OR paid_count <> 0 OR amount <> 0) \
-    AND user_id BETWEEN ? AND ? LIMIT 10000";
+    AND user_id BETWEEN ? AND ?";
 
 /// The number of charges whose sum is not that of their refunds.
 pub fn note_wrong_charges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
@@ -239,6 +273,14 @@ fn note_if_unreadable(evidence: &mut Evidence, row: &impl Columns, index: usize,
 pub fn note_unreadable(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.unreadable.push(row.text(1)?);
     Ok(())
+}
+
+pub fn add_unreadable(evidence: &mut Evidence, count: u64) {
+    evidence.unreadable.add_further(count);
+}
+
+pub fn add_unsettled(evidence: &mut Evidence, count: u64) {
+    evidence.unsettled.add_further(count);
 }
 
 /// An API key, and the description of its unreadable quota. A key that is no text has the name `?`,

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use chrono::NaiveDate;
 
 use super::{
-    differences::{Difference, Owner},
+    differences::{Difference, Listed, Owner},
     limits::LimitAudit,
 };
 use crate::biz::{
@@ -72,7 +72,7 @@ pub struct Evidence {
     /// The number of PENDING reservations that no sweep would find.
     pub stranded: u64,
     /// Transactions that are not COMMITTED and have a charge: each with its trace id and its status.
-    pub unsettled: Vec<(String, String, ChargeBook)>,
+    pub unsettled: Listed<(String, String, ChargeBook)>,
     /// The sum of the holds of PENDING reservations.
     pub reserved: Money,
     pub reserved_quotas: BTreeMap<(ServiceName, String), i64>,
@@ -85,7 +85,7 @@ pub struct Evidence {
     pub differing_days: Vec<DifferingDay>,
     /// Rows that the service cannot read, with their values. Settlement quarantines the account for
     /// some of them.
-    pub unreadable: Vec<String>,
+    pub unreadable: Listed<String>,
 }
 
 impl Evidence {
@@ -110,13 +110,13 @@ impl Evidence {
             held: Money::ZERO,
             held_quotas: BTreeMap::new(),
             stranded: 0,
-            unsettled: Vec::new(),
+            unsettled: Listed::default(),
             reserved: Money::ZERO,
             reserved_quotas: BTreeMap::new(),
             charged: Money::ZERO,
             free_units: BTreeMap::new(),
             differing_days: Vec::new(),
-            unreadable: Vec::new(),
+            unreadable: Listed::default(),
         }
     }
 }
@@ -222,6 +222,8 @@ pub trait AuditStore: UseAudit + LimitAudit {
 
 /// Most differing days that are read in one snapshot.
 pub const MAX_DAYS: u32 = 10_000;
+/// Most rows of a kind that are read in one snapshot to be named. Further ones are counted by the database.
+pub const MAX_ROWS: u32 = 10_000;
 
 /// The differences in one group of the rollup by service, model and API key.
 pub(super) fn compare_use(user: &UserId, differing: &DifferingUse) -> Vec<Difference> {
@@ -248,8 +250,8 @@ pub(super) fn compare_transaction(user: UserId, differing: DifferingTransaction)
 
 /// The differences in one user's books.
 pub fn compare(evidence: &Evidence) -> Vec<Difference> {
-    let unreadable = |row: &String| Difference::unreadable(Owner::User(evidence.user.clone()), row.clone());
-    let mut differences: Vec<_> = evidence.unreadable.iter().map(unreadable).collect();
+    let owner = Owner::User(evidence.user.clone());
+    let mut differences = evidence.unreadable.unreadable(&owner);
     let mut expect = |book: String, says: String, should_be: String| {
         if says != should_be {
             differences.push(Difference { owner: Owner::User(evidence.user.clone()), book, says, should_be });
@@ -304,13 +306,14 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
             evidence.reserved_quotas.get(key).copied().unwrap_or(0).to_string(),
         );
     }
-    for (trace, status, charged) in &evidence.unsettled {
+    for (trace, status, charged) in evidence.unsettled.first() {
         let nothing = ChargeBook { free: 0, paid: 0, amount: Money::ZERO };
         expect(format!("charge of {status} transaction {trace}"), charged.to_string(), nothing.to_string());
     }
     for DifferingDay { service, day, rollup, records } in &evidence.differing_days {
         expect(format!("rollup of {service} on {day}"), rollup.to_string(), records.to_string());
     }
+    differences.extend(evidence.unsettled.further(&owner, "charges of transactions that are not COMMITTED"));
     differences
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    books::{Evidence, compare, compare_transaction, compare_use},
+    books::{Evidence, MAX_DAYS, compare, compare_transaction, compare_use},
     charges::compare_all_charges,
     differences::{Difference, Owner},
     limits::{MOST_USERS, compare_all_keys, compare_caps},
@@ -66,7 +66,12 @@ impl<'p> Findings<'p> {
         progress.expect(store.users_behind(findings.scan.last.as_ref()).await?);
         // The counts of a checkpoint include the keys.
         if findings.scan.last.is_none() {
-            for (key, row) in repeat(|| store.unreadable_key_quotas(MAX_KEY_QUOTAS)).await? {
+            let rows = repeat(|| store.unreadable_key_quotas(MAX_KEY_QUOTAS)).await?;
+            if let Some((key, _)) = rows.last().filter(|_| rows.len() >= MAX_KEY_QUOTAS as usize) {
+                let rows = "quotas up to this key that the service cannot read";
+                findings.note(Difference::cut(Owner::ApiKey(key.clone()), rows, MAX_KEY_QUOTAS));
+            }
+            for (key, row) in rows {
                 findings.note(Difference::unreadable(Owner::ApiKey(key), row));
             }
         }
@@ -161,9 +166,20 @@ async fn compare_all(
         }
         note(difference);
     };
+    let days: usize = evidence.iter().map(|of_user| of_user.differing_days.len()).sum();
+    let last_with_days = evidence.iter().rfind(|of_user| !of_user.differing_days.is_empty());
+    if let Some(last) = last_with_days.filter(|_| days >= MAX_DAYS as usize) {
+        let days = "days, up to this user, with a rollup that differs";
+        noted(Difference::cut(Owner::User(last.user.clone()), days, MAX_DAYS));
+    }
     evidence.iter().flat_map(compare).for_each(&mut noted);
     for range in ranges {
-        for (user, differing) in repeat(|| store.differing_use(range, MAX_GROUPS)).await? {
+        let groups = repeat(|| store.differing_use(range, MAX_GROUPS)).await?;
+        if let Some((user, _)) = groups.last().filter(|_| groups.len() >= MAX_GROUPS as usize) {
+            let rows = "groups, up to this user, with a rollup by service, model and API key that differs";
+            noted(Difference::cut(Owner::User(user.clone()), rows, MAX_GROUPS));
+        }
+        for (user, differing) in groups {
             compare_use(&user, &differing).into_iter().for_each(&mut noted);
         }
     }

@@ -51,7 +51,7 @@ pub const UNREADABLE: &[(&str, Note<MySqlRow>)] = &[
             "SELECT user_id, CONCAT('order ', order_id, ' with status ', status, ', payment method ', \
              COALESCE(payment_method, 'NULL'), ', amount ', amount) FROM recharge_order WHERE ",
             unreadable_order!(),
-            " AND user_id BETWEEN ? AND ? LIMIT 10000"
+            " AND user_id BETWEEN ? AND ?"
         ),
         audit::note_unreadable,
     ),
@@ -59,7 +59,7 @@ pub const UNREADABLE: &[(&str, Note<MySqlRow>)] = &[
         concat!(
             "SELECT user_id, CONCAT('balance with version ', version, ', status ', status) FROM user_balance WHERE ",
             unreadable_balance!(),
-            " AND user_id BETWEEN ? AND ? LIMIT 10000"
+            " AND user_id BETWEEN ? AND ?"
         ),
         audit::note_unreadable,
     ),
@@ -68,7 +68,7 @@ pub const UNREADABLE: &[(&str, Note<MySqlRow>)] = &[
             "SELECT user_id, CONCAT('quota of ', service_name, ' in ', reset_month, ' with total ', total_quota, ', used ', used_quota, ', held ', held_quota) \
              FROM free_quota WHERE ",
             unreadable_quota!(),
-            " AND user_id BETWEEN ? AND ? LIMIT 10000"
+            " AND user_id BETWEEN ? AND ?"
         ),
         audit::note_unreadable,
     ),
@@ -77,7 +77,7 @@ pub const UNREADABLE: &[(&str, Note<MySqlRow>)] = &[
             "SELECT user_id, CONCAT('caps with daily_limit ', COALESCE(daily_limit, 'NULL'), ', monthly_limit ', COALESCE(monthly_limit, 'NULL'), ', daily_used ', daily_used, ', monthly_used ', monthly_used) \
              FROM tenant_quota WHERE ",
             unreadable_caps!(),
-            " AND user_id BETWEEN ? AND ? LIMIT 10000"
+            " AND user_id BETWEEN ? AND ?"
         ),
         audit::note_unreadable,
     ),

@@ -1,7 +1,7 @@
 //! Reads the books of many users in one snapshot.
 
 use async_trait::async_trait;
-use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, SqlSafeStr, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{
     rollup::differing_days,
@@ -17,7 +17,7 @@ use crate::{
     },
     data::{
         error::store_error,
-        rows::audit::{self, Books, Note},
+        rows::audit::{self, Books, Further, List, Note},
         sqlite::SqliteStore,
         transaction_archive::{DISAGREEING, WITHOUT_CONTENT},
     },
@@ -80,17 +80,31 @@ const USERS: &str = concat!(
 
 async fn read(snapshot: &mut Transaction<'_, Sqlite>, mut books: Books) -> Result<Vec<Evidence>, StoreError> {
     let Some((first, last)) = books.span() else { return Ok(Vec::new()) };
-    for (sql, note) in BOOKS.iter().chain(UNREADABLE) {
-        let rows = sqlx::query(*sql)
-            .bind(first.as_str())
-            .bind(last.as_str())
-            .fetch_all(&mut **snapshot)
-            .await
-            .map_err(store_error)?;
-        books.note(&rows, *note)?;
+    let span = (&first, &last);
+    for (sql, note) in BOOKS {
+        books.note(&rows(snapshot, *sql, span).await?, *note)?;
+    }
+    let unreadable = UNREADABLE.iter().map(|(sql, note)| (*sql, *note, audit::add_unreadable as Further));
+    for (list, note, further) in unreadable.chain(LISTS.iter().copied()) {
+        let first_rows = rows(snapshot, AssertSqlSafe(audit::first_rows(list)), span).await?;
+        books.note(&first_rows, note)?;
+        if audit::is_full(&first_rows) {
+            let counts = rows(snapshot, AssertSqlSafe(audit::counted(list)), span).await?;
+            books.note_further(&first_rows, &counts, further)?;
+        }
     }
     books.note_days(differing_days(snapshot, &first, &last, MAX_DAYS).await?);
     Ok(books.into_evidence())
+}
+
+/// The rows of some users.
+async fn rows(
+    snapshot: &mut Transaction<'_, Sqlite>,
+    sql: impl SqlSafeStr,
+    (first, last): (&UserId, &UserId),
+) -> Result<Vec<SqliteRow>, StoreError> {
+    let query = sqlx::query(sql).bind(first.as_str()).bind(last.as_str());
+    query.fetch_all(&mut **snapshot).await.map_err(store_error)
 }
 
 /// The sums of a table of records in each month, and the part that belongs to transactions.
@@ -107,6 +121,20 @@ macro_rules! records_of {
         )
     };
 }
+
+/// The lists of rows of transactions that should not be, for a range of users.
+const LISTS: &[List<SqliteRow>] = &[
+    (
+        "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
+         FROM settled_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED', 'ARCHIVED')) AND user_id BETWEEN ? AND ?",
+        audit::note_unreadable,
+        audit::add_unreadable,
+    ),
+    (audit::UNSETTLED, audit::note_unsettled, audit::add_unsettled),
+    (WITHOUT_CONTENT, audit::note_unreadable, audit::add_unreadable),
+    (DISAGREEING, audit::note_unreadable, audit::add_unreadable),
+];
 
 /// The query of each book for a range of users, and the function that notes its rows.
 const BOOKS: &[(&str, Note<SqliteRow>)] = &[
@@ -157,15 +185,6 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
          GROUP BY user_id, service_name, month",
         audit::note_reservations,
     ),
-    (
-        "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
-         FROM settled_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
-         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED', 'ARCHIVED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
-        audit::note_unreadable,
-    ),
-    (audit::UNSETTLED, audit::note_unsettled),
-    (WITHOUT_CONTENT, audit::note_unreadable),
-    (DISAGREEING, audit::note_unreadable),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
 ];

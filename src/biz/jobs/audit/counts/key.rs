@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Counter, Counting, Found, LastDay, Unreadable};
+use super::{Counter, Counting, Found, LastDay};
 use crate::biz::{
-    jobs::audit::differences::{Difference, Owner},
+    jobs::audit::differences::{Difference, Listed, Owner},
     limits::key_quota::{KeyQuota, KnownSince, Period, QuotaType},
     settlement::transaction::Transaction,
     values::{ids::ApiKeyId, money::Money},
@@ -18,14 +18,14 @@ const ROLLING_UPGRADE: TimeDelta = TimeDelta::days(1);
 pub struct KeyCounts {
     key: ApiKeyId,
     quotas: Vec<QuotaCounts>,
-    unreadable: Unreadable,
+    unreadable: Listed<String>,
     rule: Counting,
 }
 
 impl KeyCounts {
     /// A key without quotas.
     pub fn new(key: ApiKeyId, rule: Counting) -> Self {
-        Self { key, quotas: Vec::new(), unreadable: Unreadable::default(), rule }
+        Self { key, quotas: Vec::new(), unreadable: Listed::default(), rule }
     }
 
     /// Adds a stored quota, and since when its use in each period is known in full.
@@ -48,14 +48,14 @@ impl KeyCounts {
 
     /// Adds a transaction that cannot be read. No quota of the key is then compared.
     pub fn add_unreadable(&mut self, why: String) {
-        self.unreadable.add(why);
+        self.unreadable.push(why);
     }
 
     /// The counts that differ from the transactions.
     pub fn differences(&self) -> Vec<Difference> {
         let owner = Owner::ApiKey(self.key.clone());
         if !self.unreadable.is_empty() {
-            return self.unreadable.differences(&owner);
+            return self.unreadable.unreadable(&owner);
         }
         let mut found = Found { owner, differences: Vec::new() };
         self.quotas.iter().for_each(|quota| quota.compare(&mut found));

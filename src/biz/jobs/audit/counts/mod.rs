@@ -11,7 +11,7 @@ use std::{fmt, time::Duration};
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 pub use self::key::KeyCounts;
-use super::differences::{Difference, Owner};
+use super::differences::{Difference, Listed, Owner};
 use crate::biz::{
     limits::{caps::Requests, key_quota::Period},
     settlement::transaction::Transaction,
@@ -26,9 +26,6 @@ pub(super) const LEAST_UNSURE: TimeDelta = TimeDelta::minutes(2);
 
 /// [`Counting::unsure`] of every configuration.
 const MOST_UNSURE: TimeDelta = TimeDelta::days(1);
-
-/// Unreadable transactions of one owner that are named. Further ones are only counted.
-const MAX_UNREADABLE: usize = 100;
 
 /// The most time between the begin of a batch and its commit, with the skew of two clocks.
 pub fn unsure(retry_timeout: Duration, max_clock_skew: Duration) -> TimeDelta {
@@ -169,38 +166,6 @@ impl Found {
     }
 }
 
-/// The transactions of one owner that cannot be read.
-#[derive(Debug, Clone, Default)]
-struct Unreadable {
-    first: Vec<String>,
-    further: u64,
-}
-
-impl Unreadable {
-    fn add(&mut self, why: String) {
-        if self.first.len() < MAX_UNREADABLE {
-            self.first.push(why);
-        } else {
-            self.further += 1;
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.first.is_empty()
-    }
-
-    fn differences(&self, owner: &Owner) -> Vec<Difference> {
-        let named = self.first.iter().map(|why| Difference::unreadable(owner.clone(), why.clone()));
-        let further = (self.further > 0).then(|| Difference {
-            owner: owner.clone(),
-            book: "number of further rows that the service cannot read".into(),
-            says: self.further.to_string(),
-            should_be: "0".into(),
-        });
-        named.chain(further).collect()
-    }
-}
-
 /// The caps of a user, beside the calls of their periods.
 #[derive(Debug, Clone)]
 pub struct CapCounts {
@@ -209,7 +174,8 @@ pub struct CapCounts {
     day: Counter,
     month: Counter,
     last_day: LastDay,
-    unreadable: Unreadable,
+    /// Transactions.
+    unreadable: Listed<String>,
     rule: Counting,
 }
 
@@ -217,7 +183,7 @@ impl CapCounts {
     pub fn new(user: UserId, stored: Requests, rule: Counting) -> Self {
         let counter = |period| Counter::new(rule, period, stored.day, stored.since);
         let (day, month) = (counter(Period::Day), counter(Period::Month));
-        Self { user, stored, day, month, last_day: LastDay::default(), unreadable: Unreadable::default(), rule }
+        Self { user, stored, day, month, last_day: LastDay::default(), unreadable: Listed::default(), rule }
     }
 
     pub fn user(&self) -> &UserId {
@@ -244,14 +210,14 @@ impl CapCounts {
 
     /// Adds a transaction that cannot be read. The counts are then not compared.
     pub fn add_unreadable(&mut self, why: String) {
-        self.unreadable.add(why);
+        self.unreadable.push(why);
     }
 
     /// The counts that differ from the transactions.
     pub fn differences(&self) -> Vec<Difference> {
         let owner = Owner::User(self.user.clone());
         if !self.unreadable.is_empty() {
-            return self.unreadable.differences(&owner);
+            return self.unreadable.unreadable(&owner);
         }
         let mut found = Found { owner, differences: Vec::new() };
         let stored = [(&self.day, self.stored.daily), (&self.month, self.stored.monthly)];

@@ -1,6 +1,6 @@
 //! The counts of quotas that an older release has used.
 
-use super::*;
+use super::{super::differences::MAX_NAMED, *};
 use crate::biz::{
     limits::key_quota::{KeyQuota, KnownSince, QuotaType, Taken},
     values::{
@@ -64,13 +64,13 @@ fn unreadable_transactions_are_named_once_for_all_quotas_of_a_key_and_then_count
     let stored = KeyQuota { period: Period::Day, limit: 9, taken, since, day, fired: 0, version: 0 };
     let mut counts = KeyCounts::new(ApiKeyId::from_stored("k"), rule());
     QuotaType::ALL.into_iter().for_each(|kind| counts.add_quota(kind, stored, known));
-    for number in 0..MAX_UNREADABLE + 3 {
+    for number in 0..MAX_NAMED + 3 {
         counts.add_unreadable(format!("transaction t{number}: wrong"));
     }
     let found = counts.differences();
-    assert_eq!(found.len(), MAX_UNREADABLE + 1);
+    assert_eq!(found.len(), MAX_NAMED + 1);
     let line = "API key k: stored row says transaction t0: wrong, should be one that the service can read";
     assert_eq!(found[0].to_string(), line);
     let line = "API key k: number of further rows that the service cannot read says 3, should be 0";
-    assert_eq!(found[MAX_UNREADABLE].to_string(), line);
+    assert_eq!(found[MAX_NAMED].to_string(), line);
 }
