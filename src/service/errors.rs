@@ -1,14 +1,13 @@
 //! The table of errors: code, reason, gRPC status and HTTP status of each.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use http::StatusCode;
+use prost::Message;
+use prost_types::Any;
 use serde::Serialize;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::pb;
 
 use super::{error_texts::message_in, request::RequestId};
 use crate::{
@@ -175,15 +174,34 @@ pub fn may_be_settled(error: &Error) -> bool {
     matches!(error, Error::Overloaded(_) | Error::Internal(_))
 }
 
+/// google.rpc.ErrorInfo with sorted metadata, so that the same error is the same bytes. The one of tonic-types has a
+/// HashMap.
+#[derive(Clone, PartialEq, Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: BTreeMap<String, String>,
+}
+
 /// The gRPC status of an error.
 pub fn status(error: &Error, request: &RequestId) -> Status {
-    let kind = kind(error);
-    let metadata: HashMap<String, String> = metadata(error, request).into_iter().collect();
-    let mut details = ErrorDetails::with_error_info(kind.reason, DOMAIN, metadata);
+    let (kind, message) = (kind(error), message(error));
+    let metadata = metadata(error, request);
+    let info = ErrorInfo { reason: kind.reason.into(), domain: DOMAIN.into(), metadata };
+    let mut details = vec![detail("ErrorInfo", &info)];
     if let Some(retry_after) = retry_after(error) {
-        details.set_retry_info(Some(retry_after));
+        let retry_delay = prost_types::Duration::try_from(retry_after).ok();
+        details.push(detail("RetryInfo", &pb::RetryInfo { retry_delay }));
     }
-    Status::with_error_details(kind.grpc, message(error), details)
+    let details = pb::Status { code: kind.grpc as i32, message: message.clone(), details };
+    Status::with_details(kind.grpc, message, details.encode_to_vec().into())
+}
+
+fn detail(name: &str, detail: &impl Message) -> Any {
+    Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value: detail.encode_to_vec() }
 }
 
 /// The JSON body of an error.
@@ -211,6 +229,7 @@ impl ErrorBody {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use tonic_types::StatusExt;
 
     use super::*;
     use crate::{
@@ -289,10 +308,12 @@ mod tests {
     fn the_same_error_is_the_same_text_with_sorted_metadata() {
         let error = Error::Internal("lost".into());
         let sorted = r#""metadata":{"error_code":"10099","request_id":"r-1"}}"#;
+        let details = status(&error, &request()).details().to_vec();
         // A HashMap has an order of its own each time.
         for _ in 0..32 {
             let body = serde_json::to_string(&ErrorBody::new(&error, &request())).unwrap();
             assert!(body.ends_with(sorted), "{body}");
+            assert_eq!(status(&error, &request()).details(), details, "over gRPC");
         }
     }
 }
