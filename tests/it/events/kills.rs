@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{
     all, client_of, data, events_of,
     gate::Death,
-    rounds::{DeathRounds, Dies, Round, zone_at_noon},
+    rounds::{DeathRounds, Dies, Round, end_lookups, zone_at_noon},
     set_alerts, types,
 };
 use crate::harness::{
@@ -59,6 +59,9 @@ impl Dies for Account {
     /// 450 of 1,000 free units are used, and the balance is 10.
     async fn prepare(self, round: &Round<'_>) {
         let (mut client, user) = (round.client.clone(), round.user);
+        if self == Self::Known {
+            end_lookups(round).await;
+        }
         set_alerts(&client, user, &[9.0], &[50, 80, 100]).await;
         client.adjust_balance(credit(user, 10.0)).await.unwrap();
         if self == Self::Limited {

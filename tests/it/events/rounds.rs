@@ -2,13 +2,16 @@
 
 use std::{fmt::Debug, path::PathBuf};
 
+use billing_service::service::proto::AdjustBalanceRequest;
 use chrono::{Timelike, Utc};
 
 use super::{
     client_of,
     gate::{Death, Gate, SlowGate},
 };
-use crate::harness::{Backend, Database, Sqlite, caller::Client, mariadb::OwnServer, process::ServerProcess};
+use crate::harness::{
+    Backend, Database, Sqlite, caller::Client, load::credit, mariadb::OwnServer, process::ServerProcess,
+};
 
 /// A change that dies at each of its statements.
 pub trait Dies: Copy + Debug {
@@ -34,6 +37,19 @@ pub fn zone_at_noon() -> String {
     // The zones to the east of Greenwich have a minus.
     let west = i64::from(Utc::now().hour()) - 12;
     format!("Etc/GMT{west:+}")
+}
+
+/// Batches after a repeated trace id in which a server looks every id up, and settles no known account behind a guard.
+const FULL_LOOKUPS: usize = 32;
+
+/// Settles so many batches, of an account of their own. The repeats of the last change would keep the next one from the
+/// guard.
+pub async fn end_lookups(round: &Round<'_>) {
+    let mut client = round.client.clone();
+    for number in 0..=FULL_LOOKUPS {
+        let credit = credit(&format!("idle-{}", round.user), 0.01);
+        client.adjust_balance(AdjustBalanceRequest { adjustment_id: number.to_string(), ..credit }).await.unwrap();
+    }
 }
 
 /// The account of one change.

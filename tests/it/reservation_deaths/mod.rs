@@ -24,7 +24,7 @@ use crate::{
     cron::end_lease,
     events::{
         gate::Death,
-        rounds::{DeathRounds, Dies, Round, zone_at_noon},
+        rounds::{DeathRounds, Dies, Round, end_lookups, zone_at_noon},
         set_alerts,
     },
     harness::{
@@ -238,6 +238,9 @@ impl Dies for Step {
         }
         if self == Self::Expired {
             states::hold_lease(database).await;
+        }
+        if [Self::Reserved, Self::ChargedKnown].contains(&self) {
+            end_lookups(round).await;
         }
         set_alerts(&client, user, &[9.0], &[50, 80, 100]).await;
         client.adjust_balance(credit(user, 10.0)).await.unwrap();
