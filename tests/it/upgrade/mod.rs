@@ -1,5 +1,6 @@
 //! Databases of the legacy service, and of an earlier release, are converted in place.
 
+mod half_done;
 mod kills;
 pub mod legacy;
 mod openings;

@@ -15,20 +15,20 @@ use crate::{
 };
 
 /// The configuration of the release, beside that of all tests.
-const SETTINGS: [(&str, &str); 3] = [
+pub(super) const SETTINGS: [(&str, &str); 3] = [
     ("billing.free_quotas.llm", "1000"),
     ("billing.model_services", "{llm: tokens}"),
     ("billing.models", "{gpt-4.1: {input: 15, cached_input: 4, output: 60}}"),
 ];
 /// The release gave the replies to the reads then. Two reservations were pending.
-const LAST_READ: &str = "2026-10-20T06:00:00Z";
+pub(super) const LAST_READ: &str = "2026-10-20T06:00:00Z";
 /// The months of the release are closed.
 const LATER: &str = "2027-01-05T04:00:00Z";
 /// The newest migration of the release.
-const NEWEST: i64 = 13;
+pub(super) const NEWEST: i64 = 13;
 
 /// The dump, and the replies.
-fn fixture(on: Backend) -> (String, Value) {
+pub(super) fn fixture(on: Backend) -> (String, Value) {
     let name = match on {
         MySql => "mariadb",
         Sqlite => "sqlite",
@@ -40,7 +40,7 @@ fn fixture(on: Backend) -> (String, Value) {
     (dump, serde_json::from_str(&replies).unwrap())
 }
 
-async fn filled(on: Backend) -> Database {
+pub(super) async fn filled(on: Backend) -> Database {
     let database = Database::empty(on).await;
     if on == Sqlite {
         std::fs::File::create(&database.source).unwrap();
@@ -69,7 +69,7 @@ fn assert_kept(old: &Value, new: &Value, path: &str) {
 
 impl Service {
     /// Makes each of the calls again. Returns the status and the reply of each.
-    async fn repeated(&self, calls: &Value) -> Vec<(u16, Value)> {
+    pub(super) async fn repeated(&self, calls: &Value) -> Vec<(u16, Value)> {
         let mut replies = Vec::new();
         for call in calls.as_array().unwrap() {
             replies.push(self.post(call["path"].as_str().unwrap(), call["body"].to_string()).await);
@@ -77,7 +77,7 @@ impl Service {
         replies
     }
 
-    async fn read_again(&self, reads: &Value) -> Vec<(u16, Value)> {
+    pub(super) async fn read_again(&self, reads: &Value) -> Vec<(u16, Value)> {
         let mut replies = Vec::new();
         for read in reads.as_array().unwrap() {
             let path = read["path"].as_str().unwrap();
@@ -112,7 +112,7 @@ impl Service {
     }
 }
 
-fn assert_all_kept(old: &Value, new: &[(u16, Value)]) {
+pub(super) fn assert_all_kept(old: &Value, new: &[(u16, Value)]) {
     let old = old.as_array().unwrap();
     assert!(old.len() > 5 && old.len() == new.len());
     for (old, (status, reply)) in old.iter().zip(new) {
@@ -231,16 +231,13 @@ async fn an_upgrade_of_release_0_1_0_that_stops_in_each_migration_has_the_usual_
     }
     app::connect(&stopped.config(&SETTINGS)).await.unwrap().close().await;
     stopped.assert_audit_is_clean().await;
-    let (found, expected) = (contents(&stopped).await, contents(&straight).await);
+    let expected = contents(&straight).await;
     assert!(expected.len() > 20);
-    for (found, expected) in found.iter().zip(&expected) {
-        assert_eq!(found, expected);
-    }
-    assert_eq!(found.len(), expected.len());
+    assert_same(&contents(&stopped).await, &expected);
 }
 
 /// Stops a migration after its statements, before it is marked as finished.
-fn stop_at(on: Backend, version: &str) -> String {
+pub(super) fn stop_at(on: Backend, version: &str) -> String {
     match on {
         MySql => format!(
             "CREATE TRIGGER stop BEFORE UPDATE ON _sqlx_migrations FOR EACH ROW IF NEW.version = {version} THEN \
@@ -253,8 +250,19 @@ fn stop_at(on: Backend, version: &str) -> String {
     }
 }
 
+/// Compared in parts, because the whole content is too long to print.
+pub(super) fn assert_same(found: &[Contents], expected: &[Contents]) {
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
+/// The name of a table, and its rows.
+pub(super) type Contents = (String, Vec<Vec<String>>);
+
 /// The definition of each table, key and view, and the rows of each table, without random ids and times of the upgrade.
-async fn contents(database: &Database) -> Vec<(String, Vec<Vec<String>>)> {
+pub(super) async fn contents(database: &Database) -> Vec<Contents> {
     let (tables, columns) = match database.backend {
         MySql => (
             "FROM information_schema.tables WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'",
