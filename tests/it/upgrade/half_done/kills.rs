@@ -44,6 +44,17 @@ impl Migration {
         assert_eq!(begin, self.text.len(), "{} ends with a statement", self.version);
         statements
     }
+
+    /// The statements up to each that changes the database. The others change the session, which ends with the process.
+    fn kills(&self) -> Vec<Vec<&str>> {
+        let statements = self.statements();
+        let is_of_session = |statement: &str| {
+            let code = statement.lines().find(|line| !line.is_empty() && !line.starts_with("--")).unwrap();
+            code.starts_with("SET @") || code.starts_with("PREPARE ")
+        };
+        let last = (0..statements.len()).filter(|last| !is_of_session(statements[*last]));
+        last.map(|last| statements[..=last].to_vec()).collect()
+    }
 }
 
 /// The migrations of these versions, in order.
@@ -107,15 +118,14 @@ async fn last_finished(database: &Database) -> i64 {
         .unwrap()
 }
 
-/// Kills a process behind the statement with this number in each migration that has as many. Returns the number of
-/// kills.
+/// Makes the kill with this number of each migration that has as many. Returns the number of kills.
 async fn killed_behind(number: usize, database: &Database, versions: Versions) -> usize {
     let mut proxy = MigrationProxy::start(&database.source).await;
     let conf = database.config_file(&[("data.database.source", &format!("'{}'", proxy.source))]);
     let mut kills = 0;
     for migration in migrations(MySql, versions) {
-        let statements = migration.statements();
-        let Some(first) = statements.get(..number) else { continue };
+        let behind = migration.kills();
+        let Some(first) = behind.get(number) else { continue };
         proxy.hold(&migration.text, first);
         let mut process = start(&conf);
         let stands = async {
@@ -127,18 +137,18 @@ async fn killed_behind(number: usize, database: &Database, versions: Versions) -
         let stands = tokio::time::timeout(LONGEST_START, stands).await;
         process.kill().unwrap();
         process.wait().unwrap();
-        assert_eq!(stands.expect("the statements run"), Ok(()), "statement {number} of {}", migration.version);
+        assert_eq!(stands.expect("the statements run"), Ok(()), "statement {} of {}", first.len(), migration.version);
         assert!(last_finished(database).await < migration.version, "{} is marked as finished", migration.version);
         kills += 1;
     }
     kills
 }
 
-/// Upgrades copies of a database on MariaDB. Each is killed behind the statement with another number, in all
-/// migrations. Calls `check` with each.
+/// Upgrades copies of a database on MariaDB. Each is killed behind another statement of all migrations. Calls `check`
+/// with each.
 pub async fn killed_on_mysql(old: &Database, versions: Versions, check: impl AsyncFn(Database)) {
-    let lengths: Vec<usize> = migrations(MySql, versions).iter().map(|each| each.statements().len()).collect();
-    let upgrades = stream::iter(1..=lengths.iter().copied().max().unwrap()).map(async |number| {
+    let lengths: Vec<usize> = migrations(MySql, versions).iter().map(|each| each.kills().len()).collect();
+    let upgrades = stream::iter(0..lengths.iter().copied().max().unwrap()).map(async |number| {
         let database = copy(old).await;
         let kills = killed_behind(number, &database, versions).await;
         upgraded(&database).await;
